@@ -124,7 +124,9 @@ impl FromStr for Address {
         let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         match bracketed {
             Some(inner) => {
-                inner.parse::<std::net::Ipv6Addr>().map_err(|_| fail("has brackets around what is not an IPv6 address"))?;
+                inner
+                    .parse::<std::net::Ipv6Addr>()
+                    .map_err(|_| fail("has brackets around what is not an IPv6 address"))?;
             }
             None if host.is_empty() => return Err(fail("has no host")),
             None if host.contains(':') => return Err(fail("has an IPv6 address without brackets")),
@@ -273,6 +275,13 @@ macro_rules! text_like {
     )*};
 }
 text_like!(ServiceName, InstanceId, Address);
+
+/// Maps keyed by name can be asked with a text: it hashes and compares the same.
+impl std::borrow::Borrow<str> for ServiceName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl FromStr for ServiceName {
     type Err = ModelError;

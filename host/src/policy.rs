@@ -165,6 +165,14 @@ pub enum BuildError {
         /// The trap.
         reason: String,
     },
+    /// It failed a pick that it was given to try it out.
+    #[error("policy {policy} failed a trial pick: it {reason}")]
+    FailedTrial {
+        /// The policy's name.
+        policy: String,
+        /// How.
+        reason: String,
+    },
     /// It ran longer than its deadline.
     #[error("policy {policy} was not done building after {deadline_ms} ms")]
     DeadlineExceeded {

@@ -54,9 +54,9 @@ pub struct ServiceState {
     /// Whether the registry has answered at least once.
     pub listed: bool,
     pub(super) hash_key: Option<HashKey>,
-    pub(super) plan: Plan,
+    pub(super) plan: Arc<Plan>,
     /// The last good policy's plan for the same endpoints; only beside a plan that can fail.
-    pub(super) fallback: Option<Plan>,
+    pub(super) fallback: Option<Arc<Plan>>,
     pub(super) counters: Arc<ServiceCounters>,
     pub(super) failures: Arc<dyn FailureSink>,
 }
