@@ -19,3 +19,6 @@ pub mod policy;
 pub mod snapshot;
 
 pub mod balancer;
+pub mod dataplane;
+
+pub use dataplane::Channel;
