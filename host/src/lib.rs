@@ -18,6 +18,9 @@ pub mod naming;
 pub mod policy;
 pub mod snapshot;
 
+pub mod embedded;
+pub mod plugin;
+
 pub mod balancer;
 pub mod dataplane;
 
