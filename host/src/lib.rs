@@ -18,6 +18,7 @@ pub mod naming;
 pub mod policy;
 pub mod snapshot;
 
+pub mod embedded;
 pub mod plugin;
 
 pub mod balancer;
