@@ -18,4 +18,6 @@ pub mod naming;
 pub mod policy;
 pub mod snapshot;
 
+pub mod registry;
+
 pub mod balancer;
