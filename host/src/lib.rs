@@ -22,3 +22,5 @@ pub mod embedded;
 pub mod plugin;
 
 pub mod balancer;
+
+pub mod admin;
