@@ -18,6 +18,11 @@ pub mod naming;
 pub mod policy;
 pub mod snapshot;
 
+pub mod embedded;
+pub mod plugin;
 pub mod registry;
 
 pub mod balancer;
+pub mod dataplane;
+
+pub use dataplane::Channel;
