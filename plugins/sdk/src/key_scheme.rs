@@ -12,12 +12,7 @@ pub trait KeyScheme {
     fn prefixes(config: &Config<'_>, service: &str) -> Result<Vec<String>, String>;
 
     /// What to write for one instance. Every key lies under one of the service's prefixes.
-    fn encode(
-        config: &Config<'_>,
-        service: &str,
-        instance: &Instance,
-        lease: Lease<'_>,
-    ) -> Result<Vec<Entry>, String>;
+    fn encode(config: &Config<'_>, service: &str, instance: &Instance, lease: Lease<'_>) -> Result<Vec<Entry>, String>;
 
     /// What one entry says: the instances it registers, none for a marker key. An error means "not written by this scheme":
     /// the host skips the entry, counts it and logs it once.
@@ -77,7 +72,7 @@ macro_rules! export_key_scheme {
                 }
             }
 
-            sdk::key_scheme::export!(Exported with_types_in $crate::__private::key_scheme);
+    sdk::key_scheme::export!(Exported with_types_in $crate::__private::key_scheme);
         };
     };
 }

@@ -93,7 +93,7 @@ macro_rules! export_policy {
                 }
             }
 
-            sdk::balancer::export!(Exported with_types_in $crate::__private::balancer);
+    sdk::balancer::export!(Exported with_types_in $crate::__private::balancer);
         };
     };
 }

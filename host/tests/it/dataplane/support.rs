@@ -240,7 +240,9 @@ pub(super) fn trailers(list: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 /// A native policy for tests: there is none in the product.
-pub(super) struct TestPolicy(pub(super) Box<dyn Fn(&[Endpoint]) -> Plan + Send + Sync>);
+pub(super) struct TestPolicy(pub(super) MakePlan);
+
+type MakePlan = Box<dyn Fn(&[Endpoint]) -> Plan + Send + Sync>;
 
 impl TestPolicy {
     pub(super) fn rotation() -> Self {
@@ -261,7 +263,7 @@ impl TestPolicy {
 }
 
 impl Policy for TestPolicy {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "test"
     }
 
@@ -297,8 +299,7 @@ impl Node {
                 Ok(reader)
             }
         };
-        let defaults =
-            |_: &ServiceName| ServiceDefaults { policy: TestPolicy::rotation().candidate(), hash_key: None };
+        let defaults = |_: &ServiceName| ServiceDefaults { policy: TestPolicy::rotation().candidate(), hash_key: None };
         let mut config = ServicesConfig::new(follow, defaults);
         config.first_list_timeout = Duration::from_millis(100);
         config.coalesce = Duration::ZERO;
