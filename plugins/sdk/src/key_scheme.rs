@@ -33,6 +33,10 @@ pub struct Lease<'a> {
 #[macro_export]
 macro_rules! export_key_scheme {
     ($scheme:ident) => {
+        // Elsewhere it only checks the type, which also counts as its use.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = $crate::__private::is_key_scheme::<$scheme>();
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use ::std::{string::String, vec::Vec};
@@ -76,6 +80,10 @@ macro_rules! export_key_scheme {
         };
     };
 }
+
+/// Compiles only for a key scheme.
+#[doc(hidden)]
+pub const fn is_key_scheme<K: KeyScheme>() {}
 
 /// What `prefixes` of the component does; the same that `testing::prefixes` does in a test.
 #[doc(hidden)]
