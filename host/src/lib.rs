@@ -22,3 +22,6 @@ pub mod embedded;
 pub mod plugin;
 
 pub mod balancer;
+pub mod dataplane;
+
+pub use dataplane::Channel;

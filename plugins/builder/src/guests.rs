@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
+use wasmparser::BinaryReader;
 use wit_component::{ComponentEncoder, DecodedWasm, StringEncoding};
 use wit_parser::Resolve;
 
@@ -180,7 +181,25 @@ fn encode(mut module: Vec<u8>, more: Option<&Path>) -> Result<Vec<u8>> {
         let world = resolve.select_world(&[package], None)?;
         wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
     }
-    ComponentEncoder::default().validate(true).module(&module)?.encode()
+    without_names(&ComponentEncoder::default().validate(true).module(&module)?.encode()?)
+}
+
+/// Leave out what names a component's own parts for a debugger: a kilobyte that says nothing of the plugin.
+fn without_names(component: &[u8]) -> Result<Vec<u8>> {
+    const PREAMBLE: usize = 8;
+    let (preamble, sections) = component.split_at_checked(PREAMBLE).context("a component begins with 8 bytes")?;
+    let mut kept = preamble.to_vec();
+    let mut reader = BinaryReader::new(sections, PREAMBLE);
+    while !reader.eof() {
+        let start = reader.current_position();
+        let is_custom = reader.read_u8()? == 0;
+        let length = reader.read_var_u32()? as usize;
+        let mut section = BinaryReader::new(reader.read_bytes(length)?, 0);
+        if !(is_custom && section.read_string()? == "component-name") {
+            kept.extend_from_slice(&sections[start..reader.current_position()]);
+        }
+    }
+    Ok(kept)
 }
 
 /// The interfaces that a component imports and that hold at least one function.
