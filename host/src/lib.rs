@@ -20,6 +20,7 @@ pub mod snapshot;
 
 pub mod embedded;
 pub mod plugin;
+pub mod registry;
 
 pub mod balancer;
 pub mod dataplane;
