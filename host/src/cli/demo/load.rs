@@ -26,7 +26,7 @@ use tonic::{
 };
 
 use super::DemoError;
-use crate::dataplane::{WAYMARK_ERROR, WAYMARK_SERVICE};
+use crate::dataplane::WAYMARK_ERROR;
 
 /// How many clients call at once, each on a connection of its own.
 const CLIENTS: usize = 12;
@@ -221,7 +221,7 @@ impl Client {
             let began = Instant::now();
             let mut request = Request::new(HelloRequest { name: "hello".into() });
             request.set_timeout(DEADLINE);
-            request.metadata_mut().insert(WAYMARK_SERVICE.as_str(), self.service.clone());
+            request.metadata_mut().insert(SERVICE_HEADER, self.service.clone());
             let answer = self.greeter.say_hello1(request).await.map(|response| {
                 let instance = response.metadata().get(INSTANCE_HEADER).and_then(|name| name.to_str().ok());
                 instance.unwrap_or("(not named)").to_owned()
@@ -239,10 +239,13 @@ impl Client {
     }
 }
 
-/// A service's name as the value of the header `waymark-service`.
+/// The header by which a node knows which service a call is for.
+pub(super) const SERVICE_HEADER: &str = "waymark-service";
+
+/// A service's name as the value of that header.
 pub(super) fn header(service: &str) -> Result<MetadataValue<Ascii>, DemoError> {
     MetadataValue::try_from(service)
-        .map_err(|_| DemoError::Unexpected { what: format!("the service name {service:?} does not fit into a header") })
+        .map_err(|_| DemoError::Header(service.to_owned()))
 }
 
 /// A connection of its own to an address.
@@ -273,6 +276,11 @@ mod tests {
         assert_eq!((tally.answered(), tally.failures), (1, 1));
         assert_eq!((tally.share("192.0.2.1:80"), tally.share("192.0.2.2:80")), (1.0, 0.0));
         assert_eq!((books.totals.calls, books.totals.failed, books.totals.failures.len()), (3, 1, 1));
+    }
+
+    #[test]
+    fn the_header_is_the_node_s() {
+        assert_eq!(crate::dataplane::WAYMARK_SERVICE.as_str(), SERVICE_HEADER);
     }
 
     #[tokio::test]

@@ -3,27 +3,25 @@
 //! It serves the Greeter and registers itself through the library, as a service written in Rust would. Its standard input is the
 //! rope to the demo: when it ends, the demo has ended, whatever way, and the instance deregisters and ends too.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 
-use clap::Args;
 use greeter::{GreeterConfig, Serving};
-use tokio::{
-    io::{AsyncReadExt as _, stdin},
-    net::TcpListener,
-    sync::watch,
-};
+use tokio::{net::TcpListener, sync::oneshot};
 
-use super::{DemoError, processes::READY};
+use super::processes::READY;
 use crate::{
+    cli::{
+        output::{Failure, print_line},
+        registry::load_scheme,
+    },
+    config::PluginChoice,
     model::{Address, Endpoint, Locality, ServiceName, Ttl},
-    naming::KeyScheme,
-    plugin::{Engine, EngineConfig, Kind},
     registry::{RegistrationConfig, Registry, RegistryConfig},
 };
 
 /// What an instance is told.
-#[derive(Debug, Clone, Args)]
-pub struct DemoServerArgs {
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
     /// The service to register under.
     #[arg(long)]
     service: ServiceName,
@@ -31,7 +29,7 @@ pub struct DemoServerArgs {
     #[arg(long, default_value_t = Serving::Both)]
     greeter: Serving,
     /// Where to listen, and what to register.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "IP:PORT")]
     listen: SocketAddr,
     /// The zone to register.
     #[arg(long, default_value = "")]
@@ -42,86 +40,64 @@ pub struct DemoServerArgs {
     /// How long each call shall take.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
-    /// The lease's time to live.
-    #[arg(long, value_name = "SECONDS", default_value_t = i64::from(Ttl::DEFAULT.as_secs()))]
+    /// The lease's time to live, in seconds.
+    #[arg(long, default_value_t = 10)]
     ttl: i64,
-    /// Where etcd listens.
+    /// etcd's endpoints.
     #[arg(long, required = true, value_delimiter = ',')]
     registry: Vec<String>,
 }
 
 /// Serves and stays registered until standard input ends.
-pub async fn serve(args: DemoServerArgs) -> Result<(), DemoError> {
-    let bad = |what: String| move |_| DemoError::Unexpected { what };
-    let ttl = Ttl::from_secs(args.ttl).map_err(bad(format!("a TTL of {} s is out of range", args.ttl)))?;
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .map_err(|source| DemoError::Io { what: format!("listen on {}", args.listen), source })?;
-    let address = listener
-        .local_addr()
-        .map_err(|source| DemoError::Io { what: "learn the address listened on".into(), source })?;
-
-    let (stop, stopped) = watch::channel(false);
-    let shutdown = {
-        let mut stopped = stopped.clone();
-        // An error means that the sender is gone, and then it is over as well.
-        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
-    };
-    let config =
-        GreeterConfig { serving: args.greeter, delay: Duration::from_millis(args.delay_ms), ..GreeterConfig::default() };
-    let mut greeter = tokio::spawn(greeter::serve(listener, config, shutdown));
+pub(in crate::cli) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let cannot_listen = |error| Failure::failed(format!("cannot listen on {}: {error}", args.listen));
+    let listener = TcpListener::bind(args.listen).await.map_err(cannot_listen)?;
+    let address = listener.local_addr().map_err(cannot_listen)?;
+    let delay = Duration::from_millis(args.delay_ms);
+    let config = GreeterConfig { serving: args.greeter, delay, ..GreeterConfig::default() };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut greeter = tokio::spawn(greeter::serve(listener, config, async {
+        // An error means that the sender is gone, and that is an end as well.
+        let _ = stopped.await;
+    }));
 
     // It serves before it is registered: whoever reads the key may call at once.
-    let registry = Registry::connect(RegistryConfig::new(args.registry)).map_err(DemoError::Registry)?;
+    let registry = Registry::connect(RegistryConfig::new(args.registry))?;
     let endpoint = Endpoint {
         locality: Locality::zone(&args.zone),
         weight: args.weight,
-        ..Endpoint::at(address.to_string().parse::<Address>().map_err(bad(format!("{address} is no address")))?)
+        ..Endpoint::at(address.to_string().parse::<Address>()?)
     };
-    let claim = RegistrationConfig { ttl, ..RegistrationConfig::new(args.service, endpoint) };
-    let registration = registry.register(claim, key_scheme("etcd_naming").await?).await.map_err(DemoError::Registry)?;
-    tokio::select! {
-        registered = registration.registered() => { registered.map_err(DemoError::Registry)?; }
-        () = rope() => {
-            // The demo ended before this instance was ready.
-            return registration.deregister().await.map_err(DemoError::Registry);
+    let claim = RegistrationConfig { ttl: Ttl::from_secs(args.ttl)?, ..RegistrationConfig::new(args.service, endpoint) };
+    let registration = registry.register(claim, load_scheme(&PluginChoice::bundled("etcd_naming")).await?).await?;
+    let mut rope = std::pin::pin!(end_of_input());
+    let deregistered = tokio::select! {
+        registered = registration.registered() => {
+            registered?;
+            print_line(format_args!("{READY}{address}"));
+            tokio::select! {
+                () = &mut rope => registration.deregister().await,
+                ended = &mut greeter => return Ok(ended?.map(|()| ExitCode::FAILURE)?),
+            }
         }
-    }
-    announce(address);
-
-    tokio::select! {
-        () = rope() => {}
-        ended = &mut greeter => return ended.map_err(DemoError::panicked)?.map_err(DemoError::Greeter),
-    }
-    // The key goes first, so that nobody is sent here any more; then the calls that still run are finished.
-    let deregistered = registration.deregister().await.map_err(DemoError::Registry);
-    stop.send_replace(true);
-    greeter.await.map_err(DemoError::panicked)?.map_err(DemoError::Greeter)?;
-    deregistered
-}
-
-/// The line that the demo waits for.
-#[allow(clippy::print_stdout, reason = "the demo reads it from there")]
-fn announce(address: SocketAddr) {
-    println!("{READY}{address}");
-}
-
-/// Completes when standard input ends.
-async fn rope() {
-    let mut input = stdin();
-    let mut buffer = [0; 64];
-    // An error is an end, too.
-    while !matches!(input.read(&mut buffer).await, Ok(0) | Err(_)) {}
-}
-
-/// A bundled key scheme.
-pub(super) async fn key_scheme(name: &'static str) -> Result<Arc<dyn KeyScheme>, DemoError> {
-    let load = move || {
-        let plugin = |source: crate::plugin::LoadError| DemoError::Plugin { name, reason: source.to_string() };
-        let engine = Engine::new(EngineConfig::default()).map_err(plugin)?;
-        let scheme = engine.load_bundled(Kind::KeyScheme, name).map_err(plugin)?;
-        scheme.into_key_scheme("{}").map_err(plugin)
+        // The demo ended before this instance was ready.
+        () = &mut rope => registration.deregister().await,
     };
-    let scheme = tokio::task::spawn_blocking(load).await.map_err(DemoError::panicked)??;
-    Ok(Arc::new(scheme))
+    // The key went first, so that nobody is sent here any more; now the calls that still run are finished.
+    let _ = stop.send(());
+    greeter.await??;
+    deregistered?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Completes when standard input ends. A thread of its own waits for that: a blocking read cannot be cancelled, and must not
+/// hold up the runtime.
+async fn end_of_input() {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        // An error is an end, too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = ended.send(());
+    });
+    let _ = end.await;
 }

@@ -111,7 +111,7 @@ impl Out {
 impl Drop for Out {
     fn drop(&mut self) {
         if self.kind == Kind::Live {
-            self.write(|mut to, drawn| {
+            self.write(|to, drawn| {
                 erase(to, drawn)?;
                 to.queue(ResetColor)?.queue(cursor::Show).map(|_| ())
             });
@@ -125,7 +125,7 @@ pub(super) fn width() -> usize {
 }
 
 /// Goes back over the picture and removes it. Lines that a narrowed terminal has wrapped since take several rows.
-fn erase(mut to: &mut dyn Write, drawn: &mut Vec<usize>) -> io::Result<()> {
+fn erase(to: &mut dyn Write, drawn: &mut Vec<usize>) -> io::Result<()> {
     let columns = width() + 1;
     let rows: usize = drawn.drain(..).map(|width| width.max(1).div_ceil(columns)).sum();
     if rows > 0 {
@@ -135,7 +135,7 @@ fn erase(mut to: &mut dyn Write, drawn: &mut Vec<usize>) -> io::Result<()> {
     Ok(())
 }
 
-fn write_line(mut to: &mut dyn Write, text: &str, style: Style) -> io::Result<()> {
+fn write_line(to: &mut dyn Write, text: &str, style: Style) -> io::Result<()> {
     let colourful = io::stdout().is_terminal();
     if colourful {
         match style {
