@@ -134,14 +134,17 @@ impl Node {
         let dataplane_metrics = dataplane::Metrics::register(&mut metrics);
         let follow = {
             let (registry, scheme) = (registry.clone(), Arc::clone(&scheme));
-            move |service: &ServiceName| registry.subscribe(service.clone(), Arc::clone(&scheme))
+            move |service| {
+                let (registry, scheme) = (registry.clone(), Arc::clone(&scheme));
+                async move { registry.subscribe(service, scheme).await }
+            }
         };
         let services = Services::new(ServicesConfig {
             zone: config.zone.as_str().into(),
             ..ServicesConfig::new(follow, move |service| defaults.of(service))
         });
         for service in &config.services {
-            services.add(&service.name)?;
+            services.add(&service.name).await?;
         }
         let options = dataplane::Options { drain_timeout: config.drain_timeout, ..dataplane::Options::default() };
         let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);

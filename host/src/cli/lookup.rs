@@ -60,7 +60,7 @@ pub(super) struct WatchArgs {
 pub(super) async fn resolve(args: ResolveArgs) -> Result<ExitCode, Failure> {
     let (registry, scheme) = args.registry.connect().await?;
     warn_of(scheme.warning());
-    let mut reader = registry.subscribe(args.service.clone(), scheme)?;
+    let mut reader = registry.subscribe(args.service.clone(), scheme).await?;
     let snapshot = tokio::time::timeout(Duration::from_secs(args.timeout), reader.settled())
         .await
         .map_err(|_| Failure::unreachable(format!("the registry did not answer within {} s", args.timeout)))?
@@ -84,7 +84,7 @@ pub(super) async fn resolve(args: ResolveArgs) -> Result<ExitCode, Failure> {
 pub(super) async fn watch(args: WatchArgs) -> Result<ExitCode, Failure> {
     let (registry, scheme) = args.registry.connect().await?;
     warn_of(scheme.warning());
-    let mut reader = registry.subscribe(args.service.clone(), scheme)?;
+    let mut reader = registry.subscribe(args.service.clone(), scheme).await?;
     tokio::select! {
         done = follow(&mut reader, args.json) => done.map(|()| ExitCode::SUCCESS),
         _ = terminated() => Ok(ExitCode::SUCCESS),

@@ -91,10 +91,12 @@ impl Guests {
 
 /// Compile everything; answers each module's file by the guest's name.
 fn compile(workspace: &Workspace, guests: &Guests) -> Result<BTreeMap<String, PathBuf>> {
-    let mut modules = artifacts(cargo(workspace).args(guests.packages.iter().flat_map(|name| ["-p", name])), workspace)?;
+    let mut modules =
+        artifacts(cargo(workspace).args(guests.packages.iter().flat_map(|name| ["-p", name])), workspace)?;
     if !guests.tests.is_empty() {
         let mut command = cargo(workspace);
-        modules.extend(artifacts(command.args(["-p", "test-guests", "--features", "guests", "--examples"]), workspace)?);
+        modules
+            .extend(artifacts(command.args(["-p", "test-guests", "--features", "guests", "--examples"]), workspace)?);
     }
     ensure!(
         modules.len() == guests.packages.len() + guests.tests.len(),
@@ -119,8 +121,9 @@ fn artifacts(packages: &mut Command, workspace: &Workspace) -> Result<BTreeMap<S
         let message: Value = serde_json::from_str(line).context("cargo said something that is not JSON")?;
         let target = &message["target"];
         if message["reason"] == "compiler-artifact" && has(&target["crate_types"], "cdylib") {
-            let module = list(&message["filenames"]).filter_map(Value::as_str).find(|file| file.ends_with(".wasm"));
-            modules.insert(text(&target["name"])?, module.context("cargo names no module")?.into());
+            let mut files = list(&message["filenames"]).filter_map(Value::as_str).map(PathBuf::from);
+            let module = files.find(|file| file.extension().is_some_and(|extension| extension == "wasm"));
+            modules.insert(text(&target["name"])?, module.context("cargo names no module")?);
         }
     }
     Ok(modules)
@@ -156,7 +159,8 @@ fn cargo(workspace: &Workspace) -> Command {
         let changes_the_build = text.starts_with("CARGO_PROFILE_")
             || text.starts_with("CARGO_TARGET_WASM32")
             || ["CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTFLAGS"].contains(&&*text)
-            || ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_INCREMENTAL"].contains(&&*text);
+            || ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_INCREMENTAL"]
+                .contains(&&*text);
         if changes_the_build {
             command.env_remove(name);
         }

@@ -70,6 +70,8 @@ impl<'a> Config<'a> {
 
     /// Yes or no.
     pub fn boolean(&self, name: &str) -> Result<bool, String> {
+        // A closure, because the method's own type is for one lifetime and not for all.
+        #[allow(clippy::redundant_closure_for_method_calls, reason = "the method alone does not compile")]
         self.typed(name, |json| json.boolean(), || "true or false".to_owned())
     }
 

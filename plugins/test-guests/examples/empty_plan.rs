@@ -1,6 +1,6 @@
 //! Plans a rotation over nobody, whoever there is.
 
-use test_guests::{plain};
+use test_guests::plain;
 use waymark_plugin::{Config, Description, Endpoint, Plan, Policy, Scope, export_policy};
 
 struct Guest;

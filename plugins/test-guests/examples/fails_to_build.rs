@@ -1,6 +1,6 @@
 //! Refuses every set of endpoints.
 
-use test_guests::{plain};
+use test_guests::plain;
 use waymark_plugin::{Config, Description, Endpoint, Plan, Policy, Scope, export_policy};
 
 struct Guest;

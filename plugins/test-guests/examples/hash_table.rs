@@ -1,7 +1,9 @@
 //! Plans a Maglev table over the instances, by weight.
 
-use test_guests::{plain};
-use waymark_plugin::{Config, Description, Endpoint, Plan, Policy, Scope, export_policy, maglev_table, MAGLEV_TABLE_SIZE};
+use test_guests::plain;
+use waymark_plugin::{
+    Config, Description, Endpoint, MAGLEV_TABLE_SIZE, Plan, Policy, Scope, export_policy, maglev_table,
+};
 
 struct Guest;
 

@@ -1,6 +1,6 @@
 //! Takes all memory there is in build.
 
-use test_guests::{plain, hoard};
+use test_guests::{hoard, plain};
 use waymark_plugin::{Config, Description, Endpoint, Plan, Policy, Scope, export_policy};
 
 struct Guest;

@@ -1,6 +1,6 @@
 //! Takes all memory there is in a pick.
 
-use test_guests::{Turns, periodic, hoard};
+use test_guests::{Turns, hoard, periodic};
 use waymark_plugin::{Config, Context, Decision, Description, Endpoint, Host, Plan, Policy, Scope, export_policy};
 
 struct Guest(Turns);

@@ -1,6 +1,6 @@
 //! Plans a rotation whose last entry is one too high.
 
-use test_guests::{plain};
+use test_guests::plain;
 use waymark_plugin::{Config, Description, Endpoint, Plan, Policy, Scope, export_policy};
 
 struct Guest;

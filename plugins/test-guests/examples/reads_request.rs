@@ -12,7 +12,8 @@ struct Guest {
 }
 
 impl Policy for Guest {
-    const DESCRIPTION: Description = plain("reads_request", "Does what the header `waymark-test` says, else least loaded.");
+    const DESCRIPTION: Description =
+        plain("reads_request", "Does what the header `waymark-test` says, else least loaded.");
 
     fn build(_: &Config<'_>, _: &Scope, endpoints: &[Endpoint]) -> Result<Plan<Self>, String> {
         let endpoints = u32::try_from(endpoints.len()).map_err(|_| "too many endpoints".to_owned())?;

@@ -6,7 +6,8 @@ use waymark_plugin::{
     Context, Decision, Endpoint, Scope,
 };
 
-struct Guest;
+/// The guest.
+pub struct Guest;
 
 impl balancer::Guest for Guest {
     fn describe() -> types::Description {

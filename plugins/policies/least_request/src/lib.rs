@@ -8,7 +8,8 @@
 //! request has failed on while there are others. A weight of 0 gets nothing; other weights are not heeded.
 
 use waymark_plugin::{
-    Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, export_policy, receiving,
+    Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, export_policy,
+    receiving,
 };
 
 /// The policy: the endpoints to choose from, and how many to look at.
@@ -183,7 +184,8 @@ mod tests {
     #[test]
     fn choice_counts_out_of_bounds_are_refused() {
         for count in ["1", "11", "2.5", "-2"] {
-            let refused = build::<LeastRequest>(&format!(r#"{{"choice_count": {count}}}"#), &scope(""), &[]).unwrap_err();
+            let refused =
+                build::<LeastRequest>(&format!(r#"{{"choice_count": {count}}}"#), &scope(""), &[]).unwrap_err();
             assert_eq!(refused, format!("`choice_count` must be a whole number from 2 to 10, not {count}"));
         }
     }

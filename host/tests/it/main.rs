@@ -1,0 +1,5 @@
+//! Integration tests: one binary, a module for each part of the node.
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
+mod embedded;
