@@ -20,7 +20,11 @@ pub mod snapshot;
 
 pub mod embedded;
 pub mod plugin;
+pub mod registry;
 
 pub mod balancer;
+pub mod dataplane;
 
 pub mod admin;
+
+pub use dataplane::Channel;

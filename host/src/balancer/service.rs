@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     model::{Address, Endpoint, InstanceId, Revision, ServiceName},
+    plugin::WasmPolicy,
     policy::{BuildError, Decision, PickContext, PickError, Picker, Plan, Policy, RequestFacts, Scope},
     snapshot::{self, Snapshot},
 };
@@ -44,6 +45,22 @@ pub struct Candidate {
     pub info: PolicyInfo,
     /// How long loading it took, for the report.
     pub load_time: Duration,
+}
+
+impl Candidate {
+    /// A policy in WebAssembly, chosen by `by`.
+    pub fn new(policy: WasmPolicy, by: impl Into<String>) -> Self {
+        let plugin = policy.plugin();
+        let info = PolicyInfo {
+            name: plugin.description.name.as_str().into(),
+            plugin_version: plugin.description.version.clone(),
+            sha256: plugin.sha256.clone(),
+            origin: plugin.origin.clone(),
+            config: policy.config().to_owned(),
+            by: by.into(),
+        };
+        Self { load_time: plugin.load_time, policy: Arc::new(policy), info }
+    }
 }
 
 /// How long the parts of a swap took.

@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
-use wasmtime::{Cache, CacheConfig, Config, Store, component::Component};
+use wasmtime::{Cache, CacheConfig, Config, Store, Trap, UpdateDeadline, component::Component};
 
 use super::{host::HostState, limits::Limits};
 
@@ -25,8 +25,6 @@ pub struct EngineConfig {
     pub instances: usize,
     /// What plugins may take, unless a service says otherwise.
     pub limits: Limits,
-    /// Whether the deadlines' clock runs by itself. Tests turn it off and call [`Engine::tick`].
-    pub ticker: bool,
 }
 
 impl Default for EngineConfig {
@@ -35,14 +33,50 @@ impl Default for EngineConfig {
             cache_dir: None,
             instances: thread::available_parallelism().map_or(1, usize::from),
             limits: Limits::default(),
-            ticker: true,
         }
     }
 }
 
-/// How long a tick of the deadlines' clock is. A deadline is armed by adding ticks to a counter, so that no call reads a clock; it ends
-/// up to one tick early or late.
+/// How long a tick of the deadlines' clock is. A deadline is armed by adding ticks to a counter, so that no call reads a clock.
 const TICK: Duration = Duration::from_millis(2);
+
+/// How long a call may run.
+///
+/// A thread may be kept from running for longer than a pick's whole deadline when the machine is busy, and a healthy pick must not
+/// pay for that. So the first half of a deadline is counted in ticks; when it has passed, the thread's own processor time is noted, and from
+/// then on the call ends as soon as it has *used* a quarter of the deadline. A loop ends after about its deadline, a call that was
+/// merely kept waiting goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    half: u64,
+    quarter: Duration,
+    noted: Option<Duration>,
+}
+
+impl Deadline {
+    pub(super) fn new(deadline: Duration) -> Self {
+        // One tick more than it takes, since the first may come at once.
+        let half = (deadline / 2).as_nanos().div_ceil(TICK.as_nanos()) as u64 + 1;
+        Self { half, quarter: deadline / 4, noted: None }
+    }
+
+    /// Begins a call on a store.
+    pub(super) fn arm(self, store: &mut Store<HostState>) {
+        store.data_mut().deadline = self;
+        store.set_epoch_deadline(self.half);
+    }
+
+    fn passed(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let used = Duration::try_from(used).unwrap_or_default();
+        match self.noted {
+            None => self.noted = Some(used),
+            Some(noted) if used.saturating_sub(noted) >= self.quarter => return Err(Trap::Interrupt.into()),
+            Some(_) => {}
+        }
+        Ok(UpdateDeadline::Continue(self.half.div_ceil(2)))
+    }
+}
 
 /// A job for the thread that makes fresh instances after a failure.
 pub(super) type Restart = Box<dyn FnOnce() + Send>;
@@ -92,16 +126,14 @@ impl Engine {
             }
         }
         let wasmtime = wasmtime::Engine::new(&settings).map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        if config.ticker {
-            let engine = wasmtime.weak();
-            thread::Builder::new().name("plugin-ticker".into()).spawn(move || {
-                while let Some(engine) = engine.upgrade() {
-                    engine.increment_epoch();
-                    drop(engine);
-                    thread::sleep(TICK);
-                }
-            })?;
-        }
+        let engine = wasmtime.weak();
+        thread::Builder::new().name("plugin-ticker".into()).spawn(move || {
+            while let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                thread::sleep(TICK);
+            }
+        })?;
         let (restarts, jobs) = mpsc::channel::<Restart>();
         thread::Builder::new().name("plugin-restarts".into()).spawn(move || {
             for job in jobs {
@@ -109,11 +141,6 @@ impl Engine {
             }
         })?;
         Ok(Self { inner: Arc::new(Inner { wasmtime, config, compiled: Mutex::default(), restarts }) })
-    }
-
-    /// Moves the deadlines' clock by one tick. Only for an engine whose ticker is off.
-    pub fn tick(&self) {
-        self.inner.wasmtime.increment_epoch();
     }
 
     /// The limits of plugins for which nothing else was said.
@@ -127,11 +154,6 @@ impl Engine {
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.inner.wasmtime
-    }
-
-    /// A deadline in ticks: one more than it takes, so that a call is never cut short.
-    pub(super) fn ticks(deadline: Duration) -> u64 {
-        (deadline.as_nanos().div_ceil(TICK.as_nanos()) as u64).saturating_add(1)
     }
 
     /// Has a fresh instance made, off the caller's thread.
@@ -159,8 +181,8 @@ impl Engine {
     pub(super) fn store(&self, state: HostState, limits: &Limits) -> Store<HostState> {
         let mut store = Store::new(self.wasmtime(), state);
         store.limiter(|state| &mut state.memory);
-        store.epoch_deadline_trap();
-        store.set_epoch_deadline(Self::ticks(limits.build_deadline));
+        store.epoch_deadline_callback(|mut store| store.data_mut().deadline.passed());
+        Deadline::new(limits.build_deadline).arm(&mut store);
         store.set_hostcall_fuel(limits.transfer);
         store
     }
@@ -177,4 +199,9 @@ pub(super) fn hex(digest: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}"); // Writing into a String does not fail.
         text
     })
+}
+
+/// To be run when a thread that picks starts: otherwise its first pick pays some microseconds for setting the thread up.
+pub fn prepare_thread() {
+    wasmtime::Engine::tls_eager_initialize();
 }

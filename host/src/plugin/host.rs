@@ -12,6 +12,7 @@ use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
 
 use super::{
     bindings::balancer::waymark::plugin::{load, log, request},
+    engine::Deadline,
     limits::Limits,
 };
 use crate::policy::RequestFacts;
@@ -33,6 +34,7 @@ fn facts<R>(default: R, read: impl FnOnce(&dyn RequestFacts) -> R) -> R {
 /// What the host keeps for one instance.
 pub(super) struct HostState {
     pub(super) memory: MemoryLimit,
+    pub(super) deadline: Deadline,
     pub(super) log: Arc<PluginLog>,
 }
 
@@ -45,7 +47,8 @@ impl HostState {
             .memories(8)
             .tables(64)
             .build();
-        Self { memory: MemoryLimit { inner, refused: None }, log }
+        let memory = MemoryLimit { inner, refused: None };
+        Self { memory, deadline: Deadline::new(limits.build_deadline), log }
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
         KeySchemePlugin, KeySchemePluginPre,
         exports::waymark::plugin::key_scheme::{Entry as WitEntry, Instance as WitInstance},
     },
-    engine::Engine,
+    engine::Deadline,
     error::LoadError,
     host::HostState,
     loader::{Failure, Plugin},
@@ -68,7 +68,7 @@ impl WasmKeyScheme {
             *slot = Some(Guest { store, guest });
         }
         let guest = slot.as_mut().expect("it was filled just now");
-        guest.store.set_epoch_deadline(Engine::ticks(deadline));
+        Deadline::new(deadline).arm(&mut guest.store);
         let answer = function(guest, &core.config).map_err(|error| failed(&mut guest.store, &error));
         if answer.is_err() {
             *slot = None;

@@ -14,6 +14,7 @@
 
 mod bindings;
 pub mod bundled;
+mod check;
 mod engine;
 mod error;
 mod host;
@@ -22,8 +23,11 @@ mod limits;
 mod loader;
 mod picker;
 mod policy;
+#[cfg(test)]
+mod tests;
 
-pub use engine::{Engine, EngineConfig};
+pub use check::Finding;
+pub use engine::{Engine, EngineConfig, prepare_thread};
 pub use error::LoadError;
 pub use key_scheme::WasmKeyScheme;
 pub use limits::Limits;

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::{
     bindings::balancer::exports::waymark::plugin::balancer::{Context, Decision as WitDecision},
-    engine::Engine,
+    engine::{Deadline, Engine},
     host::with_facts,
     loader::Failure,
     policy::{Core, Input, Instance, printable},
@@ -32,7 +32,7 @@ use crate::policy::{BuildError, Decision, PickContext, PickError, Picker, Reques
 /// Asks a component for every request.
 pub(super) struct WasmPicker {
     inner: Arc<Inner>,
-    ticks: u64,
+    deadline: Deadline,
     len: usize,
 }
 
@@ -70,8 +70,8 @@ impl WasmPicker {
             instances.push(core.start(&input)?.0);
         }
         let shards = instances.into_iter().map(|instance| Shard { slot: Mutex::new(Some(instance)) }).collect();
-        let (ticks, len) = (Engine::ticks(core.plugin.limits.pick_deadline), input.endpoints.len());
-        Ok(Self { inner: Arc::new(Inner { core, input, shards }), ticks, len })
+        let (deadline, len) = (Deadline::new(core.plugin.limits.pick_deadline), input.endpoints.len());
+        Ok(Self { inner: Arc::new(Inner { core, input, shards }), deadline, len })
     }
 
     /// The instance of this thread, or another one that is free; waits for its own when all are busy.
@@ -116,7 +116,7 @@ impl Picker for WasmPicker {
             hash: context.hash,
             attempt: context.attempt,
         };
-        instance.store.set_epoch_deadline(self.ticks);
+        self.deadline.arm(&mut instance.store);
         let Instance { store, guest } = instance;
         let answered = with_facts(facts, || guest.waymark_plugin_balancer().call_pick(&mut *store, context));
         let failure = match answered {

@@ -7,7 +7,7 @@ use super::{
         BalancerPlugin, BalancerPluginPre,
         exports::waymark::plugin::balancer::{Endpoint as WitEndpoint, Plan as WitPlan, Scope as WitScope},
     },
-    engine::Engine,
+    engine::Deadline,
     error::LoadError,
     host::HostState,
     loader::{Failure, Plugin},
@@ -98,7 +98,7 @@ impl Core {
             Failure::Trap(reason) => BuildError::Trapped { policy: self.name(), reason },
         };
         let guest = self.pre.instantiate(&mut store).map_err(|error| failed(&mut store, &error))?;
-        store.set_epoch_deadline(Engine::ticks(deadline));
+        Deadline::new(deadline).arm(&mut store);
         let built = guest
             .waymark_plugin_balancer()
             .call_build(&mut store, &self.config, &input.scope, &input.endpoints)

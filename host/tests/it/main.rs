@@ -1,4 +1,6 @@
-//! Tests of the node's parts together, over real sockets.
+//! Integration tests: one binary, a module for each part of the node.
 #![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod admin;
+mod embedded;

@@ -73,7 +73,13 @@ pub(crate) fn table(components: &[Component]) -> String {
     for component in components {
         let sum = component.sha256();
         let sum = sum.get(..16).unwrap_or_default();
-        _ = writeln!(table, "{:<34} {:>7}  {sum} {}", component.file, component.bytes.len(), component.imports.join(" "));
+        _ = writeln!(
+            table,
+            "{:<34} {:>7}  {sum} {}",
+            component.file,
+            component.bytes.len(),
+            component.imports.join(" ")
+        );
     }
     table
 }

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
+use wasmparser::BinaryReader;
 use wit_component::{ComponentEncoder, DecodedWasm, StringEncoding};
 use wit_parser::Resolve;
 
@@ -90,10 +91,12 @@ impl Guests {
 
 /// Compile everything; answers each module's file by the guest's name.
 fn compile(workspace: &Workspace, guests: &Guests) -> Result<BTreeMap<String, PathBuf>> {
-    let mut modules = artifacts(cargo(workspace).args(guests.packages.iter().flat_map(|name| ["-p", name])), workspace)?;
+    let mut modules =
+        artifacts(cargo(workspace).args(guests.packages.iter().flat_map(|name| ["-p", name])), workspace)?;
     if !guests.tests.is_empty() {
         let mut command = cargo(workspace);
-        modules.extend(artifacts(command.args(["-p", "test-guests", "--features", "guests", "--examples"]), workspace)?);
+        modules
+            .extend(artifacts(command.args(["-p", "test-guests", "--features", "guests", "--examples"]), workspace)?);
     }
     ensure!(
         modules.len() == guests.packages.len() + guests.tests.len(),
@@ -118,8 +121,9 @@ fn artifacts(packages: &mut Command, workspace: &Workspace) -> Result<BTreeMap<S
         let message: Value = serde_json::from_str(line).context("cargo said something that is not JSON")?;
         let target = &message["target"];
         if message["reason"] == "compiler-artifact" && has(&target["crate_types"], "cdylib") {
-            let module = list(&message["filenames"]).filter_map(Value::as_str).find(|file| file.ends_with(".wasm"));
-            modules.insert(text(&target["name"])?, module.context("cargo names no module")?.into());
+            let mut files = list(&message["filenames"]).filter_map(Value::as_str).map(PathBuf::from);
+            let module = files.find(|file| file.extension().is_some_and(|extension| extension == "wasm"));
+            modules.insert(text(&target["name"])?, module.context("cargo names no module")?);
         }
     }
     Ok(modules)
@@ -155,7 +159,8 @@ fn cargo(workspace: &Workspace) -> Command {
         let changes_the_build = text.starts_with("CARGO_PROFILE_")
             || text.starts_with("CARGO_TARGET_WASM32")
             || ["CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTFLAGS"].contains(&&*text)
-            || ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_INCREMENTAL"].contains(&&*text);
+            || ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_INCREMENTAL"]
+                .contains(&&*text);
         if changes_the_build {
             command.env_remove(name);
         }
@@ -180,7 +185,25 @@ fn encode(mut module: Vec<u8>, more: Option<&Path>) -> Result<Vec<u8>> {
         let world = resolve.select_world(&[package], None)?;
         wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
     }
-    ComponentEncoder::default().validate(true).module(&module)?.encode()
+    without_names(&ComponentEncoder::default().validate(true).module(&module)?.encode()?)
+}
+
+/// Leave out what names a component's own parts for a debugger: a kilobyte that says nothing of the plugin.
+fn without_names(component: &[u8]) -> Result<Vec<u8>> {
+    const PREAMBLE: usize = 8;
+    let (preamble, sections) = component.split_at_checked(PREAMBLE).context("a component begins with 8 bytes")?;
+    let mut kept = preamble.to_vec();
+    let mut reader = BinaryReader::new(sections, PREAMBLE);
+    while !reader.eof() {
+        let start = reader.current_position();
+        let is_custom = reader.read_u8()? == 0;
+        let length = reader.read_var_u32()? as usize;
+        let mut section = BinaryReader::new(reader.read_bytes(length)?, 0);
+        if !(is_custom && section.read_string()? == "component-name") {
+            kept.extend_from_slice(&sections[start..reader.current_position()]);
+        }
+    }
+    Ok(kept)
 }
 
 /// The interfaces that a component imports and that hold at least one function.

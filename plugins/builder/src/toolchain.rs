@@ -17,7 +17,9 @@ pub(crate) fn target_is_there() -> Result<bool> {
 pub(crate) fn describe() -> Result<String> {
     let version = rustc(&["-vV"])?;
     let mut text = String::new();
-    for line in version.lines().filter(|line| ["release", "commit-hash", "LLVM"].iter().any(|key| line.starts_with(key))) {
+    for line in
+        version.lines().filter(|line| ["release", "commit-hash", "LLVM"].iter().any(|key| line.starts_with(key)))
+    {
         _ = writeln!(text, "{line}");
     }
     let mut hash = Sha256::new();

@@ -70,5 +70,22 @@ pub fn log(level: Level, message: &str) {
 /// Let the host log what a panic said before the trap that follows it; a trap by itself says only "unreachable".
 #[doc(hidden)]
 pub fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| {
+        let mut message = panic.payload_as_str().unwrap_or("panicked").to_owned();
+        if let Some(location) = panic.location() {
+            message += ", at ";
+            message += location.file();
+            message += ":";
+            push_decimal(&mut message, location.line());
+        }
+        log(Level::Error, &message);
+    }));
+}
+
+/// Written out because the standard library's formatting is a tenth of a small plugin.
+fn push_decimal(text: &mut String, number: u32) {
+    if number >= 10 {
+        push_decimal(text, number / 10);
+    }
+    text.push(char::from(b'0' + (number % 10) as u8));
 }

@@ -12,12 +12,7 @@ pub trait KeyScheme {
     fn prefixes(config: &Config<'_>, service: &str) -> Result<Vec<String>, String>;
 
     /// What to write for one instance. Every key lies under one of the service's prefixes.
-    fn encode(
-        config: &Config<'_>,
-        service: &str,
-        instance: &Instance,
-        lease: Lease<'_>,
-    ) -> Result<Vec<Entry>, String>;
+    fn encode(config: &Config<'_>, service: &str, instance: &Instance, lease: Lease<'_>) -> Result<Vec<Entry>, String>;
 
     /// What one entry says: the instances it registers, none for a marker key. An error means "not written by this scheme":
     /// the host skips the entry, counts it and logs it once.
@@ -38,6 +33,10 @@ pub struct Lease<'a> {
 #[macro_export]
 macro_rules! export_key_scheme {
     ($scheme:ident) => {
+        // Elsewhere it only checks the type, which also counts as its use.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = $crate::__private::is_key_scheme::<$scheme>();
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use ::std::{string::String, vec::Vec};
@@ -77,10 +76,14 @@ macro_rules! export_key_scheme {
                 }
             }
 
-            sdk::key_scheme::export!(Exported with_types_in $crate::__private::key_scheme);
+    sdk::key_scheme::export!(Exported with_types_in $crate::__private::key_scheme);
         };
     };
 }
+
+/// Compiles only for a key scheme.
+#[doc(hidden)]
+pub const fn is_key_scheme<K: KeyScheme>() {}
 
 /// What `prefixes` of the component does; the same that `testing::prefixes` does in a test.
 #[doc(hidden)]

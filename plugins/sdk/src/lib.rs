@@ -64,7 +64,7 @@ pub mod __private {
     pub use crate::{
         generated::{balancer, key_scheme},
         host::{GrantedHost, report_panics},
-        key_scheme::{decode, encode, prefixes},
-        policy::{build, pick, split},
+        key_scheme::{decode, encode, is_key_scheme, prefixes},
+        policy::{build, is_policy, pick, split},
     };
 }

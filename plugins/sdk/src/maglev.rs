@@ -67,8 +67,8 @@ impl Turn {
 }
 
 fn next_prime(from: u32) -> u32 {
-    let is_prime = |n: u32| (2u32..).take_while(|d| d.saturating_mul(*d) <= n).all(|d| !n.is_multiple_of(d));
-    (from.max(2)..).find(|n| is_prime(*n)).unwrap_or(MAGLEV_TABLE_SIZE)
+    let is_prime = |n: u32| (2..=n.isqrt()).all(|divisor| !n.is_multiple_of(divisor));
+    (from.max(2)..=u32::MAX).find(|n| is_prime(*n)).unwrap_or(MAGLEV_TABLE_SIZE)
 }
 
 #[cfg(test)]
@@ -87,7 +87,9 @@ mod tests {
 
     fn counts(table: &[u32], n: usize) -> Vec<u32> {
         let mut counts = vec![0; n];
-        table.iter().for_each(|index| counts[*index as usize] += 1);
+        for index in table {
+            counts[*index as usize] += 1;
+        }
         counts
     }
 

@@ -58,6 +58,10 @@ pub fn receiving(endpoints: &[Endpoint]) -> Vec<u32> {
 #[macro_export]
 macro_rules! export_policy {
     ($policy:ident) => {
+        // Elsewhere it only checks the type, which also counts as its use.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = $crate::__private::is_policy::<$policy>();
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::__private as sdk;
@@ -93,7 +97,7 @@ macro_rules! export_policy {
                 }
             }
 
-            sdk::balancer::export!(Exported with_types_in $crate::__private::balancer);
+    sdk::balancer::export!(Exported with_types_in $crate::__private::balancer);
         };
     };
 }
@@ -103,6 +107,10 @@ macro_rules! export_policy {
 pub fn build<P: Policy>(config: &str, scope: &Scope, endpoints: &[Endpoint]) -> Result<Plan<P>, String> {
     P::build(&Config::read(config, &P::DESCRIPTION)?, scope, endpoints)
 }
+
+/// Compiles only for a policy.
+#[doc(hidden)]
+pub const fn is_policy<P: Policy>() {}
 
 /// A plan as the host wants it, and the policy that stays here.
 #[doc(hidden)]

@@ -91,7 +91,9 @@ fn bounded(mut weights: Vec<u64>) -> Vec<u64> {
     }
     // So that a weight times the number of entries fits into 64 bits.
     while total(&weights) >= 1 << 40 {
-        weights.iter_mut().filter(|weight| **weight > 0).for_each(|weight| *weight = (*weight >> 1).max(1));
+        for weight in weights.iter_mut().filter(|weight| **weight > 0) {
+            *weight = (*weight >> 1).max(1);
+        }
     }
     let sum = total(&weights);
     for weight in weights.iter_mut().filter(|weight| **weight > 0) {
@@ -105,7 +107,9 @@ fn bounded(mut weights: Vec<u64>) -> Vec<u64> {
 fn reduce(weights: &mut [u64]) {
     let common = weights.iter().copied().fold(0, gcd);
     if common > 1 {
-        weights.iter_mut().for_each(|weight| *weight /= common);
+        for weight in weights {
+            *weight /= common;
+        }
     }
 }
 
@@ -141,7 +145,9 @@ mod tests {
 
     fn counts(rotation: &[u32], n: usize) -> Vec<u64> {
         let mut counts = vec![0; n];
-        rotation.iter().for_each(|index| counts[*index as usize] += 1);
+        for index in rotation {
+            counts[*index as usize] += 1;
+        }
         counts
     }
 

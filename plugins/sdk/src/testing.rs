@@ -5,11 +5,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
+use crate::{Context, Endpoint, Host, Level, Scope};
 pub use crate::{
     key_scheme::{decode, encode, prefixes},
     policy::build,
 };
-use crate::{Context, Endpoint, Host, Level, Scope};
 
 thread_local! {
     static LOGGED: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };

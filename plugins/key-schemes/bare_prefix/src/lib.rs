@@ -57,10 +57,9 @@ mod tests {
     #[test]
     fn it_mixes_the_services_of_the_study_note() {
         assert_eq!(prefixes::<BarePrefix>("{}", "ayang/server").unwrap(), ["ayang/server"]);
-        for (key, address) in [
-            ("ayang/server1/127.0.0.1:8080", "127.0.0.1:8080"),
-            ("ayang/server2/127.0.0.1:8081", "127.0.0.1:8081"),
-        ] {
+        for (key, address) in
+            [("ayang/server1/127.0.0.1:8080", "127.0.0.1:8080"), ("ayang/server2/127.0.0.1:8081", "127.0.0.1:8081")]
+        {
             let instances = decode::<BarePrefix>("{}", "ayang/server", &entry(key, address)).unwrap();
             assert_eq!((instances[0].id.as_str(), instances[0].address.as_str()), (key, address));
         }

@@ -291,10 +291,7 @@ mod tests {
         };
         assert_eq!(key("ayang/server1", "").as_deref(), Ok("ayang/server1/192.0.2.1:80"));
         assert_eq!(key("/x", "pod-1").as_deref(), Ok("/x/pod-1"));
-        assert_eq!(
-            key("x", "pod\n1").unwrap_err(),
-            "the instance id \"pod\\n1\" has the control character U+000A"
-        );
+        assert_eq!(key("x", "pod\n1").unwrap_err(), "the instance id \"pod\\n1\" has the control character U+000A");
         assert_eq!(encode("x", &instance("", "", 1, &[])).unwrap_err(), "the instance `` has no address");
         let taken = encode("x", &instance("a:1", "", 1, &[("zone", "z")])).unwrap_err();
         assert_eq!(taken, "the metadata of `a:1` may not have the name `zone`: it has its own");

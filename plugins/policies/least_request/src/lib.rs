@@ -8,7 +8,8 @@
 //! request has failed on while there are others. A weight of 0 gets nothing; other weights are not heeded.
 
 use waymark_plugin::{
-    Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, export_policy, receiving,
+    Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, export_policy,
+    receiving,
 };
 
 /// The policy: the endpoints to choose from, and how many to look at.
@@ -50,10 +51,20 @@ impl Policy for LeastRequest {
             [] => Decision::Queue,
             [only] => Decision::Endpoint(only),
             [a, b] => Decision::Either((a, b)),
-            [..] => {
-                let mut by_load: Vec<(u32, u32)> = chosen.iter().map(|e| (host.in_flight(*e), *e)).collect();
-                by_load.sort_by_key(|(in_flight, _)| *in_flight);
-                Decision::Either((by_load[0].1, by_load[1].1))
+            [a, b, ref more @ ..] => {
+                let load = |endpoint| (host.in_flight(endpoint), endpoint);
+                let (mut least, mut next) = (load(a), load(b));
+                if next.0 < least.0 {
+                    (least, next) = (next, least);
+                }
+                for other in more.iter().copied().map(load) {
+                    if other.0 < least.0 {
+                        (least, next) = (other, least);
+                    } else if other.0 < next.0 {
+                        next = other;
+                    }
+                }
+                Decision::Either((least.1, next.1))
             }
         }
     }
@@ -143,6 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_drawn_first_the_two_least_busy_are_left() {
+        let mut policy = policy(r#"{"choice_count": 5}"#, &[1; 5]);
+        let mut random = Random::from_text("least");
+        for _ in 0..500 {
+            let in_flight: Vec<u32> = (0..5).map(|_| random.below(4)).collect();
+            let host = FakeHost { in_flight: (0..).zip(in_flight.clone()).collect(), ..FakeHost::default() };
+            let Decision::Either((a, b)) = policy.pick(context((random.next_u32(), random.next_u32())), &host) else {
+                panic!("not a pair");
+            };
+            let mut sorted = in_flight.clone();
+            sorted.sort_unstable();
+            assert_eq!([in_flight[a as usize], in_flight[b as usize]], sorted[..2], "{in_flight:?}");
+        }
+    }
+
+    #[test]
     fn a_later_attempt_avoids_what_was_tried_while_anything_else_is_left() {
         let mut policy = policy("{}", &[1; 3]);
         let again = |random| Context { attempt: 1, ..context(random) };
@@ -157,7 +184,8 @@ mod tests {
     #[test]
     fn choice_counts_out_of_bounds_are_refused() {
         for count in ["1", "11", "2.5", "-2"] {
-            let refused = build::<LeastRequest>(&format!(r#"{{"choice_count": {count}}}"#), &scope(""), &[]).unwrap_err();
+            let refused =
+                build::<LeastRequest>(&format!(r#"{{"choice_count": {count}}}"#), &scope(""), &[]).unwrap_err();
             assert_eq!(refused, format!("`choice_count` must be a whole number from 2 to 10, not {count}"));
         }
     }

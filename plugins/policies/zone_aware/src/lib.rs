@@ -202,11 +202,11 @@ mod tests {
     #[test]
     fn a_bad_configuration_is_refused_by_the_name_of_its_field() {
         let refused = |config| build::<ZoneAware>(config, &scope("a"), &[]).err().unwrap();
+        assert_eq!(refused(r#"{"min_endpoints": 0}"#), "`min_endpoints` must be a whole number from 1 to 10000, not 0");
         assert_eq!(
-            refused(r#"{"min_endpoints": 0}"#),
-            "`min_endpoints` must be a whole number from 1 to 10000, not 0"
+            refused(r#"{"min_share": "all"}"#),
+            r#"`min_share` must be a whole number from 0 to 100, not "all""#
         );
-        assert_eq!(refused(r#"{"min_share": "all"}"#), r#"`min_share` must be a whole number from 0 to 100, not "all""#);
         assert_eq!(
             refused(r#"{"min_size": 6}"#),
             "unknown field `min_size`; `zone_aware` takes `min_endpoints`, `min_share`"
