@@ -66,17 +66,16 @@ async fn door() -> Door {
     let writers = Writers::default();
     let follow = {
         let writers = Arc::clone(&writers);
-        move |service: &ServiceName| {
-            if service.as_str().ends_with('/') {
-                return Err(NamingError::Refused {
-                    scheme: "test".into(),
-                    subject: service.to_string(),
-                    reason: "it ends with a slash".into(),
-                });
-            }
-            let (writer, reader) = snapshot::channel(service.clone());
-            writers.lock().unwrap().insert(service.clone(), writer);
-            Ok(reader)
+        move |service: ServiceName| {
+            let followed = if service.as_str().ends_with('/') {
+                let (scheme, reason) = ("test".into(), "it ends with a slash".into());
+                Err(NamingError::Refused { scheme, subject: service.to_string(), reason })
+            } else {
+                let (writer, reader) = snapshot::channel(service.clone());
+                writers.lock().unwrap().insert(service, writer);
+                Ok(reader)
+            };
+            std::future::ready(followed)
         }
     };
     let defaults = move |_: &ServiceName| ServiceDefaults { policy: initial.clone(), hash_key: None };
@@ -103,7 +102,7 @@ impl Door {
     /// A front door with the service `svc`, listed with so many endpoints.
     async fn with_endpoints(count: u8) -> Self {
         let door = door().await;
-        door.services.add(&name("svc")).unwrap();
+        door.services.add(&name("svc")).await.unwrap();
         door.list(1, count).await;
         door
     }
@@ -421,7 +420,7 @@ async fn readiness_follows_the_first_list_and_the_checks_and_survives_a_lost_reg
     let door = door().await;
     let (head, body) = door.get("/readyz").await;
     assert!(head.starts_with("HTTP/1.1 503") && body.contains("is not watched"), "{head}\n{body}");
-    door.services.add(&name("svc")).unwrap();
+    door.services.add(&name("svc")).await.unwrap();
     let (_, body) = door.get("/readyz").await;
     assert!(body.contains("waits for its first list"), "{body}");
     door.list(1, 2).await;
@@ -448,7 +447,7 @@ async fn readiness_follows_the_first_list_and_the_checks_and_survives_a_lost_reg
 #[tokio::test]
 async fn the_dashboard_shows_the_services_and_escapes_their_names() {
     let door = Door::with_endpoints(2).await;
-    door.services.add(&name("<script>alert(1)</script>")).unwrap();
+    door.services.add(&name("<script>alert(1)</script>")).await.unwrap();
     door.client().await.set_policy(bundled("weighted", "")).await.unwrap();
     let (head, body) = door.get("/").await;
     assert!(head.contains("text/html") && head.contains("default-src 'none'"), "{head}");
