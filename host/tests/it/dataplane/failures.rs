@@ -76,7 +76,7 @@ async fn a_call_for_an_unknown_service_waits_for_its_first_list() {
 #[tokio::test]
 async fn a_registry_that_cannot_be_reached() {
     let node = Node::new().await;
-    node.update("svc", Update::Stale { reason: "connection refused by 192.0.2.1:2379".into() });
+    node.update("svc", Update::Stale { reason: "connection refused by 192.0.2.1:2379".into() }).await;
     let answer = node.client().await.echo("svc", "x").await;
     check(&answer, "14", "registry-unreachable", &["service svc", "192.0.2.1:2379"]);
 }
@@ -85,7 +85,7 @@ async fn a_registry_that_cannot_be_reached() {
 async fn losing_the_registry_loses_no_call() {
     let (node, a) = (Node::new().await, Instance::echo("a").await);
     node.serve("svc", &[&a]).await;
-    node.update("svc", Update::Stale { reason: "gone".into() });
+    node.update("svc", Update::Stale { reason: "gone".into() }).await;
     let mut reader = node.services.get("svc").unwrap().subscribe();
     while reader.current().stale.is_none() {
         soon(reader.changed()).await.unwrap();

@@ -293,10 +293,10 @@ impl Node {
         let writers = Writers::default();
         let follow = {
             let writers = Arc::clone(&writers);
-            move |service: &ServiceName| {
+            move |service: ServiceName| {
                 let (writer, reader) = snapshot::channel(service.clone());
-                writers.lock().unwrap().insert(service.clone(), writer);
-                Ok(reader)
+                writers.lock().unwrap().insert(service, writer);
+                std::future::ready(Ok(reader))
             }
         };
         let defaults = |_: &ServiceName| ServiceDefaults { policy: TestPolicy::rotation().candidate(), hash_key: None };
@@ -320,9 +320,9 @@ impl Node {
         static REVISION: AtomicUsize = AtomicUsize::new(1);
         let revision = Revision(REVISION.fetch_add(1, SeqCst).try_into().unwrap());
         let name = ServiceName::new(service).unwrap();
-        let handle = self.services.add(&name).unwrap();
+        let handle = self.services.add(&name).await.unwrap();
         let mut reader = handle.subscribe();
-        self.update(service, Update::Reset { revision, endpoints, skipped: 0 });
+        self.update(service, Update::Reset { revision, endpoints, skipped: 0 }).await;
         while reader.current().revision < revision {
             soon(reader.changed()).await.unwrap();
         }
@@ -333,9 +333,9 @@ impl Node {
         self.set(service, instances.iter().map(|instance| at(instance.address)).collect()).await;
     }
 
-    pub(super) fn update(&self, service: &str, update: Update) {
+    pub(super) async fn update(&self, service: &str, update: Update) {
         let name = ServiceName::new(service).unwrap();
-        self.services.add(&name).unwrap();
+        self.services.add(&name).await.unwrap();
         self.writers.lock().unwrap().get_mut(&name).unwrap().apply(update);
     }
 
