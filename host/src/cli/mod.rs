@@ -1,7 +1,7 @@
 //! The command line: flags in, tables or JSON out, an exit code that means something.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
-// mod demo;
+mod demo;
 mod etcd;
 mod lookup;
 mod node;
@@ -47,8 +47,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    // / See it work: a registry, five instances, a node, and policies swapped while calls run.
-    // Demo(demo::Args),
+    /// See it work: a registry, five instances, a node, and policies swapped while calls run.
+    Demo(demo::Args),
     /// Run a node: a gRPC proxy that finds endpoints in the registry and balances calls over them.
     Node(node::Args),
     /// Register an instance, or any process, for as long as it runs.
@@ -63,9 +63,9 @@ enum Command {
     Plugin(plugin::Args),
     /// Run the embedded registry alone: etcd's protocol, in memory, on loopback.
     Etcd(etcd::Args),
-    // / One Greeter instance of the demo: serves, and registers itself.
-    // #[command(hide = true)]
-    // DemoServer(demo::server::Args),
+    /// One Greeter instance of the demo: serves, and registers itself.
+    #[command(hide = true)]
+    DemoServer(demo::server::Args),
 }
 
 /// Runs the command line of this process.
@@ -98,7 +98,7 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        // Command::Demo(args) => demo::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Node(args) => node::run(args).await,
         Command::Register(args) => register::run(args).await,
         Command::Resolve(args) => lookup::resolve(args).await,
@@ -106,7 +106,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Policy(args) => policy::run(args).await,
         Command::Plugin(args) => plugin::run(args).await,
         Command::Etcd(args) => etcd::run(args).await,
-        // Command::DemoServer(args) => demo::server::run(args).await,
+        Command::DemoServer(args) => demo::server::run(args).await,
     }
 }
 
@@ -114,7 +114,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
 fn init_log(cli: &Cli) {
     let default = match cli.command {
         Command::Node(_) | Command::Register(_) | Command::Etcd(_) => "info",
-        // Command::Demo(_) => "error",
+        Command::Demo(_) => "error",
         _ => "warn",
     };
     let filter = cli.log.as_deref().unwrap_or(default);
