@@ -20,5 +20,15 @@ pub mod snapshot;
 
 pub mod embedded;
 pub mod plugin;
+pub mod registry;
 
 pub mod balancer;
+pub mod dataplane;
+
+pub mod admin;
+
+pub mod app;
+pub mod cli;
+pub mod config;
+
+pub use dataplane::Channel;

@@ -17,5 +17,5 @@ pub use endpoint::{CallGuard, EndpointCell, Outcome};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};
-pub use services::{DiscoverError, ServiceDefaults, Services, ServicesConfig};
+pub use services::{DiscoverError, Following, ServiceDefaults, Services, ServicesConfig};
 pub use state::{EndpointState, FailureSink, Pick, PickRequest, ServiceCounters, ServiceState};

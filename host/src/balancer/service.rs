@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     model::{Address, Endpoint, InstanceId, Revision, ServiceName},
+    plugin::WasmPolicy,
     policy::{BuildError, Decision, PickContext, PickError, Picker, Plan, Policy, RequestFacts, Scope},
     snapshot::{self, Snapshot},
 };
@@ -44,6 +45,22 @@ pub struct Candidate {
     pub info: PolicyInfo,
     /// How long loading it took, for the report.
     pub load_time: Duration,
+}
+
+impl Candidate {
+    /// A policy in WebAssembly, chosen by `by`.
+    pub fn new(policy: WasmPolicy, by: impl Into<String>) -> Self {
+        let plugin = policy.plugin();
+        let info = PolicyInfo {
+            name: plugin.description.name.as_str().into(),
+            plugin_version: plugin.description.version.clone(),
+            sha256: plugin.sha256.clone(),
+            origin: plugin.origin.clone(),
+            config: policy.config().to_owned(),
+            by: by.into(),
+        };
+        Self { load_time: plugin.load_time, policy: Arc::new(policy), info }
+    }
 }
 
 /// How long the parts of a swap took.
@@ -117,7 +134,8 @@ enum Command {
 struct Shared {
     service: ServiceName,
     state: ArcSwap<ServiceState>,
-    generation: watch::Sender<u64>,
+    /// Only to subscribe by: the task has the sender, so that readers learn when it ends.
+    generation: watch::Receiver<u64>,
     history: RwLock<History>,
 }
 
@@ -156,10 +174,11 @@ impl ServiceHandle {
             counters: Arc::clone(&counters),
             failures: Arc::new(NoFailures),
         };
+        let (published, generation) = watch::channel(0);
         let shared = Arc::new(Shared {
             service: setup.service.clone(),
             state: ArcSwap::from_pointee(empty),
-            generation: watch::Sender::new(0),
+            generation,
             history: RwLock::default(),
         });
         let (commands, inbox) = mpsc::channel(16);
@@ -167,6 +186,7 @@ impl ServiceHandle {
         let task = Task {
             scope: Scope { service: setup.service.clone(), zone: Arc::clone(&setup.zone) },
             shared: Arc::clone(&shared),
+            published,
             snapshot: reader.current(),
             cells: HashMap::new(),
             running: None,
@@ -191,7 +211,9 @@ impl ServiceHandle {
 
     /// Follows what is published.
     pub fn subscribe(&self) -> StateReader {
-        StateReader { shared: Arc::clone(&self.shared), generation: self.shared.generation.subscribe() }
+        let mut generation = self.shared.generation.clone();
+        generation.mark_unchanged();
+        StateReader { shared: Arc::clone(&self.shared), generation }
     }
 
     /// The service's policies, newest first.
@@ -267,6 +289,7 @@ struct Task {
     setup: ServiceSetup,
     scope: Scope,
     shared: Arc<Shared>,
+    published: watch::Sender<u64>,
     /// The snapshot that the published generation is made of.
     snapshot: Arc<Snapshot>,
     cells: HashMap<(InstanceId, Address), Arc<EndpointCell>>,
@@ -429,7 +452,7 @@ impl Task {
             counters: Arc::clone(&self.counters),
             failures,
         }));
-        self.shared.generation.send_replace(generation);
+        self.published.send_replace(generation);
         generation
     }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use dashmap::DashMap;
+use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -21,10 +22,13 @@ pub struct ServiceDefaults {
     pub hash_key: Option<HashKey>,
 }
 
+/// The reader of a service that is followed from now on.
+pub type Following = BoxFuture<'static, Result<snapshot::Reader, NamingError>>;
+
 /// How a node balances its services.
 pub struct ServicesConfig {
     /// Starts to follow a service in the registry.
-    pub follow: Box<dyn Fn(&ServiceName) -> Result<snapshot::Reader, NamingError> + Send + Sync>,
+    pub follow: Box<dyn Fn(ServiceName) -> Following + Send + Sync>,
     /// What a service begins with.
     pub defaults: Box<dyn Fn(&ServiceName) -> ServiceDefaults + Send + Sync>,
     /// The zone this node stands in; empty when unknown.
@@ -43,12 +47,15 @@ pub struct ServicesConfig {
 
 impl ServicesConfig {
     /// The defaults, around what has none.
-    pub fn new(
-        follow: impl Fn(&ServiceName) -> Result<snapshot::Reader, NamingError> + Send + Sync + 'static,
+    pub fn new<F>(
+        follow: impl Fn(ServiceName) -> F + Send + Sync + 'static,
         defaults: impl Fn(&ServiceName) -> ServiceDefaults + Send + Sync + 'static,
-    ) -> Self {
+    ) -> Self
+    where
+        F: Future<Output = Result<snapshot::Reader, NamingError>> + Send + 'static,
+    {
         Self {
-            follow: Box::new(follow),
+            follow: Box::new(move |service| Box::pin(follow(service))),
             defaults: Box::new(defaults),
             zone: Arc::default(),
             max_services: 10_000,
@@ -114,16 +121,21 @@ impl Services {
     }
 
     /// Balances a service from now on, if it is not balanced yet.
-    pub fn add(&self, name: &ServiceName) -> Result<ServiceHandle, DiscoverError> {
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the service was added or it was not.
+    pub async fn add(&self, name: &ServiceName) -> Result<ServiceHandle, DiscoverError> {
         if let Some(handle) = self.get(name.as_str()) {
             return Ok(handle);
         }
         self.make_room(name)?;
+        let config = &self.inner.config;
+        let reader = (config.follow)(name.clone()).await?;
         match self.inner.map.entry(name.clone()) {
+            // Somebody else was faster; what we began to follow ends with its reader.
             dashmap::Entry::Occupied(slot) => Ok(slot.get().handle.clone()),
             dashmap::Entry::Vacant(slot) => {
-                let config = &self.inner.config;
-                let reader = (config.follow)(name)?;
                 let defaults = (config.defaults)(name);
                 let setup = ServiceSetup {
                     service: name.clone(),
@@ -149,7 +161,7 @@ impl Services {
     ///
     /// Safe: the service stays.
     pub async fn discover(&self, name: &ServiceName) -> Result<ServiceHandle, DiscoverError> {
-        let handle = self.add(name)?;
+        let handle = self.add(name).await?;
         let mut reader = handle.subscribe();
         let settled = async {
             while {

@@ -1,0 +1,7 @@
+//! Integration tests: one binary, a module for each part of the node.
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
+mod admin;
+mod dataplane;
+mod embedded;
