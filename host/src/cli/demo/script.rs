@@ -1,10 +1,6 @@
 //! The acts of the demo, in their order, and what each of them does.
 
-use std::{
-    path::PathBuf,
-    sync::PoisonError,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::PoisonError, time::Duration};
 
 use futures::future::{join_all, try_join_all};
 use greeter::Serving;
@@ -13,8 +9,9 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use super::{
-    DemoError, note,
+    DemoError,
     load::{ENOUGH, Failure, Load, Totals},
+    note,
     observe::Observer,
     processes::{Process, Spec},
     shares::Member,
@@ -35,7 +32,8 @@ const SOON: Duration = Duration::from_secs(20);
 const SLOW: Duration = Duration::from_millis(40);
 
 /// Zone, weight and slowness of the five instances. Every policy gives them other shares.
-const FLEET: [(&str, u32, bool); 5] = [("a", 3, false), ("a", 2, false), ("a", 1, false), ("b", 3, false), ("b", 1, true)];
+const FLEET: [(&str, u32, bool); 5] =
+    [("a", 3, false), ("a", 2, false), ("a", 1, false), ("b", 3, false), ("b", 1, true)];
 
 /// The one that comes later.
 const NEWCOMER: (&str, u32, bool) = ("b", 2, false);
@@ -270,13 +268,8 @@ impl Scene {
             SLOW.as_millis()
         ));
         let first = self.stage.service(&self.service).await?;
-        let observer = Observer::start(
-            self.stage.client(),
-            first,
-            self.service.clone(),
-            self.roster.clone(),
-            self.ui.clone(),
-        );
+        let observer =
+            Observer::start(self.stage.client(), first, self.service.clone(), self.roster.clone(), self.ui.clone());
         let specs = FLEET.map(|member| self.spec(member));
         let registry = self.stage.registry();
         let processes = try_join_all(specs.iter().map(|spec| Process::start(&self.program, spec, &registry))).await?;
@@ -284,7 +277,8 @@ impl Scene {
             self.enrol(process, member);
         }
         self.observer = Some(observer);
-        self.wait("the node's finding the five instances", SOON, |service| service.endpoints.len() == FLEET.len()).await?;
+        self.wait("the node's finding the five instances", SOON, |service| service.endpoints.len() == FLEET.len())
+            .await?;
         self.ui.say(format!(
             "The node has found them by watching the registry. Clients now call SayHello1 through its port {} without a pause; \
              below you see who answers. The mark in each bar is the share that the policy should give.",
@@ -359,7 +353,11 @@ impl Scene {
         let alive: Vec<&Known> = known.iter().filter(|known| !known.killed).collect();
         let report = PolicyReport::new(&status, round_trip.as_secs_f64(), ZONE, &alive, &tally);
         let verdict = if report.shares.iter().all(|share| share.ok) { "as expected" } else { "NOT as expected" };
-        self.ui.say(format!("  {} calls, {} failed, shares {verdict}", tally.answered() + tally.failures, tally.failures));
+        self.ui.say(format!(
+            "  {} calls, {} failed, shares {verdict}",
+            tally.answered() + tally.failures,
+            tally.failures
+        ));
         self.report.policies.push(report);
         // The picture goes on counting.
         load.begin_phase();
@@ -421,7 +419,8 @@ impl Scene {
         load.begin_phase();
         until("an answer from the new instance", SOON, || load.tally().calls(&address) > 0).await?;
         let after = registered.elapsed().as_secs_f64();
-        self.ui.say(format!("  #{instance} {address} answered its first call {} after it was registered", short(after)));
+        self.ui
+            .say(format!("  #{instance} {address} answered its first call {} after it was registered", short(after)));
         self.report.join = Some(JoinReport { instance, address, first_answer_after_seconds: after });
         sleep(self.pace.watch / 2).await;
         Ok(())
@@ -444,7 +443,11 @@ impl Scene {
             total: totals.calls,
             failed: totals.failed - cut_off,
             cut_off,
-            failures: failures.iter().take(5).map(|failure| format!("{:?}: {}", failure.code, failure.message)).collect(),
+            failures: failures
+                .iter()
+                .take(5)
+                .map(|failure| format!("{:?}: {}", failure.code, failure.message))
+                .collect(),
         }
     }
 }
@@ -469,8 +472,7 @@ mod tests {
 
     #[test]
     fn every_policy_of_the_script_gives_other_shares() {
-        let members: Vec<Member> =
-            FLEET.map(|(zone, weight, slow)| Member { zone: zone.into(), weight, slow }).into();
+        let members: Vec<Member> = FLEET.map(|(zone, weight, slow)| Member { zone: zone.into(), weight, slow }).into();
         let names = ACTS.iter().filter_map(|act| match act {
             Act::Policy { name, .. } => Some(*name),
             Act::File => Some(FROM_FILE),

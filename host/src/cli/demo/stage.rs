@@ -89,13 +89,8 @@ impl Stage {
         service: &ServiceName,
         source: PolicySource,
     ) -> Result<PolicyStatus, DemoError> {
-        let set = SetPolicy {
-            service: service.clone(),
-            source,
-            config: String::new(),
-            by: "demo".into(),
-            discover: true,
-        };
+        let set =
+            SetPolicy { service: service.clone(), source, config: String::new(), by: "demo".into(), discover: true };
         self.client.set_policy(set).await.map_err(api("take a policy"))
     }
 
