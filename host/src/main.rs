@@ -1,2 +1,7 @@
-//! The waymark command.
-fn main() {}
+//! The `waymark` command: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    waymark::cli::main()
+}

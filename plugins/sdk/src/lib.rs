@@ -1,1 +1,70 @@
-//! Placeholder.
+//! Write a load-balancing policy or a key scheme for Waymark in plain Rust.
+//!
+//! A policy decides which endpoint gets a request; a key scheme decides what a service's keys in etcd look like. Both are
+//! WebAssembly components, and this crate hides all of that: implement [`Policy`] or [`KeyScheme`], name the type in
+//! [`export_policy!`] or [`export_key_scheme!`], and build for `wasm32-unknown-unknown`. For any other target the macros
+//! expand to nothing, so the same crate is plain Rust that ordinary unit tests can call; [`testing`] has the fakes.
+//!
+//! ```
+//! use waymark_plugin::{Config, Description, Endpoint, Plan, Policy, Scope, export_policy, receiving};
+//!
+//! struct RoundRobin;
+//!
+//! impl Policy for RoundRobin {
+//!     const DESCRIPTION: Description = Description::new("round_robin", "1.0.0", "Every endpoint in turn.");
+//!
+//!     fn build(_: &Config, _: &Scope, endpoints: &[Endpoint]) -> Result<Plan<Self>, String> {
+//!         Ok(Plan::Rotation(receiving(endpoints)))
+//!     }
+//! }
+//!
+//! export_policy!(RoundRobin);
+//! # fn main() {}
+//! ```
+//!
+//! What is here: the two traits and their types; [`Config`], which reads a configuration and names the field at fault;
+//! [`smooth_rotation`] and [`maglev_table`], the two ways of making a plan; [`Random`]; [`json`]. What is not: anything that
+//! touches a network, a clock or a file. A plugin has none of these, and what it may ask of the host is [`Host`] and [`log`].
+
+mod config;
+mod description;
+mod generated;
+mod host;
+pub mod json;
+mod key_scheme;
+mod maglev;
+mod policy;
+mod random;
+mod rotation;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+
+pub use config::Config;
+pub use description::{Description, Field};
+pub use generated::{
+    balancer::{
+        exports::waymark::plugin::balancer::{Context, Decision},
+        waymark::plugin::{
+            log::Level,
+            types::{Endpoint, Scope},
+        },
+    },
+    key_scheme::exports::waymark::plugin::key_scheme::{Entry, Instance},
+};
+pub use host::{Host, log};
+pub use key_scheme::{KeyScheme, Lease};
+pub use maglev::{MAGLEV_TABLE_SIZE, maglev_table};
+pub use policy::{Plan, Policy, receiving};
+pub use random::{Random, hash_text};
+pub use rotation::{MAX_ROTATION, smooth_rotation};
+
+/// What the export macros expand to. Not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::{
+        generated::{balancer, key_scheme},
+        host::{GrantedHost, report_panics},
+        key_scheme::{decode, encode, is_key_scheme, prefixes},
+        policy::{build, is_policy, pick, split},
+    };
+}

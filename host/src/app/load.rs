@@ -1,0 +1,78 @@
+//! From a plugin's name or file to what runs.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::{
+    balancer::Candidate,
+    config::{PluginChoice, PluginRef},
+    plugin::{Engine, Kind, LoadError, Plugin, WasmKeyScheme},
+};
+
+/// Why a plugin could not be had.
+#[derive(Debug, Error)]
+pub enum PluginError {
+    /// The file cannot be read.
+    #[error("cannot read the plugin {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is no plugin for this.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Loading it panicked, which is a fault of the host.
+    #[error("loading {plugin} failed inside the host: {reason}")]
+    Host {
+        /// The plugin.
+        plugin: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// Loads a plugin, off the async threads. `kind` is wanted for bundled names; without it either kind is found.
+pub async fn load_plugin(engine: &Engine, kind: Option<Kind>, reference: &PluginRef) -> Result<Plugin, PluginError> {
+    let (engine, reference) = (engine.clone(), reference.clone());
+    let name = reference.to_string();
+    let load = move || match &reference {
+        PluginRef::Bundled(name) => match kind {
+            Some(kind) => Ok(engine.load_bundled(kind, name)?),
+            None => engine
+                .load_bundled(Kind::KeyScheme, name)
+                .or_else(|_| engine.load_bundled(Kind::Policy, name))
+                .map_err(Into::into),
+        },
+        PluginRef::File(path) => {
+            let bytes = std::fs::read(path).map_err(|source| PluginError::Read { path: path.clone(), source })?;
+            Ok(engine.load(&bytes, &path.display().to_string())?)
+        }
+    };
+    let joined = tokio::task::spawn_blocking(load).await;
+    joined.unwrap_or_else(|panic| Err(PluginError::Host { plugin: name, reason: panic.to_string() }))
+}
+
+/// Loads a policy, ready to be given to a service.
+pub async fn load_policy(engine: &Engine, choice: &PluginChoice, by: &str) -> Result<Candidate, PluginError> {
+    let plugin = load_plugin(engine, Some(Kind::Policy), &choice.plugin).await?;
+    Ok(Candidate::new(plugin.into_policy(&choice.config)?, by))
+}
+
+/// Loads a key scheme.
+pub async fn load_key_scheme(engine: &Engine, choice: &PluginChoice) -> Result<WasmKeyScheme, PluginError> {
+    let plugin = load_plugin(engine, Some(Kind::KeyScheme), &choice.plugin).await?;
+    Ok(plugin.into_key_scheme(&choice.config)?)
+}
+
+/// Where compiled plugins are kept when nothing was said: the user's cache folder, if there is one.
+pub fn default_plugin_cache() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    Some(base.join("waymark").join("plugins"))
+}

@@ -1,0 +1,293 @@
+//! The composition root: joins the stages to a running node.
+
+mod load;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use thiserror::Error;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use self::load::{PluginError, default_plugin_cache, load_key_scheme, load_plugin, load_policy};
+use crate::{
+    admin::{self, Admin, AdminError, Readiness},
+    balancer::{Candidate, ServiceDefaults, Services, ServicesConfig},
+    config::{NodeConfig, PluginChoice, RegistrySource},
+    dataplane::{self, Channel, Dataplane, Drained},
+    embedded::{self, EmbeddedError},
+    model::ServiceName,
+    naming::KeyScheme,
+    plugin::{Engine, EngineConfig},
+    policy::{BuildError, Scope},
+    registry::{Registry, RegistryConfig, RegistryError},
+};
+
+/// Why a node does not start. Nothing of it runs.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// An address cannot be listened on.
+    #[error("cannot listen for {what} on {address}{}", hint(source, flag))]
+    Listen {
+        /// For what.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The flag that names it.
+        flag: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The plugin engine does not run on this machine.
+    #[error("cannot start the plugin engine: {0}")]
+    Engine(String),
+    /// A configured plugin cannot be loaded.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// A configured policy refuses its configuration.
+    #[error("{whose}: {source}")]
+    Policy {
+        /// The service, or the default.
+        whose: String,
+        /// What the policy said.
+        source: BuildError,
+    },
+    /// The registry cannot be used, and trying again would not help.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The embedded registry does not start.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// A configured service cannot be balanced.
+    #[error(transparent)]
+    Service(#[from] crate::balancer::DiscoverError),
+}
+
+fn hint(source: &io::Error, flag: &str) -> String {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        format!(": the address is in use; choose another one with {flag} (port 0 takes a free one)")
+    } else {
+        String::new()
+    }
+}
+
+/// A running node.
+pub struct Node {
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    registry_urls: Vec<String>,
+    registry: Registry,
+    scheme: Arc<dyn KeyScheme>,
+    services: Services,
+    dataplane: Dataplane,
+    embedded: Option<embedded::Handle>,
+    stop: CancellationToken,
+    proxy_task: JoinHandle<Drained>,
+    admin_task: JoinHandle<Result<(), AdminError>>,
+}
+
+impl Node {
+    /// Starts everything and returns when calls are taken. An etcd that cannot be reached is no obstacle: the node says so and goes on
+    /// trying.
+    pub async fn start(config: NodeConfig) -> Result<Self, AppError> {
+        // The ports first: the most common fault, and the cheapest to find.
+        let proxy_listener = listen("gRPC calls", config.listen, "--listen").await?;
+        let admin_listener = listen("the node's API", config.admin, "--admin").await?;
+        let (proxy, admin_address) = (address(&proxy_listener, config.listen), address(&admin_listener, config.admin));
+        let engine = Engine::new(EngineConfig {
+            cache_dir: config.plugin_cache.clone(),
+            limits: config.limits.clone(),
+            ..EngineConfig::default()
+        })
+        .map_err(|error| AppError::Engine(format!("{error:#}")))?;
+        let scheme: Arc<dyn KeyScheme> = Arc::new(load_key_scheme(&engine, &config.key_scheme).await?);
+        if let Some(warning) = scheme.warning() {
+            warn!(key_scheme = scheme.name(), "{warning}");
+        }
+        let defaults = Defaults::load(&engine, &config).await?;
+
+        let (embedded, registry_config) = match config.registry.clone() {
+            RegistrySource::Etcd(config) => (None, *config),
+            RegistrySource::Embedded(listen) => {
+                let handle = embedded::Server::start(listen, embedded::Options::default()).await?;
+                let config = RegistryConfig::new([handle.url().to_owned()]);
+                (Some(handle), config)
+            }
+        };
+        let registry_urls = registry_config.endpoints.clone();
+        let registry = Registry::connect(registry_config)?;
+        if let Err(error) = registry.check().await {
+            if !error.is_transient() {
+                return Err(error.into());
+            }
+            warn!(%error, "the registry cannot be reached yet; the node goes on trying");
+        }
+
+        let mut metrics = admin::metrics_registry();
+        registry.metrics().register(&mut metrics);
+        let dataplane_metrics = dataplane::Metrics::register(&mut metrics);
+        let follow = {
+            let (registry, scheme) = (registry.clone(), Arc::clone(&scheme));
+            move |service| {
+                let (registry, scheme) = (registry.clone(), Arc::clone(&scheme));
+                async move { registry.subscribe(service, scheme).await }
+            }
+        };
+        let services = Services::new(ServicesConfig {
+            zone: config.zone.as_str().into(),
+            ..ServicesConfig::new(follow, move |service| defaults.of(service))
+        });
+        for service in &config.services {
+            services.add(&service.name).await?;
+        }
+        let options = dataplane::Options { drain_timeout: config.drain_timeout, ..dataplane::Options::default() };
+        let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);
+
+        let stop = CancellationToken::new();
+        let proxy_task = tokio::spawn(dataplane::serve(
+            proxy_listener,
+            dataplane.clone(),
+            stop.clone().cancelled_owned(),
+        ));
+        let front = Admin {
+            metrics,
+            readiness: Readiness::default().with_services(config.services.iter().map(|service| service.name.clone())),
+            ..Admin::new(services.clone(), engine)
+        };
+        let admin_task = tokio::spawn(admin::serve(admin_listener, front, stop.clone().cancelled_owned()));
+        info!(%proxy, admin = %admin_address, registry = registry_urls.join(","), "node is up");
+        Ok(Self {
+            proxy,
+            admin: admin_address,
+            registry_urls,
+            registry,
+            scheme,
+            services,
+            dataplane,
+            embedded,
+            stop,
+            proxy_task,
+            admin_task,
+        })
+    }
+
+    /// Where gRPC calls come in.
+    pub fn proxy_addr(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// Where the node's API, health, metrics and dashboard are.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// etcd's endpoints, or the embedded registry's.
+    pub fn registry_urls(&self) -> &[String] {
+        &self.registry_urls
+    }
+
+    /// The registry, for registering instances from this process.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The key scheme in use.
+    pub fn key_scheme(&self) -> Arc<dyn KeyScheme> {
+        Arc::clone(&self.scheme)
+    }
+
+    /// The services balanced here.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// A channel to one service: the node's balancer in process, for any tonic client.
+    pub fn channel(&self, service: ServiceName) -> Channel {
+        self.dataplane.channel(service)
+    }
+
+    /// Stops: takes no more calls, finishes what runs within the drain timeout, then closes everything. Returns how that went.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once begun the shutdown goes on; only its end is not waited for.
+    pub async fn shutdown(self) -> Drained {
+        self.stop.cancel();
+        let drained = self.proxy_task.await.unwrap_or_else(|panic| {
+            warn!(%panic, "the data plane ended badly");
+            Drained { cut_off: 0 }
+        });
+        match self.admin_task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the admin server ended badly"),
+            Err(panic) => warn!(%panic, "the admin server ended badly"),
+        }
+        drop(self.services);
+        drop(self.dataplane);
+        drop(self.registry);
+        if let Some(embedded) = self.embedded
+            && let Err(error) = embedded.shutdown().await
+        {
+            warn!(%error, "the embedded registry ended badly");
+        }
+        drained
+    }
+}
+
+async fn listen(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| AppError::Listen { what, address, flag, source })
+}
+
+/// The port that was taken, where any was asked for.
+fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// What each service begins with, loaded and tried before anything starts.
+struct Defaults {
+    policy: Candidate,
+    hash_key: Option<crate::balancer::HashKey>,
+    services: HashMap<ServiceName, (Option<Candidate>, Option<crate::balancer::HashKey>)>,
+}
+
+impl Defaults {
+    async fn load(engine: &Engine, config: &NodeConfig) -> Result<Self, AppError> {
+        let zone: Arc<str> = config.zone.as_str().into();
+        let load = async |choice: &PluginChoice, whose: String| -> Result<Candidate, AppError> {
+            let candidate = load_policy(engine, choice, "configuration").await?;
+            let service = ServiceName::new("configuration").expect("a plain name");
+            let (policy, scope) = (Arc::clone(&candidate.policy), Scope { service, zone: Arc::clone(&zone) });
+            // Built for nobody: that is when a policy refuses its configuration.
+            let tried = tokio::task::spawn_blocking(move || policy.build(&scope, &[]).map(drop)).await;
+            match tried {
+                Ok(Ok(())) => Ok(candidate),
+                Ok(Err(source)) => Err(AppError::Policy { whose, source }),
+                Err(panic) => Err(AppError::Engine(panic.to_string())),
+            }
+        };
+        let policy = load(&config.policy, "the default policy".into()).await?;
+        let mut services = HashMap::new();
+        for service in &config.services {
+            let own = match &service.policy {
+                Some(choice) => Some(load(choice, format!("service {}", service.name)).await?),
+                None => None,
+            };
+            services.insert(service.name.clone(), (own, service.hash_key.clone()));
+        }
+        Ok(Self { policy, hash_key: config.hash_key.clone(), services })
+    }
+
+    fn of(&self, service: &ServiceName) -> ServiceDefaults {
+        let (policy, hash_key) = self.services.get(service).cloned().unwrap_or_default();
+        ServiceDefaults {
+            policy: policy.unwrap_or_else(|| self.policy.clone()),
+            hash_key: hash_key.or_else(|| self.hash_key.clone()),
+        }
+    }
+}

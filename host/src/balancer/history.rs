@@ -1,0 +1,223 @@
+//! Every policy a service was given, and what became of it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::Notify, time::Instant};
+use tracing::warn;
+
+use super::state::FailureSink;
+use crate::policy::{PickError, Policy};
+
+/// Which policy, with which configuration, from where and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyInfo {
+    /// The name the plugin gives itself.
+    pub name: Arc<str>,
+    /// The version the plugin gives itself.
+    pub plugin_version: String,
+    /// SHA-256 of the component, hex.
+    pub sha256: String,
+    /// `bundled`, or where the bytes came from.
+    pub origin: String,
+    /// Its configuration, a JSON object.
+    pub config: String,
+    /// Who chose it; free text.
+    pub by: String,
+}
+
+/// What became of a policy version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyOutcome {
+    /// It balances the service now.
+    Running,
+    /// It ran, and another one took its place.
+    Superseded,
+    /// It did not pass its checks and never ran.
+    Refused,
+    /// It failed too often and was taken out of service.
+    Quarantined,
+}
+
+impl PolicyOutcome {
+    /// The outcome in one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Superseded => "superseded",
+            Self::Refused => "refused",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// One line of a service's policy history.
+#[derive(Debug, Clone)]
+pub struct PolicyVersion {
+    /// Counts the policies the service was given on this node, from 1.
+    pub version: u64,
+    /// Which policy it was.
+    pub info: PolicyInfo,
+    /// When it was given.
+    pub at: SystemTime,
+    /// The kind of its latest plan; empty while it has none.
+    pub plan: &'static str,
+    /// What became of it.
+    pub outcome: PolicyOutcome,
+    /// Why it was refused or taken out, or what is wrong with it while it runs; empty otherwise.
+    pub reason: String,
+    /// Picks that failed while it ran, each answered by a fallback within the same call.
+    pub pick_failures: u64,
+}
+
+/// One version with what is needed to run it again.
+pub(super) struct Entry {
+    pub(super) version: u64,
+    pub(super) info: PolicyInfo,
+    pub(super) at: SystemTime,
+    pub(super) plan: &'static str,
+    pub(super) outcome: PolicyOutcome,
+    pub(super) reason: String,
+    pub(super) policy: Arc<dyn Policy>,
+    pub(super) failures: Arc<Failures>,
+}
+
+impl Entry {
+    fn public(&self) -> PolicyVersion {
+        PolicyVersion {
+            version: self.version,
+            info: self.info.clone(),
+            at: self.at,
+            plan: self.plan,
+            outcome: self.outcome,
+            reason: self.reason.clone(),
+            pick_failures: self.failures.total(),
+        }
+    }
+}
+
+/// How many versions a service remembers, so that a rollback has somewhere to go and a loop of swaps does not fill memory.
+const REMEMBERED: usize = 32;
+
+/// A service's policy versions, oldest first.
+#[derive(Default)]
+pub(super) struct History {
+    entries: VecDeque<Entry>,
+    last_version: u64,
+}
+
+impl History {
+    pub(super) fn next_version(&mut self) -> u64 {
+        self.last_version += 1;
+        self.last_version
+    }
+
+    /// Adds a version. Past [`REMEMBERED`] the oldest that does not run, and is not `keep`, is forgotten.
+    pub(super) fn push(&mut self, entry: Entry, keep: Option<u64>) {
+        self.entries.push_back(entry);
+        if self.entries.len() > REMEMBERED {
+            let oldest =
+                self.entries.iter().position(|e| e.outcome != PolicyOutcome::Running && Some(e.version) != keep);
+            self.entries.remove(oldest.unwrap_or(0));
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, version: u64) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.version == version)
+    }
+
+    pub(super) fn get(&self, version: u64) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.version == version)
+    }
+
+    /// The newest version before `version` that once ran.
+    pub(super) fn before(&self, version: u64) -> Option<&Entry> {
+        self.entries.iter().rev().find(|e| e.version < version && e.outcome == PolicyOutcome::Superseded)
+    }
+
+    /// All versions, newest first.
+    pub(super) fn list(&self) -> Vec<PolicyVersion> {
+        self.entries.iter().rev().map(Entry::public).collect()
+    }
+}
+
+/// When a policy's failing picks take it out of service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Quarantine {
+    /// This many failures …
+    pub(super) failures: usize,
+    /// … within this time.
+    pub(super) window: Duration,
+}
+
+/// Counts the failing picks of one policy version.
+pub(super) struct Failures {
+    service: String,
+    policy: Arc<str>,
+    quarantine: Quarantine,
+    recent: Mutex<Recent>,
+    /// Wakes the service's task.
+    notify: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Recent {
+    total: u64,
+    at: VecDeque<Instant>,
+    reason: Option<String>,
+    exceeded: bool,
+}
+
+impl Failures {
+    pub(super) fn new(service: &str, policy: Arc<str>, quarantine: Quarantine, notify: Arc<Notify>) -> Self {
+        Self { service: service.into(), policy, quarantine, recent: Mutex::default(), notify }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.lock().total
+    }
+
+    /// The last reason, once there were too many failures within the window.
+    pub(super) fn exceeded(&self) -> Option<String> {
+        let recent = self.lock();
+        recent.exceeded.then(|| recent.reason.clone().unwrap_or_default())
+    }
+
+    /// Forgets what was counted towards quarantine: the version gets a new chance.
+    pub(super) fn pardon(&self) {
+        let mut recent = self.lock();
+        recent.at.clear();
+        recent.exceeded = false;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {
+        // The lock is held for a few instructions that cannot panic half-way.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FailureSink for Failures {
+    fn pick_failed(&self, error: &PickError) {
+        let mut recent = self.lock();
+        recent.total += 1;
+        if matches!(error, PickError::Restarting) {
+            return;
+        }
+        if recent.at.is_empty() {
+            warn!(service = self.service, policy = &*self.policy, %error, "policy failed a pick; a fallback answered it");
+        }
+        let now = Instant::now();
+        while recent.at.front().is_some_and(|at| now - *at > self.quarantine.window) {
+            recent.at.pop_front();
+        }
+        recent.at.push_back(now);
+        recent.reason = Some(error.to_string());
+        if recent.at.len() >= self.quarantine.failures && !recent.exceeded {
+            recent.exceeded = true;
+            self.notify.notify_one();
+        }
+    }
+}

@@ -1,0 +1,632 @@
+//! The task of one service, and the handle to it.
+//!
+//! ```text
+//!              snapshot changed ──┐
+//!   set policy, roll back ────────┼──▶ build (blocking thread) ──▶ check ──▶ publish one Arc<ServiceState>
+//!   too many failed picks ────────┘            │ refused
+//!                                              ▼
+//!              a command: the running generation stays, the caller learns why
+//!              new endpoints: the last good policy, else the native rotation, serves them
+//! ```
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
+use tracing::{Instrument as _, error, info, info_span, warn};
+
+use super::{
+    endpoint::EndpointCell,
+    hash::HashKey,
+    history::{Entry, Failures, History, PolicyInfo, PolicyOutcome, PolicyVersion, Quarantine},
+    state::{EndpointState, FailureSink, ServiceCounters, ServiceState},
+};
+use crate::{
+    model::{Address, Endpoint, InstanceId, Revision, ServiceName},
+    plugin::WasmPolicy,
+    policy::{BuildError, Decision, PickContext, PickError, Picker, Plan, Policy, RequestFacts, Scope},
+    snapshot::{self, Snapshot},
+};
+
+/// A policy that was loaded and may be given to a service.
+#[derive(Clone)]
+pub struct Candidate {
+    /// The policy with its configuration.
+    pub policy: Arc<dyn Policy>,
+    /// What the history shall say of it.
+    pub info: PolicyInfo,
+    /// How long loading it took, for the report.
+    pub load_time: Duration,
+}
+
+impl Candidate {
+    /// A policy in WebAssembly, chosen by `by`.
+    pub fn new(policy: WasmPolicy, by: impl Into<String>) -> Self {
+        let plugin = policy.plugin();
+        let info = PolicyInfo {
+            name: plugin.description.name.as_str().into(),
+            plugin_version: plugin.description.version.clone(),
+            sha256: plugin.sha256.clone(),
+            origin: plugin.origin.clone(),
+            config: policy.config().to_owned(),
+            by: by.into(),
+        };
+        Self { load_time: plugin.load_time, policy: Arc::new(policy), info }
+    }
+}
+
+/// How long the parts of a swap took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SwapTimes {
+    /// Compiling the component, or finding it compiled.
+    pub load: Duration,
+    /// Building and checking the plan.
+    pub build: Duration,
+    /// Publishing it.
+    pub publish: Duration,
+}
+
+/// A swap that is live.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The version that runs now.
+    pub version: u64,
+    /// The generation that was published with it.
+    pub generation: u64,
+    /// How long it took.
+    pub times: SwapTimes,
+}
+
+/// A swap that did not happen: the running policy is untouched.
+#[derive(Debug, Clone, Error)]
+pub enum SwapError {
+    /// The candidate failed its checks against the live endpoints.
+    #[error("{service} keeps its policy: {reason}")]
+    Refused {
+        /// The service.
+        service: ServiceName,
+        /// Why.
+        reason: String,
+    },
+    /// A rollback to a version that the history does not hold, or that never ran.
+    #[error("{service} has no policy version {version} to roll back to; it can go back to: {available}")]
+    NoSuchVersion {
+        /// The service.
+        service: ServiceName,
+        /// The version asked for; 0 for "the one before".
+        version: u64,
+        /// The versions there are.
+        available: String,
+    },
+    /// The service's task has ended.
+    #[error(transparent)]
+    Closed(#[from] ServiceClosed),
+}
+
+/// The service is not balanced on this node any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("this service is not balanced on this node any more")]
+pub struct ServiceClosed;
+
+/// What a service's task is started with.
+pub(super) struct ServiceSetup {
+    pub(super) service: ServiceName,
+    pub(super) zone: Arc<str>,
+    pub(super) initial: Candidate,
+    pub(super) hash_key: Option<HashKey>,
+    pub(super) coalesce: Duration,
+    pub(super) quarantine: Quarantine,
+}
+
+enum Command {
+    Set { candidate: Candidate, reply: oneshot::Sender<Result<Published, SwapError>> },
+    RollBack { version: u64, by: String, reply: oneshot::Sender<Result<Published, SwapError>> },
+}
+
+struct Shared {
+    service: ServiceName,
+    state: ArcSwap<ServiceState>,
+    /// Only to subscribe by: the task has the sender, so that readers learn when it ends.
+    generation: watch::Receiver<u64>,
+    history: RwLock<History>,
+}
+
+impl Shared {
+    fn history(&self) -> std::sync::RwLockWriteGuard<'_, History> {
+        // A panic while it is held leaves at worst a line unwritten.
+        self.history.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A handle to one balanced service. Cheap to clone; the task ends when the last handle is dropped.
+#[derive(Clone)]
+pub struct ServiceHandle {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl ServiceHandle {
+    /// Starts the task of one service.
+    pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader) -> Self {
+        let counters = Arc::<ServiceCounters>::default();
+        let notify = Arc::new(Notify::new());
+        let empty = ServiceState {
+            service: setup.service.clone(),
+            revision: Revision(0),
+            generation: 0,
+            policy_version: 0,
+            policy_name: Arc::clone(&setup.initial.info.name),
+            endpoints: Arc::default(),
+            stale: None,
+            skipped: 0,
+            listed: false,
+            hash_key: setup.hash_key.clone(),
+            plan: Arc::new(Plan::Rotation(Box::default())),
+            fallback: None,
+            counters: Arc::clone(&counters),
+            failures: Arc::new(NoFailures),
+        };
+        let (published, generation) = watch::channel(0);
+        let shared = Arc::new(Shared {
+            service: setup.service.clone(),
+            state: ArcSwap::from_pointee(empty),
+            generation,
+            history: RwLock::default(),
+        });
+        let (commands, inbox) = mpsc::channel(16);
+        let span = info_span!("balancer", service = %setup.service);
+        let task = Task {
+            scope: Scope { service: setup.service.clone(), zone: Arc::clone(&setup.zone) },
+            shared: Arc::clone(&shared),
+            published,
+            snapshot: reader.current(),
+            cells: HashMap::new(),
+            running: None,
+            last_good: None,
+            counters,
+            notify,
+            setup,
+        };
+        tokio::spawn(task.run(reader, inbox).instrument(span));
+        Self { shared, commands }
+    }
+
+    /// The service.
+    pub fn name(&self) -> &ServiceName {
+        &self.shared.service
+    }
+
+    /// What is published now. Keep it for the life of a request, not longer: it keeps plugin instances alive.
+    pub fn state(&self) -> arc_swap::Guard<Arc<ServiceState>> {
+        self.shared.state.load()
+    }
+
+    /// Follows what is published.
+    pub fn subscribe(&self) -> StateReader {
+        let mut generation = self.shared.generation.clone();
+        generation.mark_unchanged();
+        StateReader { shared: Arc::clone(&self.shared), generation }
+    }
+
+    /// The service's policies, newest first.
+    pub fn history(&self) -> Vec<PolicyVersion> {
+        self.shared.history.read().unwrap_or_else(PoisonError::into_inner).list()
+    }
+
+    /// Swaps the policy. Answers when the new generation is live, or with the reason why it is not.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take the swap back.
+    pub async fn set_policy(&self, candidate: Candidate) -> Result<Published, SwapError> {
+        self.command(|reply| Command::Set { candidate, reply }).await
+    }
+
+    /// Goes back to an earlier version of the history; 0 means the one that ran before the running one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take the rollback back.
+    pub async fn roll_back(&self, version: u64, by: String) -> Result<Published, SwapError> {
+        self.command(|reply| Command::RollBack { version, by, reply }).await
+    }
+
+    async fn command(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<Published, SwapError>>) -> Command,
+    ) -> Result<Published, SwapError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(make(reply)).await.map_err(|_| ServiceClosed)?;
+        answer.await.map_err(|_| ServiceClosed)?
+    }
+}
+
+/// Follows what is published for one service.
+pub struct StateReader {
+    shared: Arc<Shared>,
+    generation: watch::Receiver<u64>,
+}
+
+impl StateReader {
+    /// What is published now.
+    pub fn current(&self) -> Arc<ServiceState> {
+        self.shared.state.load_full()
+    }
+
+    /// Waits for a generation that this reader has not seen yet. The one that stood when it was made counts as seen.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn changed(&mut self) -> Result<(), ServiceClosed> {
+        self.generation.changed().await.map_err(|_| ServiceClosed)
+    }
+}
+
+struct NoFailures;
+
+impl FailureSink for NoFailures {
+    fn pick_failed(&self, _: &PickError) {}
+}
+
+/// A policy that once served without trouble.
+#[derive(Clone)]
+struct Version {
+    version: u64,
+    policy: Arc<dyn Policy>,
+    failures: Arc<Failures>,
+}
+
+struct Task {
+    setup: ServiceSetup,
+    scope: Scope,
+    shared: Arc<Shared>,
+    published: watch::Sender<u64>,
+    /// The snapshot that the published generation is made of.
+    snapshot: Arc<Snapshot>,
+    cells: HashMap<(InstanceId, Address), Arc<EndpointCell>>,
+    /// None once every policy was taken out of service: the native rotation serves.
+    running: Option<Version>,
+    /// What ran before the running one, without being taken out.
+    last_good: Option<Version>,
+    counters: Arc<ServiceCounters>,
+    notify: Arc<Notify>,
+}
+
+/// The plans of one generation.
+struct Plans {
+    plan: Arc<Plan>,
+    fallback: Option<Arc<Plan>>,
+}
+
+impl Task {
+    async fn run(mut self, mut reader: snapshot::Reader, mut inbox: mpsc::Receiver<Command>) {
+        let initial = self.setup.initial.clone();
+        let version = self.record(&initial.policy, initial.info, PolicyOutcome::Running, String::new());
+        self.running = Some(version);
+        let mut last_build: Option<Instant> = None;
+        let mut pending: Option<Arc<Snapshot>> = None;
+        let mut followed = true;
+        if self.snapshot.listed || self.snapshot.stale.is_some() {
+            pending = Some(Arc::clone(&self.snapshot));
+        }
+        loop {
+            // A first change is built at once, those that follow wait for the end of the pause, all together.
+            let due = last_build.map_or_else(Instant::now, |at| at + self.setup.coalesce);
+            let notify = Arc::clone(&self.notify);
+            tokio::select! {
+                snapshot = reader.changed(), if followed => match snapshot {
+                    Ok(snapshot) => pending = Some(snapshot),
+                    // The last snapshot stays what is served.
+                    Err(snapshot::Closed) => followed = false,
+                },
+                () = tokio::time::sleep_until(due), if pending.is_some() => {
+                    if let Some(snapshot) = pending.take() {
+                        self.follow(snapshot).await;
+                        last_build = Some(Instant::now());
+                    }
+                }
+                command = inbox.recv() => match command {
+                    Some(Command::Set { candidate, reply }) => {
+                        let done = self.set(candidate).await;
+                        let _ = reply.send(done); // The caller may have gone; the swap stands.
+                    }
+                    Some(Command::RollBack { version, by, reply }) => {
+                        let done = self.roll_back(version, by).await;
+                        let _ = reply.send(done); // As above.
+                    }
+                    None => return,
+                },
+                () = notify.notified() => self.quarantine().await,
+            }
+        }
+    }
+
+    /// Takes over a new snapshot.
+    async fn follow(&mut self, snapshot: Arc<Snapshot>) {
+        let state = self.shared.state.load_full();
+        let same_endpoints = Arc::ptr_eq(&snapshot.endpoints, &self.snapshot.endpoints) && state.generation > 0;
+        self.snapshot = snapshot;
+        if same_endpoints {
+            let plans = Plans { plan: Arc::clone(&state.plan), fallback: state.fallback.clone() };
+            self.publish(plans);
+            return;
+        }
+        let plans = match self.running.clone() {
+            Some(running) => match self.build(&running).await {
+                Ok(plans) => {
+                    self.remark(running.version, plans.plan.kind(), String::new());
+                    plans
+                }
+                Err(error) => {
+                    error!(%error, "policy cannot serve the new endpoints; a fallback serves them");
+                    self.remark(running.version, "", error.to_string());
+                    self.fallback_plans().await
+                }
+            },
+            None => self.fallback_plans().await,
+        };
+        self.publish(plans);
+    }
+
+    /// Builds and checks a policy against the current endpoints.
+    async fn build(&self, version: &Version) -> Result<Plans, BuildError> {
+        let plan = self.build_one(&version.policy).await?;
+        let fallback = match (&*plan, &self.last_good) {
+            (Plan::EachRequest(_), Some(good)) if good.version != version.version => {
+                self.build_one(&good.policy).await.inspect_err(|error| warn!(%error, "no fallback plan")).ok()
+            }
+            _ => None,
+        };
+        Ok(Plans { plan, fallback })
+    }
+
+    async fn build_one(&self, policy: &Arc<dyn Policy>) -> Result<Arc<Plan>, BuildError> {
+        let (policy, scope, endpoints) = (Arc::clone(policy), self.scope.clone(), Arc::clone(&self.snapshot.endpoints));
+        let name = policy.name().to_owned();
+        let build = move || {
+            let plan = policy.build(&scope, &endpoints)?;
+            if let Plan::EachRequest(picker) = &plan
+                && !endpoints.is_empty()
+            {
+                try_out(policy.name(), &**picker)?;
+            }
+            Ok(Arc::new(plan))
+        };
+        tokio::task::spawn_blocking(build)
+            .await
+            .unwrap_or_else(|panic| Err(BuildError::Trapped { policy: name, reason: panic.to_string() }))
+    }
+
+    /// What serves when the running policy cannot: the last good one, else the native rotation.
+    async fn fallback_plans(&self) -> Plans {
+        if let Some(good) = &self.last_good
+            && let Ok(plan) = self.build_one(&good.policy).await
+        {
+            return Plans { plan, fallback: None };
+        }
+        let weighty = |(index, endpoint): (usize, &Endpoint)| (endpoint.weight > 0).then_some(index as u32);
+        let list = self.snapshot.endpoints.iter().enumerate().filter_map(weighty).collect();
+        Plans { plan: Arc::new(Plan::Rotation(list)), fallback: None }
+    }
+
+    fn publish(&mut self, plans: Plans) -> u64 {
+        let snapshot = &self.snapshot;
+        let mut cells = HashMap::with_capacity(snapshot.endpoints.len());
+        let endpoints = snapshot.endpoints.iter().map(|endpoint| {
+            let key = (endpoint.id.clone(), endpoint.address.clone());
+            let cell = self.cells.remove(&key).unwrap_or_default();
+            cells.insert(key, Arc::clone(&cell));
+            EndpointState { endpoint: endpoint.clone(), cell }
+        });
+        let endpoints = endpoints.collect();
+        // What is left in the old map has gone from the service: its connection closes when its last call ends.
+        self.cells = cells;
+        let generation = self.shared.state.load().generation + 1;
+        let failures: Arc<dyn FailureSink> = match &self.running {
+            Some(running) => Arc::clone(&running.failures) as _,
+            None => Arc::new(NoFailures),
+        };
+        let name = self.running.as_ref().map_or("native rotation", |running| running.policy.name());
+        self.shared.state.store(Arc::new(ServiceState {
+            service: self.scope.service.clone(),
+            revision: snapshot.revision,
+            generation,
+            policy_version: self.running.as_ref().map_or(0, |running| running.version),
+            policy_name: name.into(),
+            endpoints,
+            stale: snapshot.stale.clone(),
+            skipped: snapshot.skipped,
+            listed: snapshot.listed,
+            hash_key: self.setup.hash_key.clone(),
+            plan: plans.plan,
+            fallback: plans.fallback,
+            counters: Arc::clone(&self.counters),
+            failures,
+        }));
+        self.published.send_replace(generation);
+        generation
+    }
+
+    async fn set(&mut self, candidate: Candidate) -> Result<Published, SwapError> {
+        let began = Instant::now();
+        let name = Arc::clone(&candidate.info.name);
+        let (failures, number) = self.number(&name);
+        let version = Version { version: number, policy: Arc::clone(&candidate.policy), failures };
+        // While it is tried, what runs now is what it would fall back to.
+        let former = (self.running.clone(), self.last_good.clone());
+        if let Some(running) = &self.running {
+            self.last_good = Some(running.clone());
+        }
+        let plans = match self.build(&version).await {
+            Ok(plans) => plans,
+            Err(error) => {
+                (self.running, self.last_good) = former;
+                warn!(policy = &*name, %error, "candidate policy refused");
+                self.push(&version, candidate.info, "", PolicyOutcome::Refused, error.to_string());
+                return Err(SwapError::Refused { service: self.scope.service.clone(), reason: error.to_string() });
+            }
+        };
+        let built = Instant::now();
+        if let Some(running) = former.0 {
+            self.close(running.version, PolicyOutcome::Superseded, String::new());
+        }
+        let plan = plans.plan.kind();
+        self.push(&version, candidate.info, plan, PolicyOutcome::Running, String::new());
+        self.running = Some(version);
+        let generation = self.publish(plans);
+        let times = SwapTimes { load: candidate.load_time, build: built - began, publish: built.elapsed() };
+        info!(policy = &*name, version = number, generation, plan, ?times, "policy is live");
+        Ok(Published { version: number, generation, times })
+    }
+
+    async fn roll_back(&mut self, version: u64, by: String) -> Result<Published, SwapError> {
+        let running = self.running.as_ref().map_or(u64::MAX, |running| running.version);
+        let found = {
+            let history = self.shared.history();
+            let entry = if version == 0 { history.before(running) } else { history.get(version) };
+            match entry.filter(|entry| entry.outcome != PolicyOutcome::Refused) {
+                Some(entry) => {
+                    let origin = format!("version {}", entry.version);
+                    let origin = match entry.info.origin.split_once(" (rollback to ") {
+                        Some((first, _)) => format!("{first} (rollback to {origin})"),
+                        None => format!("{} (rollback to {origin})", entry.info.origin),
+                    };
+                    let info = PolicyInfo { by, origin, ..entry.info.clone() };
+                    Ok(Candidate { policy: Arc::clone(&entry.policy), info, load_time: Duration::ZERO })
+                }
+                None => Err(history
+                    .list()
+                    .iter()
+                    .filter(|entry| entry.outcome != PolicyOutcome::Refused && entry.version != running)
+                    .map(|entry| entry.version.to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")),
+            }
+        };
+        match found {
+            Ok(candidate) => self.set(candidate).await,
+            Err(available) => {
+                let available = if available.is_empty() { "none".into() } else { available };
+                Err(SwapError::NoSuchVersion { service: self.scope.service.clone(), version, available })
+            }
+        }
+    }
+
+    /// Takes the running policy out of service after too many failed picks.
+    async fn quarantine(&mut self) {
+        let Some((version, reason)) =
+            self.running.as_ref().and_then(|running| Some((running.version, running.failures.exceeded()?)))
+        else {
+            return;
+        };
+        let reason = format!(
+            "taken out of service after {} failed picks within {:?}: {reason}",
+            self.setup.quarantine.failures, self.setup.quarantine.window
+        );
+        self.close(version, PolicyOutcome::Quarantined, reason.clone());
+        let good = self.last_good.take().filter(|good| good.version != version);
+        self.running = good;
+        let plans = match self.running.clone() {
+            Some(running) => {
+                running.failures.pardon();
+                match self.build(&running).await {
+                    Ok(plans) => {
+                        self.close(running.version, PolicyOutcome::Running, String::new());
+                        plans
+                    }
+                    Err(error) => {
+                        self.running = None;
+                        error!(%error, "the last good policy does not build either");
+                        self.fallback_plans().await
+                    }
+                }
+            }
+            None => self.fallback_plans().await,
+        };
+        let now = self.running.as_ref().map_or("native rotation", |running| running.policy.name()).to_owned();
+        self.publish(plans);
+        error!(version, reason, now, "policy quarantined");
+    }
+
+    fn number(&self, policy: &Arc<str>) -> (Arc<Failures>, u64) {
+        let number = self.shared.history().next_version();
+        let service = self.scope.service.as_str();
+        let failures = Failures::new(service, Arc::clone(policy), self.setup.quarantine, Arc::clone(&self.notify));
+        (Arc::new(failures), number)
+    }
+
+    fn record(&self, policy: &Arc<dyn Policy>, info: PolicyInfo, outcome: PolicyOutcome, reason: String) -> Version {
+        let (failures, number) = self.number(&info.name);
+        let version = Version { version: number, policy: Arc::clone(policy), failures };
+        self.push(&version, info, "", outcome, reason);
+        version
+    }
+
+    fn push(&self, version: &Version, info: PolicyInfo, plan: &'static str, outcome: PolicyOutcome, reason: String) {
+        let entry = Entry {
+            version: version.version,
+            info,
+            at: SystemTime::now(),
+            plan,
+            outcome,
+            reason,
+            policy: Arc::clone(&version.policy),
+            failures: Arc::clone(&version.failures),
+        };
+        self.shared.history().push(entry, self.last_good.as_ref().map(|good| good.version));
+    }
+
+    fn close(&self, version: u64, outcome: PolicyOutcome, reason: String) {
+        if let Some(entry) = self.shared.history().get_mut(version) {
+            entry.outcome = outcome;
+            entry.reason = reason;
+        }
+    }
+
+    fn remark(&self, version: u64, plan: &'static str, reason: String) {
+        if let Some(entry) = self.shared.history().get_mut(version) {
+            entry.plan = plan;
+            entry.reason = reason;
+        }
+    }
+}
+
+/// How many picks a candidate answers before it is let near a request.
+const TRIAL_PICKS: u32 = 4;
+
+/// Lets a per-request policy answer a few picks of a request that nobody sent.
+fn try_out(policy: &str, picker: &dyn Picker) -> Result<(), BuildError> {
+    struct Nobody;
+    impl RequestFacts for Nobody {
+        fn path(&self) -> &'static str {
+            "/waymark.Trial/Pick"
+        }
+        fn header(&self, _: &str) -> Option<&str> {
+            None
+        }
+        fn tried(&self, _: u32) -> bool {
+            false
+        }
+        fn in_flight(&self, _: u32) -> u32 {
+            0
+        }
+        fn latency_us(&self, _: u32) -> u32 {
+            0
+        }
+    }
+    for sequence in 0..TRIAL_PICKS {
+        let context = PickContext { sequence, random: (sequence << 30, !sequence), hash: None, attempt: 0 };
+        let failed = |error: PickError| BuildError::FailedTrial { policy: policy.into(), reason: error.to_string() };
+        let _: Decision = picker.pick(context, &Nobody).map_err(failed)?;
+    }
+    Ok(())
+}

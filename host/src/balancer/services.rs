@@ -1,0 +1,200 @@
+//! The services that this node balances, by name.
+
+use std::{sync::Arc, time::Duration};
+
+use dashmap::DashMap;
+use futures::future::BoxFuture;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::{
+    hash::HashKey,
+    history::Quarantine,
+    service::{Candidate, ServiceHandle, ServiceSetup},
+};
+use crate::{model::ServiceName, naming::NamingError, snapshot};
+
+/// What a service begins with.
+pub struct ServiceDefaults {
+    /// Its first policy.
+    pub policy: Candidate,
+    /// What of a request is its key, for policies that hash.
+    pub hash_key: Option<HashKey>,
+}
+
+/// The reader of a service that is followed from now on.
+pub type Following = BoxFuture<'static, Result<snapshot::Reader, NamingError>>;
+
+/// How a node balances its services.
+pub struct ServicesConfig {
+    /// Starts to follow a service in the registry.
+    pub follow: Box<dyn Fn(ServiceName) -> Following + Send + Sync>,
+    /// What a service begins with.
+    pub defaults: Box<dyn Fn(&ServiceName) -> ServiceDefaults + Send + Sync>,
+    /// The zone this node stands in; empty when unknown.
+    pub zone: Arc<str>,
+    /// The most services at once. Default 10,000: names come from callers, and each costs a task and a watch.
+    pub max_services: usize,
+    /// How long a caller waits for a service's first list. Default 5 s.
+    pub first_list_timeout: Duration,
+    /// The shortest time between two builds for one service. Default 50 ms.
+    pub coalesce: Duration,
+    /// This many failed picks within [`Self::quarantine_window`] take a policy out of service. Default 10.
+    pub quarantine_failures: usize,
+    /// See [`Self::quarantine_failures`]. Default 10 s.
+    pub quarantine_window: Duration,
+}
+
+impl ServicesConfig {
+    /// The defaults, around what has none.
+    pub fn new<F>(
+        follow: impl Fn(ServiceName) -> F + Send + Sync + 'static,
+        defaults: impl Fn(&ServiceName) -> ServiceDefaults + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<snapshot::Reader, NamingError>> + Send + 'static,
+    {
+        Self {
+            follow: Box::new(move |service| Box::pin(follow(service))),
+            defaults: Box::new(defaults),
+            zone: Arc::default(),
+            max_services: 10_000,
+            first_list_timeout: Duration::from_secs(5),
+            coalesce: Duration::from_millis(50),
+            quarantine_failures: 10,
+            quarantine_window: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a service cannot be balanced here.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DiscoverError {
+    /// The key scheme cannot name it. Do not retry.
+    #[error(transparent)]
+    Naming(#[from] NamingError),
+    /// There are too many already. Retry when some have gone.
+    #[error("this node balances {limit} services already, its limit; {service} was not added")]
+    TooMany {
+        /// The service asked for.
+        service: ServiceName,
+        /// The limit in force.
+        limit: usize,
+    },
+}
+
+/// How long a service that has no endpoints is kept for those who ask again.
+const KEEP_EMPTY: Duration = Duration::from_secs(60);
+
+/// The services that this node balances. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: ServicesConfig,
+    map: DashMap<ServiceName, Slot>,
+}
+
+struct Slot {
+    handle: ServiceHandle,
+    since: Instant,
+}
+
+impl Services {
+    /// No services yet.
+    pub fn new(config: ServicesConfig) -> Self {
+        Self { inner: Arc::new(Inner { config, map: DashMap::new() }) }
+    }
+
+    /// A service that is balanced already.
+    pub fn get(&self, name: &str) -> Option<ServiceHandle> {
+        self.inner.map.get(name).map(|slot| slot.handle.clone())
+    }
+
+    /// All services, sorted by name.
+    pub fn list(&self) -> Vec<ServiceHandle> {
+        let mut list: Vec<_> = self.inner.map.iter().map(|slot| slot.handle.clone()).collect();
+        list.sort_by(|a, b| a.name().cmp(b.name()));
+        list
+    }
+
+    /// Balances a service from now on, if it is not balanced yet.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the service was added or it was not.
+    pub async fn add(&self, name: &ServiceName) -> Result<ServiceHandle, DiscoverError> {
+        if let Some(handle) = self.get(name.as_str()) {
+            return Ok(handle);
+        }
+        self.make_room(name)?;
+        let config = &self.inner.config;
+        let reader = (config.follow)(name.clone()).await?;
+        match self.inner.map.entry(name.clone()) {
+            // Somebody else was faster; what we began to follow ends with its reader.
+            dashmap::Entry::Occupied(slot) => Ok(slot.get().handle.clone()),
+            dashmap::Entry::Vacant(slot) => {
+                let defaults = (config.defaults)(name);
+                let setup = ServiceSetup {
+                    service: name.clone(),
+                    zone: Arc::clone(&config.zone),
+                    initial: defaults.policy,
+                    hash_key: defaults.hash_key,
+                    coalesce: config.coalesce,
+                    quarantine: Quarantine {
+                        failures: config.quarantine_failures.max(1),
+                        window: config.quarantine_window,
+                    },
+                };
+                let handle = ServiceHandle::spawn(setup, reader);
+                slot.insert(Slot { handle: handle.clone(), since: Instant::now() });
+                Ok(handle)
+            }
+        }
+    }
+
+    /// Balances a service and waits, within bounds, until the registry has said what it has. The state tells whether it has.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the service stays.
+    pub async fn discover(&self, name: &ServiceName) -> Result<ServiceHandle, DiscoverError> {
+        let handle = self.add(name).await?;
+        let mut reader = handle.subscribe();
+        let settled = async {
+            while {
+                let state = reader.current();
+                !state.listed && state.stale.is_none()
+            } {
+                if reader.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Past the bound the state still says that nothing was listed, and errors say so.
+        let _ = tokio::time::timeout(self.inner.config.first_list_timeout, settled).await;
+        Ok(handle)
+    }
+
+    /// Stops balancing a service: its task ends with the last request.
+    pub fn remove(&self, name: &ServiceName) -> bool {
+        self.inner.map.remove(name).is_some()
+    }
+
+    /// At the limit, forgets services that turned out to have no endpoints.
+    fn make_room(&self, name: &ServiceName) -> Result<(), DiscoverError> {
+        let limit = self.inner.config.max_services;
+        if self.inner.map.len() >= limit {
+            self.inner.map.retain(|_, slot| {
+                let state = slot.handle.state();
+                !state.listed || !state.endpoints.is_empty() || slot.since.elapsed() < KEEP_EMPTY
+            });
+        }
+        if self.inner.map.len() >= limit {
+            return Err(DiscoverError::TooMany { service: name.clone(), limit });
+        }
+        Ok(())
+    }
+}

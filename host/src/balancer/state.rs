@@ -1,0 +1,292 @@
+//! What is published for a service, and the pick: the hot path.
+//!
+//! A [`ServiceState`] is immutable but for counters. Endpoints, plan and fallback belong together and are swapped together: one
+//! `Arc`, so that a request sees one generation from its first attempt to its last.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::{endpoint::EndpointCell, hash::HashKey};
+use crate::{
+    model::{Endpoint, Revision, ServiceName},
+    policy::{Decision, PickContext, PickError, Plan, RequestFacts},
+    snapshot::Staleness,
+};
+
+/// One endpoint of a generation.
+#[derive(Clone)]
+pub struct EndpointState {
+    /// What is registered.
+    pub endpoint: Endpoint,
+    /// What the host keeps for it, shared with the generations before and after.
+    pub cell: Arc<EndpointCell>,
+}
+
+/// Told when a policy fails at a pick.
+pub trait FailureSink: Send + Sync + 'static {
+    /// One pick of this generation's policy failed and was answered by a fallback.
+    fn pick_failed(&self, error: &PickError);
+}
+
+/// One generation of one service: what picks read.
+pub struct ServiceState {
+    /// The service.
+    pub service: ServiceName,
+    /// The revision its endpoints are from.
+    pub revision: Revision,
+    /// Counts what was published for this service, from 1; 0 is the empty state before the first list.
+    pub generation: u64,
+    /// The version of its policy in the service's history.
+    pub policy_version: u64,
+    /// The policy's name.
+    pub policy_name: Arc<str>,
+    /// All endpoints, in the order the plan's indexes mean.
+    pub endpoints: Arc<[EndpointState]>,
+    /// Set while the registry cannot be reached.
+    pub stale: Option<Staleness>,
+    /// Entries that the key scheme could not read.
+    pub skipped: u64,
+    /// Whether the registry has answered at least once.
+    pub listed: bool,
+    pub(super) hash_key: Option<HashKey>,
+    pub(super) plan: Arc<Plan>,
+    /// The last good policy's plan for the same endpoints; only beside a plan that can fail.
+    pub(super) fallback: Option<Arc<Plan>>,
+    pub(super) counters: Arc<ServiceCounters>,
+    pub(super) failures: Arc<dyn FailureSink>,
+}
+
+/// Counters of one service, kept over all its generations.
+#[derive(Default)]
+pub struct ServiceCounters {
+    sequence: AtomicU32,
+    picks: AtomicU64,
+    fallback_picks: AtomicU64,
+}
+
+impl ServiceCounters {
+    /// Picks made, further attempts of a request included.
+    pub fn picks(&self) -> u64 {
+        self.picks.load(Relaxed)
+    }
+
+    /// Picks answered by a fallback because the policy failed.
+    pub fn fallback_picks(&self) -> u64 {
+        self.fallback_picks.load(Relaxed)
+    }
+}
+
+/// What a pick needs to know of its request.
+#[derive(Clone, Copy)]
+pub struct PickRequest<'a> {
+    /// The gRPC path.
+    pub path: &'a str,
+    /// The request's headers.
+    pub headers: &'a http::HeaderMap,
+    /// Who sent it, for services whose key is the peer.
+    pub peer: Option<IpAddr>,
+    /// Endpoints (indexes into the same generation) that failed an earlier attempt.
+    pub tried: &'a [u32],
+}
+
+/// What a pick answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pick {
+    /// Send it to this endpoint: an index into [`ServiceState::endpoints`].
+    Endpoint(u32),
+    /// Hold it until the next generation.
+    Queue,
+    /// There are no endpoints. `listed` tells whether the registry has said so.
+    NoEndpoints {
+        /// Whether the registry has answered at least once.
+        listed: bool,
+    },
+    /// There are endpoints, and none can be used: unreachable, tried already, or of weight 0.
+    NoneUsable {
+        /// How many endpoints there are.
+        known: usize,
+        /// How many of them are backing off after a failed connection.
+        backing_off: usize,
+    },
+    /// The policy said fail.
+    Fail(String),
+    /// The policy said drop.
+    Drop(String),
+}
+
+/// How often a per-request policy is asked again within one pick when it names an endpoint that cannot be used.
+const ASK_AGAIN: u32 = 3;
+
+/// How many entries of a plan are looked at for a usable endpoint before every endpoint is looked at in turn. Past this, a plan's own
+/// order matters less than a bounded pick.
+const LOOK_AHEAD: usize = 32;
+
+impl ServiceState {
+    /// The plan's kind: `rotation`, `hash-table` or `each-request`.
+    pub fn plan_kind(&self) -> &'static str {
+        self.plan.kind()
+    }
+
+    /// The service's counters.
+    pub fn counters(&self) -> &ServiceCounters {
+        &self.counters
+    }
+
+    /// Chooses an endpoint for one attempt of a request. Never blocks, never fails for a plugin's fault.
+    pub fn pick(&self, request: &PickRequest<'_>) -> Pick {
+        self.counters.picks.fetch_add(1, Relaxed);
+        let sequence = self.counters.sequence.fetch_add(1, Relaxed);
+        if self.endpoints.is_empty() {
+            return Pick::NoEndpoints { listed: self.listed };
+        }
+        match self.ask(&self.plan, sequence, request) {
+            Ok(pick) => return pick,
+            Err(error) => {
+                self.counters.fallback_picks.fetch_add(1, Relaxed);
+                self.failures.pick_failed(&error);
+            }
+        }
+        if let Some(Ok(pick)) = self.fallback.as_ref().map(|plan| self.ask(plan, sequence, request)) {
+            return pick;
+        }
+        self.rotate(sequence, request)
+    }
+
+    fn ask(&self, plan: &Plan, sequence: u32, request: &PickRequest<'_>) -> Result<Pick, PickError> {
+        match plan {
+            Plan::Rotation(list) => Ok(self.walk(list, sequence as usize, sequence, request)),
+            Plan::HashTable(table) => {
+                let hash = self.hash(request).unwrap_or_else(|| fastrand::u32(..));
+                Ok(self.walk(table, hash as usize, sequence, request))
+            }
+            Plan::EachRequest(picker) => {
+                let mut facts = Facts { state: self, request, refused: Refused::default() };
+                let random = fastrand::u64(..);
+                let mut context = PickContext {
+                    sequence,
+                    random: ((random >> 32) as u32, random as u32),
+                    hash: self.hash(request),
+                    attempt: request.tried.len() as u32,
+                };
+                for _ in 0..=ASK_AGAIN {
+                    let index = match picker.pick(context, &facts)? {
+                        Decision::Endpoint(index) => index,
+                        Decision::Either(a, b) => self.less_loaded(a, b, request),
+                        Decision::Queue => return Ok(Pick::Queue),
+                        Decision::Fail(message) => return Ok(Pick::Fail(message)),
+                        Decision::Drop(message) => return Ok(Pick::Drop(message)),
+                    };
+                    if self.usable(index, request) {
+                        return Ok(Pick::Endpoint(index));
+                    }
+                    facts.refused.push(index);
+                    context.attempt += 1;
+                }
+                Ok(self.rotate(sequence, request))
+            }
+        }
+    }
+
+    fn hash(&self, request: &PickRequest<'_>) -> Option<u32> {
+        self.hash_key.as_ref()?.hash(request.path, request.headers, request.peer)
+    }
+
+    /// The first usable entry of a plan from `start` on.
+    fn walk(&self, list: &[u32], start: usize, sequence: u32, request: &PickRequest<'_>) -> Pick {
+        if list.is_empty() {
+            return self.none_usable();
+        }
+        let mut at = start % list.len();
+        for _ in 0..list.len().min(LOOK_AHEAD) {
+            let index = list[at];
+            if self.usable(index, request) {
+                return Pick::Endpoint(index);
+            }
+            at += 1;
+            if at == list.len() {
+                at = 0;
+            }
+        }
+        self.rotate(sequence, request)
+    }
+
+    /// The one native way to choose: rotate over the usable endpoints that have a weight. It is used when a policy failed and
+    /// nothing else is left, or when what a policy chose cannot be used.
+    fn rotate(&self, sequence: u32, request: &PickRequest<'_>) -> Pick {
+        let len = self.endpoints.len();
+        let usable = |offset: usize| {
+            let index = ((sequence as usize) + offset) % len;
+            (self.endpoints[index].endpoint.weight > 0 && self.usable(index as u32, request)).then_some(index as u32)
+        };
+        (0..len).find_map(usable).map_or_else(|| self.none_usable(), Pick::Endpoint)
+    }
+
+    fn none_usable(&self) -> Pick {
+        let backing_off = self.endpoints.iter().filter(|e| e.cell.is_backing_off()).count();
+        Pick::NoneUsable { known: self.endpoints.len(), backing_off }
+    }
+
+    fn usable(&self, index: u32, request: &PickRequest<'_>) -> bool {
+        !request.tried.contains(&index) && !self.endpoints[index as usize].cell.is_backing_off()
+    }
+
+    fn less_loaded(&self, a: u32, b: u32, request: &PickRequest<'_>) -> u32 {
+        match (self.usable(a, request), self.usable(b, request)) {
+            (true, false) => return a,
+            (false, true) => return b,
+            _ => {}
+        }
+        let load = |index: u32| {
+            let cell = &self.endpoints[index as usize].cell;
+            (cell.in_flight(), cell.latency_us())
+        };
+        if load(b) < load(a) { b } else { a }
+    }
+}
+
+/// The few endpoints that a per-request policy named in this pick and that could not be used.
+#[derive(Default)]
+struct Refused {
+    list: [u32; ASK_AGAIN as usize + 1],
+    len: usize,
+}
+
+impl Refused {
+    fn push(&mut self, index: u32) {
+        self.list[self.len] = index;
+        self.len += 1;
+    }
+}
+
+struct Facts<'a> {
+    state: &'a ServiceState,
+    request: &'a PickRequest<'a>,
+    refused: Refused,
+}
+
+impl RequestFacts for Facts<'_> {
+    fn path(&self) -> &str {
+        self.request.path
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.request.headers.get(name)?.to_str().ok()
+    }
+
+    fn tried(&self, endpoint: u32) -> bool {
+        self.request.tried.contains(&endpoint) || self.refused.list[..self.refused.len].contains(&endpoint)
+    }
+
+    fn in_flight(&self, endpoint: u32) -> u32 {
+        self.state.endpoints.get(endpoint as usize).map_or(0, |e| e.cell.in_flight())
+    }
+
+    fn latency_us(&self, endpoint: u32) -> u32 {
+        self.state.endpoints.get(endpoint as usize).map_or(0, |e| e.cell.latency_us())
+    }
+}

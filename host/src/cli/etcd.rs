@@ -1,0 +1,33 @@
+//! `waymark etcd`: the embedded registry alone.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use super::{output::Failure, registry::listen_address, terminated};
+use crate::embedded;
+
+/// Flags of `waymark etcd`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+It keeps everything in memory: for development and tests on one machine. There is no second member and no disk; keys and
+leases are gone when it ends.
+
+Examples:
+  waymark etcd
+  etcdctl --endpoints 127.0.0.1:2379 get --prefix ''
+  waymark node --registry http://127.0.0.1:2379")]
+pub(super) struct Args {
+    /// Where to listen; loopback only.
+    #[arg(long, env = "WAYMARK_ETCD_LISTEN", default_value = "127.0.0.1:2379", value_parser = listen_address)]
+    listen: SocketAddr,
+}
+
+pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let server = embedded::Server::bind(args.listen, embedded::Options::default()).await?;
+    println!("embedded registry on {}; stop it with Ctrl-C", server.url());
+    server
+        .serve(async {
+            terminated().await;
+        })
+        .await?;
+    Ok(ExitCode::SUCCESS)
+}

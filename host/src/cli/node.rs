@@ -1,0 +1,85 @@
+//! `waymark node`.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use super::{
+    output::Failure,
+    registry::{RegistryArgs, listen_address},
+    terminated,
+};
+use crate::{app::{self, Node}, config::{NodeConfig, PluginChoice}};
+
+/// Flags of `waymark node`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  waymark node                                             with an embedded registry
+  waymark node --registry http://127.0.0.1:2379 --zone a --policy zone_aware
+  waymark node --policy ./my_policy.wasm --policy-config '{\"factor\": 2}'
+  waymark node --config waymark.toml
+
+Clients in any language dial the node and name the service with the header `waymark-service`, with a route of the
+configuration file, or by the authority they dial.
+
+Flags win over WAYMARK_* variables, which win over the file.")]
+pub(super) struct Args {
+    /// Where gRPC calls come in [default: 127.0.0.1:7000].
+    #[arg(long, env = "WAYMARK_LISTEN", value_name = "IP:PORT", value_parser = listen_address)]
+    listen: Option<SocketAddr>,
+    /// Where the node's API, health, metrics and dashboard are [default: 127.0.0.1:7001].
+    #[arg(long, env = "WAYMARK_ADMIN", value_name = "IP:PORT", value_parser = listen_address)]
+    admin: Option<SocketAddr>,
+    /// The zone this node stands in, for policies that prefer their own.
+    #[arg(long, env = "WAYMARK_ZONE", value_name = "ZONE")]
+    zone: Option<String>,
+    /// The policy of services for which nothing else is said: a bundled one or a .wasm file [default: round_robin].
+    #[arg(long, env = "WAYMARK_POLICY", value_name = "NAME|FILE")]
+    policy: Option<String>,
+    /// Its configuration.
+    #[arg(long, env = "WAYMARK_POLICY_CONFIG", value_name = "JSON")]
+    policy_config: Option<String>,
+    /// What of a request is its key, for policies that hash: header:NAME, path or peer.
+    #[arg(long, env = "WAYMARK_HASH_KEY", value_name = "KEY")]
+    hash_key: Option<String>,
+    /// Where compiled plugins are kept [default: waymark/plugins in the user's cache folder].
+    #[arg(long, env = "WAYMARK_PLUGIN_CACHE", value_name = "FOLDER")]
+    plugin_cache: Option<PathBuf>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+impl Args {
+    fn into_config(self) -> Result<NodeConfig, Failure> {
+        let mut file = self.registry.file()?;
+        if self.hash_key.is_some() {
+            file.policy.hash_key = self.hash_key;
+        }
+        let mut config = file.into_node()?;
+        config.listen = self.listen.unwrap_or(config.listen);
+        config.admin = self.admin.unwrap_or(config.admin);
+        config.zone = self.zone.unwrap_or(config.zone);
+        if let Some(policy) = self.policy {
+            let Ok(plugin) = policy.parse();
+            config.policy = PluginChoice { plugin, config: "{}".into() };
+        }
+        if let Some(policy_config) = self.policy_config {
+            config.policy.config = policy_config;
+        }
+        config.plugin_cache = self.plugin_cache.or(config.plugin_cache).or_else(app::default_plugin_cache);
+        Ok(config)
+    }
+}
+
+pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let node = Node::start(args.into_config()?).await?;
+    println!("node       grpc://{}  (header `waymark-service` names the service)", node.proxy_addr());
+    println!("admin      http://{}  (dashboard, /metrics, /healthz, /readyz, gRPC API)", node.admin_addr());
+    println!("registry   {}", node.registry_urls().join(", "));
+    let signal = terminated().await;
+    eprintln!("{signal}: no more calls are taken; running ones may finish");
+    let drained = node.shutdown().await;
+    if drained.cut_off > 0 {
+        return Err(Failure::failed(format!("{} connections still had calls and were closed", drained.cut_off)));
+    }
+    Ok(ExitCode::SUCCESS)
+}

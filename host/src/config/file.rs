@@ -1,0 +1,141 @@
+//! What may be written in `waymark.toml`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::ConfigError;
+
+/// The whole file. Every key may be left out.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct FileConfig {
+    /// Where gRPC calls come in, `IP:port`.
+    pub listen: Option<String>,
+    /// Where the node's API, health, metrics and dashboard are, `IP:port`.
+    pub admin: Option<String>,
+    /// The zone this node stands in.
+    pub zone: Option<String>,
+    /// How long running calls may go on after a shutdown began, seconds.
+    pub drain_timeout_s: Option<u64>,
+    /// The registry and what is in it.
+    pub registry: RegistryFile,
+    /// The policy of services for which nothing else is said.
+    pub policy: PolicyFile,
+    /// Services with settings of their own.
+    pub service: Vec<ServiceFile>,
+    /// Which requests are for which service.
+    pub route: Vec<RouteFile>,
+    /// What plugins may take.
+    pub plugins: PluginsFile,
+}
+
+/// `[registry]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RegistryFile {
+    /// etcd's endpoints, or `["embedded"]`.
+    pub endpoints: Option<Vec<String>>,
+    /// Where the embedded registry listens, `IP:port`.
+    pub embedded_listen: Option<String>,
+    /// Put before every key.
+    pub namespace: Option<String>,
+    /// etcd's user.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// A file with its password.
+    pub password_file: Option<PathBuf>,
+    /// The certificate authorities to trust, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// The name that etcd's certificate must be for.
+    pub server_name: Option<String>,
+    /// A bundled key scheme or a file.
+    pub key_scheme: Option<String>,
+    /// Its configuration.
+    pub key_scheme_config: Option<toml::Table>,
+}
+
+/// `[policy]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct PolicyFile {
+    /// A bundled policy or a file.
+    pub plugin: Option<String>,
+    /// Its configuration.
+    pub config: Option<toml::Table>,
+    /// What of a request is its key: `header:NAME`, `path` or `peer`.
+    pub hash_key: Option<String>,
+}
+
+/// `[[service]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServiceFile {
+    /// The service.
+    pub name: String,
+    /// A bundled policy or a file.
+    pub policy: Option<String>,
+    /// Its configuration.
+    pub config: Option<toml::Table>,
+    /// What of a request is its key.
+    pub hash_key: Option<String>,
+}
+
+/// `[[route]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RouteFile {
+    /// Requests of this authority.
+    pub authority: Option<String>,
+    /// Requests of this gRPC service.
+    pub grpc_service: Option<String>,
+    /// Are for this service.
+    pub service: String,
+}
+
+/// `[plugins]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct PluginsFile {
+    /// Where compiled plugins are kept.
+    pub cache_dir: Option<PathBuf>,
+    /// The longest a pick may run, milliseconds.
+    pub pick_deadline_ms: Option<u64>,
+    /// The longest a build may run, milliseconds.
+    pub build_deadline_ms: Option<u64>,
+    /// The most memory of an instance, MiB.
+    pub memory_mib: Option<usize>,
+}
+
+/// Reads and parses a file.
+pub fn read(path: &Path) -> Result<FileConfig, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    parse(path, &text)
+}
+
+/// Parses a file's text. `path` is for the message.
+pub fn parse(path: &Path, text: &str) -> Result<FileConfig, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let mut reason = error.to_string().trim_end().to_owned();
+        if let Some(nearest) = nearest_known(error.message()) {
+            reason = format!("{reason}\ndid you mean `{nearest}`?");
+        }
+        ConfigError::Parse { path: path.into(), reason }
+    })
+}
+
+/// serde says: unknown field `lissten`, expected one of `listen`, `admin`, … The nearest of these helps more than all.
+fn nearest_known(message: &str) -> Option<&str> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    quoted
+        .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
+        .filter(|(distance, _)| *distance <= 3)
+        .min()
+        .map(|(_, known)| known)
+}

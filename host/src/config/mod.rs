@@ -1,0 +1,388 @@
+//! The node's configuration: `waymark.toml`, `WAYMARK_*` and flags mean the same things, and become one checked
+//! [`NodeConfig`].
+//!
+//! `file` is what may be written in the file, this module what the node works with. A flag wins over the environment (clap sees
+//! to that), which wins over the file, which wins over the default.
+
+mod file;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use thiserror::Error;
+
+pub use self::file::{FileConfig, RegistryFile, parse as parse_file, read as read_file};
+use crate::{
+    balancer::HashKey,
+    dataplane::{Route, RouteError, Routes},
+    model::{ModelError, ServiceName},
+    plugin::{Kind, Limits},
+    registry::{RegistryConfig, TlsConfig},
+};
+
+/// What is wrong with a configuration. Nothing was started.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be: TOML, known keys, values of the right kind.
+    #[error("{path}: {reason}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words, with the place and the nearest known name.
+        reason: String,
+    },
+    /// A value has no meaning.
+    #[error("{setting}: {reason}")]
+    Value {
+        /// The setting, as it is written in the file.
+        setting: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The routes contradict each other.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+}
+
+impl ConfigError {
+    fn value(setting: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self::Value { setting: setting.into(), reason: reason.to_string() }
+    }
+}
+
+impl From<ModelError> for ConfigError {
+    fn from(error: ModelError) -> Self {
+        Self::value("configuration", error)
+    }
+}
+
+/// Which component: one that comes with the binary, or a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PluginRef {
+    /// A bundled one, by name.
+    Bundled(String),
+    /// A file.
+    File(PathBuf),
+}
+
+impl FromStr for PluginRef {
+    type Err = std::convert::Infallible;
+
+    /// What ends in `.wasm` or has a path separator is a file, everything else a bundled name.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let path = std::path::Path::new(text);
+        let is_file = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("wasm"))
+            || text.contains(std::path::is_separator);
+        Ok(if is_file { Self::File(path.into()) } else { Self::Bundled(text.into()) })
+    }
+}
+
+impl fmt::Display for PluginRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundled(name) => f.write_str(name),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A component with its configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginChoice {
+    /// Which component.
+    pub plugin: PluginRef,
+    /// A JSON object.
+    pub config: String,
+}
+
+impl PluginChoice {
+    /// A bundled component with nothing configured.
+    pub fn bundled(name: &str) -> Self {
+        Self { plugin: PluginRef::Bundled(name.into()), config: "{}".into() }
+    }
+}
+
+/// Where the registry is.
+#[derive(Debug, Clone)]
+pub enum RegistrySource {
+    /// A server in this process, at this address; all of it is gone when the process ends.
+    Embedded(SocketAddr),
+    /// An etcd cluster.
+    Etcd(Box<RegistryConfig>),
+}
+
+/// How one service is balanced, where it differs from the default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// The service.
+    pub name: ServiceName,
+    /// Its first policy; the node's default when unset.
+    pub policy: Option<PluginChoice>,
+    /// What of a request is its key, for policies that hash.
+    pub hash_key: Option<HashKey>,
+}
+
+/// Everything a node needs to start.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where gRPC calls come in. Default 127.0.0.1:7000.
+    pub listen: SocketAddr,
+    /// Where the node's API, health, metrics and dashboard are. Default 127.0.0.1:7001.
+    pub admin: SocketAddr,
+    /// The zone the node stands in; empty when unknown.
+    pub zone: String,
+    /// Where the registry is. Default: embedded, on a free port of loopback.
+    pub registry: RegistrySource,
+    /// What keys and values look like. Default `etcd_naming`.
+    pub key_scheme: PluginChoice,
+    /// The policy of services for which nothing else is said. Default `round_robin`.
+    pub policy: PluginChoice,
+    /// The key of requests to services for which nothing else is said.
+    pub hash_key: Option<HashKey>,
+    /// Services with settings of their own. They are watched from the start; all others at their first request.
+    pub services: Vec<ServiceConfig>,
+    /// Which requests are for which service.
+    pub routes: Routes,
+    /// What plugins may take.
+    pub limits: Limits,
+    /// Where compiled plugins are kept; none keeps them in memory only.
+    pub plugin_cache: Option<PathBuf>,
+    /// How long running calls may go on after a shutdown began. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
+            zone: String::new(),
+            registry: RegistrySource::Embedded(SocketAddr::from(([127, 0, 0, 1], 0))),
+            key_scheme: PluginChoice::bundled("etcd_naming"),
+            policy: PluginChoice::bundled("round_robin"),
+            hash_key: None,
+            services: Vec::new(),
+            routes: Routes::default(),
+            limits: Limits::default(),
+            plugin_cache: None,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl FileConfig {
+    /// Checks what was written and fills in the defaults.
+    pub fn into_node(self) -> Result<NodeConfig, ConfigError> {
+        let default = NodeConfig::default();
+        let registry = self.registry.to_source()?;
+        let services = self.service.into_iter().map(|service| {
+            let name = ServiceName::new(&service.name).map_err(|error| ConfigError::value("service.name", error))?;
+            let setting = |field: &str| format!("service {name}: {field}");
+            let policy = match (service.policy, service.config) {
+                (Some(policy), config) => Some(choice(policy, config)),
+                (None, Some(_)) => return Err(ConfigError::value(setting("config"), "there is no policy for it")),
+                (None, None) => None,
+            };
+            let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
+            Ok(ServiceConfig { policy, hash_key, name })
+        });
+        let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
+        for (index, service) in services.iter().enumerate() {
+            if services[..index].iter().any(|earlier| earlier.name == service.name) {
+                return Err(ConfigError::value("service", format!("{} is configured twice", service.name)));
+            }
+        }
+        let routes = self.route.into_iter().map(|route| {
+            let service =
+                ServiceName::new(&route.service).map_err(|error| ConfigError::value("route.service", error))?;
+            Ok(Route { authority: route.authority, grpc_service: route.grpc_service, service })
+        });
+        let routes = Routes::new(routes.collect::<Result<Vec<_>, ConfigError>>()?)?;
+        let mut limits = default.limits.clone();
+        let millis = |setting: &str, value: u64| match value {
+            1..=600_000 => Ok(Duration::from_millis(value)),
+            _ => Err(ConfigError::value(setting, format!("{value} ms is not within 1 ms to 10 min"))),
+        };
+        if let Some(value) = self.plugins.pick_deadline_ms {
+            limits.pick_deadline = millis("plugins.pick-deadline-ms", value)?;
+        }
+        if let Some(value) = self.plugins.build_deadline_ms {
+            limits.build_deadline = millis("plugins.build-deadline-ms", value)?;
+        }
+        if let Some(value) = self.plugins.memory_mib {
+            if !(1..=4096).contains(&value) {
+                return Err(ConfigError::value("plugins.memory-mib", format!("{value} is not within 1 to 4096")));
+            }
+            limits.memory = value << 20;
+        }
+        Ok(NodeConfig {
+            listen: self.listen.map_or(Ok(default.listen), |text| parse("listen", &text))?,
+            admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
+            zone: self.zone.unwrap_or_default(),
+            registry,
+            key_scheme: match self.registry.key_scheme {
+                Some(scheme) => choice(scheme, self.registry.key_scheme_config),
+                None => default.key_scheme,
+            },
+            policy: match self.policy.plugin {
+                Some(policy) => choice(policy, self.policy.config),
+                None if self.policy.config.is_some() => {
+                    choice(default.policy.plugin.to_string(), self.policy.config)
+                }
+                None => default.policy,
+            },
+            hash_key: self.policy.hash_key.map(|key| parse("policy.hash-key", &key)).transpose()?,
+            services,
+            routes,
+            limits,
+            plugin_cache: self.plugins.cache_dir,
+            drain_timeout: self.drain_timeout_s.map_or(default.drain_timeout, Duration::from_secs),
+        })
+    }
+}
+
+impl RegistryFile {
+    /// Where the registry is, from the file or from the flags that stand for it.
+    pub fn to_source(&self) -> Result<RegistrySource, ConfigError> {
+        let default_embedded = SocketAddr::from(([127, 0, 0, 1], 0));
+        let endpoints = self.endpoints.clone().unwrap_or_default();
+        if endpoints.iter().any(|endpoint| endpoint == "embedded") || endpoints.is_empty() {
+            if endpoints.len() > 1 {
+                return Err(ConfigError::value("registry.endpoints", "\"embedded\" stands alone"));
+            }
+            let listen = self.embedded_listen.as_deref().map(|text| parse("registry.embedded-listen", text)).transpose()?;
+            return Ok(RegistrySource::Embedded(listen.unwrap_or(default_embedded)));
+        }
+        let mut config = RegistryConfig::new(endpoints);
+        config.namespace.clone_from(&self.namespace);
+        config.user = match (&self.user, &self.password, &self.password_file) {
+            (None, None, None) => None,
+            (Some(user), Some(password), None) => Some((user.clone(), password.clone())),
+            (Some(user), None, Some(path)) => Some((user.clone(), read_text(path)?.trim_end().to_owned())),
+            (Some(_), Some(_), Some(_)) => {
+                return Err(ConfigError::value("registry.password", "give it or registry.password-file, not both"));
+            }
+            (Some(_), None, None) => {
+                return Err(ConfigError::value("registry.user", "has no registry.password or registry.password-file"));
+            }
+            (None, ..) => return Err(ConfigError::value("registry.password", "there is no registry.user for it")),
+        };
+        if self.ca_file.is_some() || self.cert_file.is_some() || self.key_file.is_some() || self.server_name.is_some() {
+            let read = |path: &Option<PathBuf>| {
+                path.as_ref().map(|path| read_text(path).map(String::into_bytes)).transpose()
+            };
+            let identity = match (read(&self.cert_file)?, read(&self.key_file)?) {
+                (Some(cert), Some(key)) => Some((cert, key)),
+                (None, None) => None,
+                _ => return Err(ConfigError::value("registry.cert-file", "goes with registry.key-file, give both")),
+            };
+            config.tls = Some(TlsConfig { ca: read(&self.ca_file)?, identity, server_name: self.server_name.clone() });
+        }
+        Ok(RegistrySource::Etcd(Box::new(config)))
+    }
+}
+
+impl PluginRef {
+    /// The kind's bundled names, for help texts.
+    pub fn bundled_names(kind: Kind) -> String {
+        crate::plugin::bundled::of(kind).map(|bundled| bundled.name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn choice(plugin: String, config: Option<toml::Table>) -> PluginChoice {
+    let Ok(plugin) = plugin.parse();
+    // TOML has dates, which JSON has not: they become texts.
+    let config = config.map_or_else(|| "{}".into(), |table| serde_json::json!(table).to_string());
+    PluginChoice { plugin, config }
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(setting: impl Into<String>, text: &str) -> Result<T, ConfigError> {
+    text.parse().map_err(|error| ConfigError::value(setting, format!("{text:?}: {error}")))
+}
+
+fn read_text(path: &PathBuf) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn node(text: &str) -> Result<NodeConfig, ConfigError> {
+        parse_file("waymark.toml".as_ref(), text)?.into_node()
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let node = node("").unwrap();
+        assert_eq!(node.listen.to_string(), "127.0.0.1:7000");
+        assert_eq!(node.policy, PluginChoice::bundled("round_robin"));
+        assert!(matches!(node.registry, RegistrySource::Embedded(_)));
+    }
+
+    #[test]
+    fn a_whole_file_is_understood() {
+        let node = node(
+            r#"
+            listen = "127.0.0.1:9000"
+            zone = "a"
+            [registry]
+            endpoints = ["http://192.0.2.1:2379"]
+            namespace = "prod/"
+            user = "node"
+            password = "secret"
+            [policy]
+            plugin = "zone_aware"
+            config = { min_endpoints = 2 }
+            hash-key = "header:x-user"
+            [[service]]
+            name = "ayang/server1"
+            policy = "./mine.wasm"
+            [[route]]
+            grpc-service = "hello.Greeter1"
+            service = "ayang/server1"
+            [plugins]
+            pick-deadline-ms = 20
+            "#,
+        )
+        .unwrap();
+        assert_eq!(node.policy.config, r#"{"min_endpoints":2}"#);
+        assert_eq!(node.services[0].policy.as_ref().unwrap().plugin, PluginRef::File("./mine.wasm".into()));
+        assert_eq!(node.limits.pick_deadline, Duration::from_millis(20));
+        let RegistrySource::Etcd(registry) = node.registry else { panic!("endpoints were given") };
+        assert_eq!(registry.user, Some(("node".into(), "secret".into())));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_known_name() {
+        let error = node("lissten = \"127.0.0.1:1\"").unwrap_err().to_string();
+        assert!(error.contains("lissten") && error.contains("did you mean `listen`?"), "{error}");
+        let error = node("[registry]\nendpoint = []").unwrap_err().to_string();
+        assert!(error.contains("did you mean `endpoints`?"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_value_names_its_setting() {
+        for (text, setting) in [
+            ("listen = \"nowhere\"", "listen"),
+            ("[plugins]\npick-deadline-ms = 0", "plugins.pick-deadline-ms"),
+            ("[policy]\nhash-key = \"cookie\"", "policy.hash-key"),
+            ("[[service]]\nname = \"a b\"", "service.name"),
+            ("[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"", "configured twice"),
+            ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nuser = \"u\"", "registry.user"),
+            ("[[route]]\nservice = \"a\"", "names neither"),
+        ] {
+            let error = node(text).unwrap_err().to_string();
+            assert!(error.contains(setting), "{text}: {error}");
+        }
+    }
+}

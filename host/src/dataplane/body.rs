@@ -1,0 +1,186 @@
+//! The body of an answer on its way to the client, and the end of the call.
+
+use std::{
+    convert::Infallible,
+    future::Future as _,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, Sleep},
+};
+
+use super::{
+    code::Code,
+    errors::{Doing, Failure},
+    metrics::RequestRecord,
+};
+use crate::{
+    balancer::{CallGuard, Outcome},
+    model::{Address, ServiceName},
+};
+
+/// The body of an answer: what the instance sends, frame by frame, as fast as it is read.
+///
+/// It never fails: a call that breaks after its answer began ends with trailers that say how. Dropping it cancels the call.
+#[derive(Default)]
+pub struct ResponseBody {
+    stream: Option<Stream>,
+}
+
+/// An answer that has not ended.
+pub(super) struct Stream {
+    pub(super) recv: RecvStream,
+    pub(super) data_done: bool,
+    pub(super) service: ServiceName,
+    pub(super) address: Address,
+    pub(super) guard: CallGuard,
+    pub(super) record: RequestRecord,
+    pub(super) deadline: Deadline,
+    /// Sends the rest of the request beside the answer; ended with the call.
+    pub(super) _upload: Option<UploadTask>,
+}
+
+/// The task of a request that is still being sent while its answer is read: the two directions do not wait for each other.
+pub(super) struct UploadTask(pub(super) JoinHandle<()>);
+
+impl Drop for UploadTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A call's deadline, if it has one. The timer is made when something has to be waited for, which many answers never need.
+pub(super) struct Deadline {
+    at: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    pub(super) fn new(at: Option<Instant>) -> Self {
+        Self { at, timer: None }
+    }
+
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// Ready when it is over.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.at else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        timer.as_mut().poll(cx)
+    }
+}
+
+impl ResponseBody {
+    /// Nothing: the head was all.
+    pub(super) fn empty() -> Self {
+        Self { stream: None }
+    }
+
+    pub(super) fn streaming(stream: Stream) -> Self {
+        Self { stream: Some(stream) }
+    }
+
+    fn fail(&mut self, failure: &Failure) -> Option<HeaderMap> {
+        let stream = self.stream.take()?;
+        Some(stream.fail(failure))
+    }
+}
+
+impl Stream {
+    fn fail(mut self, failure: &Failure) -> HeaderMap {
+        self.record.set_code(failure.code());
+        // A reset has its reasons, and a deadline is the caller's.
+        self.guard.set_outcome(if failure.blames_endpoint() { Outcome::Failed } else { Outcome::Answered });
+        tracing::debug!(service = %self.service, error = failure as &dyn std::error::Error, "call ended early");
+        failure.trailers(&self.service)
+    }
+
+    /// Notes what the server's trailers say.
+    fn ended(mut self, trailers: Option<&HeaderMap>) {
+        let code = trailers.and_then(Code::of);
+        if let Some(code) = code {
+            self.record.set_code(code);
+        } else {
+            self.record.set_code(Code::Unknown);
+        }
+        if code == Some(Code::Unavailable) {
+            self.guard.set_outcome(Outcome::Failed);
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if let Poll::Ready(frame) = self.poll_recv(cx) {
+            return Poll::Ready(
+                frame.map(|frame| frame.map_err(|error| Failure::of_stream(self.address.clone(), error))),
+            );
+        }
+        ready!(self.deadline.poll(cx));
+        Poll::Ready(Some(Err(Failure::Deadline { doing: Doing::Reading(self.address.clone()) })))
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_done {
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // It goes to the client's stream now, which takes it before it asks for more.
+                    let released = self.recv.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(released.map(|()| Frame::data(data))));
+                }
+                // "I need no more of the request": the answer is complete all the same (RFC 9113, section 8.1).
+                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) && error.is_reset() => {
+                    return Poll::Ready(None);
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.data_done = true,
+            }
+        }
+        match ready!(self.recv.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(Frame::trailers).map(Ok)),
+            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) && error.is_reset() => Poll::Ready(None),
+            Err(error) => Poll::Ready(Some(Err(error))),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        match ready!(stream.poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if frame.is_trailers()
+                    && let Some(stream) = self.stream.take()
+                {
+                    stream.ended(frame.trailers_ref());
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(failure)) => Poll::Ready(self.fail(&failure).map(|trailers| Ok(Frame::trailers(trailers)))),
+            None => {
+                if let Some(stream) = self.stream.take() {
+                    stream.ended(None);
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.stream.is_none() { SizeHint::with_exact(0) } else { SizeHint::default() }
+    }
+}

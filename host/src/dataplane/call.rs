@@ -1,0 +1,501 @@
+//! One call: find the service, pick, send, and again on another endpoint while no server can have seen the request.
+//!
+//! ```text
+//!   resolve ─▶ pick ─▶ connected? ─▶ send ─▶ head of the answer ─▶ body (see `body`)
+//!               ▲          │ no       │ refused unseen, or the connection was closing
+//!               └──────────┴──────────┘ endpoint added to those tried
+//! ```
+//!
+//! What counts as unseen: no connection came up; HTTP/2 did not take the request; the server answered REFUSED_STREAM, or GOAWAY
+//! with a last stream before this one (RFC 9113, section 8.7). Everything else may have been acted upon, and its failure is
+//! the caller's to judge.
+//!
+//! The whole call runs in the task of its caller: dropping the future, or the body it answers with, cancels it. Only a request
+//! that is still being sent when its answer begins gets a task of its own.
+
+use std::{
+    error::Error,
+    future::{Future as _, poll_fn},
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, request, uri};
+use http_body::Body;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Shared,
+    body::{Deadline, ResponseBody, Stream, UploadTask},
+    code::Code,
+    connection::{Connection, Sender},
+    errors::{AttemptCause, AttemptError, Doing, Failure},
+    metrics::RequestRecord,
+    timeout::{self, GRPC_TIMEOUT},
+    upload::{Source, Upload},
+};
+use crate::{
+    balancer::{CallGuard, EndpointState, Outcome, Pick, PickRequest, ServiceHandle, ServiceState, Services},
+    model::{Address, ServiceName},
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A call's bounds on body types.
+pub(super) trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static {}
+
+impl<B> RequestBody for B where B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static {}
+
+/// A request on its way, with what is kept from one attempt to the next.
+struct Call<'a, B> {
+    shared: &'a Shared,
+    head: request::Parts,
+    source: Source<B>,
+    peer: Option<IpAddr>,
+    deadline: Deadline,
+    has_timeout: bool,
+    tried: Vec<u32>,
+    attempts: usize,
+    last: Option<AttemptError>,
+}
+
+/// How one attempt ended short of an answer.
+enum Unanswered {
+    /// The server cannot have seen the request.
+    Unseen(AttemptCause),
+    /// The connection was on its way out; the endpoint itself may be well.
+    Closing(h2::Error),
+    /// It is all over.
+    Failed(Failure),
+}
+
+/// The service that a request is for.
+pub(super) enum Wanted {
+    /// One that is balanced already.
+    Known(ServiceHandle),
+    /// One that may exist.
+    Named(Box<str>),
+}
+
+impl Wanted {
+    pub(super) fn new(services: &Services, name: &str) -> Self {
+        services.get(name).map_or_else(|| Self::Named(name.into()), Self::Known)
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Known(handle) => handle.name().as_str(),
+            Self::Named(name) => name,
+        }
+    }
+}
+
+/// Answers one request by an instance of a service, or by a failure that says why not.
+pub(super) async fn call<B: RequestBody>(
+    shared: &Shared,
+    wanted: Wanted,
+    request: Request<B>,
+    peer: Option<IpAddr>,
+    began: Instant,
+) -> Response<ResponseBody> {
+    let (head, body) = request.into_parts();
+    let left = match head.headers.get(GRPC_TIMEOUT).map(|value| (timeout::parse(value), value)) {
+        None => None,
+        Some((Some(left), _)) => Some(left),
+        Some((None, value)) => {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            return refuse(shared, wanted.name(), began, &Failure::BadTimeout { value });
+        }
+    };
+    // A time past the clock's end is no deadline.
+    let at = left.and_then(|left| began.checked_add(left));
+    let call = Call {
+        shared,
+        head,
+        source: Source::new(body, shared.options.replay_bytes),
+        peer,
+        deadline: Deadline::new(at),
+        has_timeout: left.is_some(),
+        tried: Vec::new(),
+        attempts: 0,
+        last: None,
+    };
+    let (handle, state) = match find(shared, &wanted, at).await {
+        Ok(found) => found,
+        Err(failure) => return refuse(shared, wanted.name(), began, &failure),
+    };
+    let record = shared.metrics.service(handle.name().as_str()).begin(began);
+    call.run(&handle, state, record).await
+}
+
+/// Answers with a failure that concerns no known service: all of them are counted together, so that callers who make up names do
+/// not make up metrics.
+pub(super) fn refuse(shared: &Shared, name: &str, began: Instant, failure: &Failure) -> Response<ResponseBody> {
+    let mut record = shared.metrics.service("").begin(began);
+    record.set_code(failure.code());
+    answer(name, failure)
+}
+
+fn answer(name: &str, failure: &Failure) -> Response<ResponseBody> {
+    tracing::debug!(service = name, error = failure as &dyn Error, "call failed");
+    failure.response(name, ResponseBody::empty())
+}
+
+/// The service and its state, once the registry has said what there is.
+async fn find(
+    shared: &Shared,
+    wanted: &Wanted,
+    deadline: Option<Instant>,
+) -> Result<(ServiceHandle, Arc<ServiceState>), Failure> {
+    if let Wanted::Known(handle) = wanted {
+        let state = Arc::clone(&handle.state());
+        if !state.endpoints.is_empty() {
+            return Ok((handle.clone(), state));
+        }
+    }
+    let began = Instant::now();
+    let service = ServiceName::new(wanted.name()).map_err(Failure::BadName)?;
+    let discover = shared.services.discover(&service);
+    let handle = within(deadline, discover).await.ok_or(Failure::Deadline { doing: Doing::Listing })?;
+    let handle = handle.map_err(Failure::Discover)?;
+    let state = Arc::clone(&handle.state());
+    if !state.endpoints.is_empty() {
+        return Ok((handle, state));
+    }
+    Err(match (&state.stale, state.listed) {
+        (_, true) => Failure::NoEndpoints { revision: state.revision.0 },
+        (Some(unreachable), false) => Failure::RegistryUnreachable { reason: Arc::clone(&unreachable.reason) },
+        (None, false) => Failure::NotListed { waited: began.elapsed() },
+    })
+}
+
+/// Waits for another generation than `state`, after a policy said to.
+async fn queued(
+    shared: &Shared,
+    handle: &ServiceHandle,
+    state: &ServiceState,
+    deadline: Option<Instant>,
+) -> Result<Arc<ServiceState>, Failure> {
+    let began = Instant::now();
+    let bound = began + shared.options.queue_timeout;
+    let deadline = deadline.filter(|at| *at < bound);
+    let mut reader = handle.subscribe();
+    // What was published between the pick and the subscription does not count as a change.
+    if reader.current().generation == state.generation {
+        match timeout_at(deadline.unwrap_or(bound), reader.changed()).await {
+            Ok(changed) => changed.map_err(|_| Failure::Closed)?,
+            Err(_) if deadline.is_some() => return Err(Failure::Deadline { doing: Doing::Queueing }),
+            Err(_) => {
+                let policy = Arc::clone(&state.policy_name);
+                return Err(Failure::QueueTimeout { policy, waited: began.elapsed() });
+            }
+        }
+    }
+    Ok(reader.current())
+}
+
+/// The future's output, unless the deadline comes first.
+async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        Some(at) => timeout_at(at, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+impl<B: RequestBody> Call<'_, B> {
+    async fn run(
+        mut self,
+        handle: &ServiceHandle,
+        state: Arc<ServiceState>,
+        mut record: RequestRecord,
+    ) -> Response<ResponseBody> {
+        match self.attempt_all(handle, state, &mut record).await {
+            Ok(answered) => self.pass_on(handle.name().clone(), answered, record),
+            Err(failure) => {
+                record.set_code(failure.code());
+                answer(handle.name().as_str(), &failure)
+            }
+        }
+    }
+
+    /// Attempt after attempt until a server answers.
+    async fn attempt_all(
+        &mut self,
+        handle: &ServiceHandle,
+        mut state: Arc<ServiceState>,
+        record: &mut RequestRecord,
+    ) -> Result<Answered, Failure> {
+        // The first endpoint that was passed over because it was still being connected to.
+        let mut slow: Option<u32> = None;
+        loop {
+            let request = PickRequest {
+                path: self.head.uri.path(),
+                headers: &self.head.headers,
+                peer: self.peer,
+                tried: &self.tried,
+            };
+            let mut patient = state.endpoints.len() == 1;
+            let index = match state.pick(&request) {
+                Pick::Endpoint(index) => index,
+                Pick::Queue => {
+                    state = queued(self.shared, handle, &state, self.deadline.at()).await?;
+                    self.tried.clear();
+                    slow = None;
+                    continue;
+                }
+                Pick::NoEndpoints { .. } => return Err(Failure::NoEndpoints { revision: state.revision.0 }),
+                Pick::NoneUsable { known, backing_off } => match slow.take() {
+                    // Better late than never.
+                    Some(index) => {
+                        patient = true;
+                        index
+                    }
+                    None => return Err(self.none_usable(&state, known, backing_off)),
+                },
+                Pick::Fail(message) => {
+                    return Err(Failure::PolicyFail { policy: Arc::clone(&state.policy_name), message });
+                }
+                Pick::Drop(message) => {
+                    return Err(Failure::PolicyDrop { policy: Arc::clone(&state.policy_name), message });
+                }
+            };
+            if self.attempts > 0 {
+                record.retry();
+            }
+            self.attempts += 1;
+            let endpoint = &state.endpoints[index as usize];
+            let cause = match self.attempt(endpoint, patient).await {
+                Ok(answered) => return Ok(answered),
+                Err(Unanswered::Unseen(cause)) => cause,
+                Err(Unanswered::Closing(error)) => AttemptCause::Closing(error),
+                Err(Unanswered::Failed(failure)) => return Err(failure),
+            };
+            tracing::debug!(address = %endpoint.endpoint.address, error = &cause as &dyn Error, "attempt failed");
+            if matches!(cause, AttemptCause::Slow) {
+                slow = slow.or(Some(index));
+            }
+            if !self.tried.contains(&index) {
+                self.tried.push(index);
+            }
+            self.last = Some(AttemptError { address: endpoint.endpoint.address.clone(), cause });
+            if self.attempts >= self.shared.options.max_attempts || !self.source.can_replay() {
+                let (known, backing_off) = counts(&state);
+                return Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() });
+            }
+        }
+    }
+
+    /// One endpoint, and its next connection if the one at hand was closing.
+    async fn attempt(&mut self, endpoint: &EndpointState, patient: bool) -> Result<Answered, Unanswered> {
+        let mut guard = endpoint.cell.begin();
+        let connection = Connection::of(endpoint, &self.shared.options.connect);
+        let mut again = true;
+        loop {
+            let sender = match connection.sender() {
+                Some(sender) => sender,
+                None => match self.connected(connection, endpoint, patient).await {
+                    Ok(sender) => sender,
+                    Err(unanswered) => {
+                        if matches!(unanswered, Unanswered::Unseen(AttemptCause::Connect(_))) {
+                            guard.set_outcome(Outcome::Failed);
+                        }
+                        return Err(unanswered);
+                    }
+                },
+            };
+            let number = sender.number;
+            match self.send(endpoint, connection, sender, &mut guard).await {
+                Ok((response, upload)) => {
+                    let address = endpoint.endpoint.address.clone();
+                    return Ok(Answered { response, upload, guard, address });
+                }
+                Err(Unanswered::Closing(_)) if again && self.source.can_replay() => {
+                    connection.retire(number);
+                    again = false;
+                }
+                Err(unanswered) => {
+                    if matches!(unanswered, Unanswered::Closing(_)) {
+                        connection.retire(number);
+                    }
+                    return Err(unanswered);
+                }
+            }
+        }
+    }
+
+    /// Waits for the endpoint's connection: to the end of its attempt if `patient`, else only a moment.
+    async fn connected(
+        &mut self,
+        connection: &Connection,
+        endpoint: &EndpointState,
+        patient: bool,
+    ) -> Result<Sender, Unanswered> {
+        let patience = (!patient).then(|| Instant::now() + self.shared.options.connect_patience);
+        let until = match (self.deadline.at(), patience) {
+            (Some(deadline), Some(patience)) => Some(deadline.min(patience)),
+            (deadline, patience) => deadline.or(patience),
+        };
+        match within(until, connection.connected()).await {
+            Some(Ok(sender)) => Ok(sender),
+            Some(Err(error)) => Err(Unanswered::Unseen(error.into())),
+            None if until == self.deadline.at() => {
+                let doing = Doing::Connecting(endpoint.endpoint.address.clone());
+                Err(Unanswered::Failed(Failure::Deadline { doing }))
+            }
+            None => Err(Unanswered::Unseen(AttemptCause::Slow)),
+        }
+    }
+
+    /// Sends the request, and returns with the head of the answer.
+    async fn send(
+        &mut self,
+        endpoint: &EndpointState,
+        connection: &Connection,
+        mut sender: Sender,
+        guard: &mut CallGuard,
+    ) -> Result<(Response<h2::RecvStream>, Upload), Unanswered> {
+        let address = || endpoint.endpoint.address.clone();
+        let request = self.request(connection).map_err(Unanswered::Failed)?;
+        // Handles are cloned for each request, so that this never waits; it tells whether the connection is going away.
+        let ready = poll_fn(|cx| sender.request.poll_ready(cx)).await;
+        ready.map_err(Unanswered::Closing)?;
+        let nothing_to_send = self.source.is_empty();
+        let (mut response, stream) = match sender.request.send_request(request, nothing_to_send) {
+            Ok(sent) => sent,
+            // Not an error of the connection: the request has something that HTTP/2 forbids.
+            Err(cause) if !(cause.is_io() || cause.is_go_away() || cause.is_reset()) => {
+                return Err(Unanswered::Failed(Failure::Unsendable { address: address(), cause }));
+            }
+            Err(error) => return Err(Unanswered::Closing(error)),
+        };
+        drop(sender);
+        let mut upload = Upload::new(stream, nothing_to_send);
+        let (source, deadline) = (&mut self.source, &mut self.deadline);
+        let answered = poll_fn(|cx| {
+            if !upload.is_done()
+                && let Poll::Ready(Err(error)) = upload.poll(source, cx)
+            {
+                return Poll::Ready(Err(Failure::RequestBody(error)));
+            }
+            if let Poll::Ready(answered) = Pin::new(&mut response).poll(cx) {
+                return Poll::Ready(Ok(answered));
+            }
+            if deadline.poll(cx).is_ready() {
+                return Poll::Ready(Err(Failure::Deadline { doing: Doing::Answering(address()) }));
+            }
+            Poll::Pending
+        });
+        match answered.await.map_err(Unanswered::Failed)? {
+            Ok(response) => {
+                guard.answered();
+                upload.commit(&mut self.source);
+                Ok((response, upload))
+            }
+            Err(error) if error.is_go_away() && error.is_remote() => {
+                // Streams that the server did process are not ended by its GOAWAY.
+                Err(Unanswered::Closing(error))
+            }
+            Err(error) => match error.reason() {
+                Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => {
+                    Err(Unanswered::Unseen(AttemptCause::Refused(error)))
+                }
+                _ => {
+                    let failure = Failure::of_stream(address(), error);
+                    guard.set_outcome(match &failure {
+                        failure if failure.blames_endpoint() => Outcome::Failed,
+                        Failure::RequestBody(_) => Outcome::Cancelled,
+                        _ => Outcome::Answered,
+                    });
+                    Err(Unanswered::Failed(failure))
+                }
+            },
+        }
+    }
+
+    /// The head to send on this attempt. It is copied: HTTP/2 does not give it back when a request was refused.
+    fn request(&mut self, connection: &Connection) -> Result<Request<()>, Failure> {
+        let mut request = Request::new(());
+        *request.method_mut() = self.head.method.clone();
+        *request.version_mut() = http::Version::HTTP_2;
+        let uri = &self.head.uri;
+        *request.uri_mut() = if uri.scheme() == Some(&uri::Scheme::HTTP) && uri.authority().is_some() {
+            uri.clone()
+        } else {
+            let mut parts = uri::Parts::default();
+            parts.scheme = Some(uri::Scheme::HTTP);
+            parts.authority = Some(uri.authority().unwrap_or_else(|| connection.authority()).clone());
+            parts.path_and_query =
+                Some(uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/")));
+            http::Uri::from_parts(parts).expect("scheme, authority and path make a URI")
+        };
+        *request.headers_mut() = self.head.headers.clone();
+        if self.has_timeout {
+            let left = match self.deadline.at() {
+                Some(at) => at.saturating_duration_since(Instant::now()),
+                None => Duration::MAX,
+            };
+            if left.is_zero() {
+                return Err(Failure::Deadline { doing: Doing::Arriving });
+            }
+            request.headers_mut().insert(GRPC_TIMEOUT, timeout::format(left));
+        }
+        Ok(request)
+    }
+
+    fn none_usable(&mut self, state: &ServiceState, known: usize, backing_off: usize) -> Failure {
+        if self.attempts > 0 {
+            return Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() };
+        }
+        if backing_off == 0 {
+            return Failure::NoneUsable { known };
+        }
+        let last = state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).find_map(|endpoint| {
+            let cause = Connection::of(endpoint, &self.shared.options.connect).last_error()?;
+            Some(AttemptError { address: endpoint.endpoint.address.clone(), cause: cause.into() })
+        });
+        Failure::NoneReachable { known, backing_off, last }
+    }
+
+    /// Turns the head of an answer into the answer.
+    fn pass_on(self, service: ServiceName, answered: Answered, mut record: RequestRecord) -> Response<ResponseBody> {
+        let Answered { response, mut upload, mut guard, address } = answered;
+        let (head, recv) = response.into_parts();
+        let code = Code::of(&head.headers);
+        if code == Some(Code::Unavailable) {
+            guard.set_outcome(Outcome::Failed);
+        }
+        if recv.is_end_stream() {
+            // Trailers-only: one frame in, one frame out.
+            record.set_code(code.unwrap_or_else(|| Code::of_http(head.status)));
+            return Response::from_parts(head, ResponseBody::empty());
+        }
+        let mut source = self.source;
+        let rest = (!upload.is_done()).then(|| {
+            let rest = async move {
+                // An error has reset the stream, which its answer shows.
+                let _ = poll_fn(|cx| upload.poll(&mut source, cx)).await;
+            };
+            UploadTask(tokio::spawn(rest))
+        });
+        let stream =
+            Stream { recv, data_done: false, service, address, guard, record, deadline: self.deadline, _upload: rest };
+        Response::from_parts(head, ResponseBody::streaming(stream))
+    }
+}
+
+/// An answer that has begun.
+struct Answered {
+    response: Response<h2::RecvStream>,
+    upload: Upload,
+    guard: CallGuard,
+    address: Address,
+}
+
+fn counts(state: &ServiceState) -> (usize, usize) {
+    let backing_off = state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).count();
+    (state.endpoints.len(), backing_off)
+}

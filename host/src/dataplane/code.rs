@@ -1,0 +1,132 @@
+//! gRPC's status codes, and what HTTP/2 errors mean in them.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The header or trailer that carries a call's status.
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal, $digits:literal;)*) => {
+        /// A gRPC status code.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Code { $($(#[$doc])* $name = $number,)* }
+
+        impl Code {
+            /// How many there are.
+            pub(super) const COUNT: usize = [$($number),*].len();
+
+            /// All codes, by number.
+            pub(super) const ALL: [Self; Self::COUNT] = [$(Self::$name),*];
+
+            /// The code's name as gRPC writes it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The value of `grpc-status`.
+            pub(super) fn header_value(self) -> HeaderValue {
+                HeaderValue::from_static(match self { $(Self::$name => $digits,)* })
+            }
+        }
+    };
+}
+codes! {
+    /// Success.
+    Ok = 0, "OK", "0";
+    /// The caller gave up.
+    Cancelled = 1, "CANCELLED", "1";
+    /// Nothing better is known.
+    Unknown = 2, "UNKNOWN", "2";
+    /// The request makes no sense, whatever the server's state.
+    InvalidArgument = 3, "INVALID_ARGUMENT", "3";
+    /// Too late.
+    DeadlineExceeded = 4, "DEADLINE_EXCEEDED", "4";
+    /// There is no such thing.
+    NotFound = 5, "NOT_FOUND", "5";
+    /// There is one already.
+    AlreadyExists = 6, "ALREADY_EXISTS", "6";
+    /// The caller may not.
+    PermissionDenied = 7, "PERMISSION_DENIED", "7";
+    /// Something is used up.
+    ResourceExhausted = 8, "RESOURCE_EXHAUSTED", "8";
+    /// The server is not in a state to do it.
+    FailedPrecondition = 9, "FAILED_PRECONDITION", "9";
+    /// Somebody else got in between.
+    Aborted = 10, "ABORTED", "10";
+    /// Past the end.
+    OutOfRange = 11, "OUT_OF_RANGE", "11";
+    /// The server does not do this.
+    Unimplemented = 12, "UNIMPLEMENTED", "12";
+    /// Something is broken.
+    Internal = 13, "INTERNAL", "13";
+    /// Not now; try again.
+    Unavailable = 14, "UNAVAILABLE", "14";
+    /// Data is lost.
+    DataLoss = 15, "DATA_LOSS", "15";
+    /// Nobody knows who the caller is.
+    Unauthenticated = 16, "UNAUTHENTICATED", "16";
+}
+
+impl Code {
+    /// The status that headers or trailers carry, if any. What is not a known number is UNKNOWN, as gRPC has it.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let value = headers.get(&GRPC_STATUS)?.as_bytes();
+        let number = match value {
+            [a @ b'0'..=b'9'] => usize::from(a - b'0'),
+            [b'1', b @ b'0'..=b'9'] => usize::from(10 + b - b'0'),
+            _ => return Some(Self::Unknown),
+        };
+        Some(Self::ALL.get(number).copied().unwrap_or(Self::Unknown))
+    }
+
+    /// What a server's HTTP/2 reset means, by the table "Errors" of gRPC's PROTOCOL-HTTP2.md.
+    pub(super) fn of_reset(reason: h2::Reason) -> Self {
+        match reason {
+            h2::Reason::REFUSED_STREAM => Self::Unavailable,
+            h2::Reason::CANCEL => Self::Cancelled,
+            h2::Reason::ENHANCE_YOUR_CALM => Self::ResourceExhausted,
+            h2::Reason::INADEQUATE_SECURITY => Self::PermissionDenied,
+            _ => Self::Internal,
+        }
+    }
+
+    /// What an answer with an HTTP status and no `grpc-status` means, by gRPC's http-grpc-status-mapping.md.
+    pub(super) fn of_http(status: http::StatusCode) -> Self {
+        match status.as_u16() {
+            400 => Self::Internal,
+            401 => Self::Unauthenticated,
+            403 => Self::PermissionDenied,
+            404 => Self::Unimplemented,
+            429 | 502..=504 => Self::Unavailable,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_from_its_number() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(GRPC_STATUS, HeaderValue::from_static(value));
+            Code::of(&headers)
+        };
+        for code in Code::ALL {
+            assert_eq!(
+                read(match code.header_value().to_str() {
+                    Ok(text) => String::leak(text.to_owned()),
+                    Err(_) => "",
+                }),
+                Some(code)
+            );
+        }
+        assert_eq!(read("17"), Some(Code::Unknown));
+        assert_eq!(read("014"), Some(Code::Unknown));
+        assert_eq!(read(""), Some(Code::Unknown));
+        assert_eq!(Code::of(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,169 @@
+//! One attempt to connect to an endpoint, and the care of what came of it.
+//!
+//! This is the seam for TLS: whatever [`connect`] wraps the socket in, the rest sees an HTTP/2 connection.
+
+use std::{
+    future::{Future as _, poll_fn},
+    io,
+    pin::Pin,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use thiserror::Error;
+use tokio::{
+    net::TcpStream,
+    time::{error::Elapsed, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::options::ConnectOptions;
+use crate::model::Address;
+
+/// Why an endpoint could not be connected to.
+#[derive(Debug, Error)]
+pub(super) enum ConnectError {
+    #[error("cannot find the address of {host:?}")]
+    Resolve {
+        host: String,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("cannot connect")]
+    Tcp(#[source] io::Error),
+    #[error("no connection within {} ms", .after.as_millis())]
+    TimedOut {
+        after: Duration,
+        #[source]
+        cause: Elapsed,
+    },
+    #[error("what listens there does not speak HTTP/2 in cleartext")]
+    NotHttp2(#[source] Option<h2::Error>),
+    #[error("the connection was lost after {} ms", .after.as_millis())]
+    Lost {
+        after: Duration,
+        #[source]
+        cause: LostError,
+    },
+}
+
+/// How an established connection was lost.
+#[derive(Debug, Error)]
+pub(super) enum LostError {
+    #[error("HTTP/2 failed")]
+    Http2(#[source] h2::Error),
+    #[error("the server answered no ping within {} s", .0.as_secs())]
+    KeepAlive(Duration),
+}
+
+/// How many streams may be opened before the server has said how many. While [`connect`] waits for the server's settings this
+/// also tells whether they came; a server that allows exactly this many is waited for in vain, which none does: it would
+/// refuse every call.
+const BEFORE_SETTINGS: usize = 0;
+
+/// How many cancelled calls HTTP/2 remembers for a second, to drop what still comes for them. It remembers 50 by default, and
+/// ends a connection after 1024 late answers to those it forgot.
+const CANCELLED_REMEMBERED: usize = 1024;
+
+/// Connects within `options.timeout`. What it returns is ready: the server has sent its HTTP/2 settings, so that a port where
+/// something else listens, or nothing behind a load balancer, counts as unreachable before a call is sent there (gRPC asks the
+/// same of its clients before they report READY).
+pub(super) async fn connect(
+    address: &Address,
+    options: &ConnectOptions,
+) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+    match timeout(options.timeout, establish(address, options)).await {
+        Ok(result) => result,
+        Err(cause) => Err(ConnectError::TimedOut { after: options.timeout, cause }),
+    }
+}
+
+async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+    let resolved = tokio::net::lookup_host((address.host(), address.port()))
+        .await
+        .map_err(|cause| ConnectError::Resolve { host: address.host().to_owned(), cause })?;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut stream = None;
+    for socket in resolved {
+        match TcpStream::connect(socket).await {
+            Ok(connected) => {
+                stream = Some(connected);
+                break;
+            }
+            Err(error) => last = error,
+        }
+    }
+    let stream = stream.ok_or(ConnectError::Tcp(last))?;
+    // Calls are small and wait for their answers: Nagle's algorithm would hold them back.
+    stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+    #[cfg(target_os = "linux")]
+    {
+        let millis = u32::try_from(options.keep_alive_timeout.as_millis()).unwrap_or(u32::MAX);
+        // Without it, the loss of a machine is noticed after minutes of retransmissions (gRPC's proposal A18).
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, millis).map_err(|error| ConnectError::Tcp(error.into()))?;
+    }
+    let (sender, mut connection) = client::Builder::new()
+        .initial_window_size(options.stream_window)
+        .initial_connection_window_size(options.connection_window)
+        .initial_max_send_streams(BEFORE_SETTINGS)
+        // Calls of all clients share this connection. Answers that were on their way when a call was given up are no error of the
+        // server: remember many such calls, and do not close the connection over late answers to those forgotten.
+        .max_concurrent_reset_streams(CANCELLED_REMEMBERED)
+        .max_local_error_reset_streams(None)
+        .enable_push(false)
+        .handshake(stream)
+        .await
+        .map_err(|error| ConnectError::NotHttp2(Some(error)))?;
+    poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err(ConnectError::NotHttp2(None))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(ConnectError::NotHttp2(Some(error)))),
+        Poll::Pending if connection.max_concurrent_send_streams() != BEFORE_SETTINGS => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await?;
+    Ok((sender, Driver { connection }))
+}
+
+/// Moves an established connection's bytes. Nothing happens on the connection unless [`Driver::run`] is polled.
+pub(super) struct Driver {
+    connection: client::Connection<TcpStream, Bytes>,
+}
+
+impl Driver {
+    /// Runs until the connection ends: well, because either side said so and no call was left, or with an error.
+    ///
+    /// `busy` tells whether calls run: only then is the server pinged. When `stop` is cancelled, nobody will send anything more,
+    /// and the connection gets a little time to say goodbye.
+    pub(super) async fn run(
+        self,
+        options: &ConnectOptions,
+        busy: impl Fn() -> bool,
+        stop: &CancellationToken,
+    ) -> Result<(), LostError> {
+        const GOODBYE: Duration = Duration::from_secs(1);
+        let mut connection = self.connection;
+        let mut pings = connection.ping_pong();
+        let keep_alive = async {
+            loop {
+                sleep(options.keep_alive_interval).await;
+                let Some(pings) = pings.as_mut().filter(|_| busy()) else { continue };
+                match timeout(options.keep_alive_timeout, pings.ping(h2::Ping::opaque())).await {
+                    Ok(Ok(_)) => {}
+                    // The connection has failed; it says how itself.
+                    Ok(Err(_)) => std::future::pending().await,
+                    Err(_) => return options.keep_alive_timeout,
+                }
+            }
+        };
+        tokio::select! {
+            ended = &mut connection => return ended.map_err(LostError::Http2),
+            after = keep_alive => return Err(LostError::KeepAlive(after)),
+            () = stop.cancelled() => {}
+        }
+        // Whatever becomes of the goodbye, this connection is not used any more.
+        let _ = timeout(GOODBYE, connection).await;
+        Ok(())
+    }
+}

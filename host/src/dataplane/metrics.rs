@@ -1,0 +1,277 @@
+//! The data plane's figures, a set a service.
+//!
+//! A request finds its service's set with one hash look-up and then touches atomics only: the families of prometheus-client, with
+//! their locks, are asked once a service and code.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+use tokio::time::Instant;
+
+use super::code::Code;
+use crate::model::ServiceName;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceLabel {
+    /// Empty for requests that reached no service.
+    service: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CodeLabels {
+    service: String,
+    code: &'static str,
+}
+
+/// The data plane's metrics. Cheap to clone; all clones count together.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    requests: Family<CodeLabels, Counter>,
+    durations: Family<ServiceLabel, Durations>,
+    retries: Family<ServiceLabel, Counter>,
+    in_flight: Family<ServiceLabel, Gauge>,
+    connections: Gauge,
+    /// Read for every request; replaced when a service is seen for the first time.
+    services: ArcSwap<HashMap<Box<str>, Arc<ServiceMetrics>>>,
+    /// Held while `services` is replaced, so that no service gets two sets.
+    adding: Mutex<()>,
+}
+
+impl Metrics {
+    /// Metrics that are shown under `dataplane_` in this registry.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let inner = &metrics.inner;
+        let sub = registry.sub_registry_with_prefix("dataplane");
+        sub.register("requests", "Requests that have ended, by gRPC status", inner.requests.clone());
+        let help = "Time from a request's arrival to the end of its answer";
+        sub.register_with_unit("request_duration", help, Unit::Seconds, inner.durations.clone());
+        sub.register("retries", "Attempts of a request after its first", inner.retries.clone());
+        sub.register("requests_in_flight", "Requests that run", inner.in_flight.clone());
+        sub.register("client_connections", "Connections from clients", inner.connections.clone());
+        metrics
+    }
+
+    /// The set of one service.
+    pub(super) fn service(&self, name: &str) -> Arc<ServiceMetrics> {
+        match self.inner.services.load().get(name) {
+            Some(set) => Arc::clone(set),
+            None => self.add(name),
+        }
+    }
+
+    #[cold]
+    fn add(&self, name: &str) -> Arc<ServiceMetrics> {
+        let inner = &self.inner;
+        // A panic while it is held leaves the map as it was.
+        let _adding = inner.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = inner.services.load();
+        if let Some(set) = known.get(name) {
+            return Arc::clone(set);
+        }
+        let label = ServiceLabel { service: name.to_owned() };
+        let set = Arc::new(ServiceMetrics {
+            service: name.to_owned(),
+            requests: inner.requests.clone(),
+            codes: Default::default(),
+            durations: inner.durations.get_or_create_owned(&label),
+            retries: inner.retries.get_or_create_owned(&label),
+            in_flight: inner.in_flight.get_or_create_owned(&label),
+        });
+        let mut next = HashMap::clone(&known);
+        next.insert(name.into(), Arc::clone(&set));
+        inner.services.store(Arc::new(next));
+        set
+    }
+
+    /// Forgets a service that is not balanced any more.
+    pub fn forget(&self, name: &ServiceName) {
+        let inner = &self.inner;
+        // As in `add`.
+        let _adding = inner.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::clone(&inner.services.load());
+        next.remove(name.as_str());
+        inner.services.store(Arc::new(next));
+        let service = name.as_str().to_owned();
+        for code in Code::ALL {
+            inner.requests.remove(&CodeLabels { service: service.clone(), code: code.as_str() });
+        }
+        let label = ServiceLabel { service };
+        inner.durations.remove(&label);
+        inner.retries.remove(&label);
+        inner.in_flight.remove(&label);
+    }
+
+    /// Counts a client's connection until the guard is dropped.
+    pub(super) fn connection(&self) -> ConnectionRecord {
+        self.inner.connections.inc();
+        ConnectionRecord(self.inner.connections.clone())
+    }
+}
+
+pub(super) struct ConnectionRecord(Gauge);
+
+impl Drop for ConnectionRecord {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The metrics of one service.
+pub(super) struct ServiceMetrics {
+    service: String,
+    requests: Family<CodeLabels, Counter>,
+    /// Made when first needed: most services never see most codes.
+    codes: [OnceLock<Counter>; Code::COUNT],
+    durations: Durations,
+    retries: Counter,
+    in_flight: Gauge,
+}
+
+impl ServiceMetrics {
+    /// Begins to count a request that arrived at `began`.
+    pub(super) fn begin(self: Arc<Self>, began: Instant) -> RequestRecord {
+        self.in_flight.inc();
+        RequestRecord { metrics: self, began, code: Code::Cancelled }
+    }
+
+    fn count(&self, code: Code) {
+        let make = || {
+            let labels = CodeLabels { service: self.service.clone(), code: code.as_str() };
+            self.requests.get_or_create_owned(&labels)
+        };
+        self.codes[code as usize].get_or_init(make).inc();
+    }
+}
+
+/// A request that runs. Dropping it counts the request, as cancelled if no code was set.
+pub(super) struct RequestRecord {
+    metrics: Arc<ServiceMetrics>,
+    began: Instant,
+    code: Code,
+}
+
+impl RequestRecord {
+    pub(super) fn retry(&self) {
+        self.metrics.retries.inc();
+    }
+
+    pub(super) fn set_code(&mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        self.metrics.in_flight.dec();
+        self.metrics.durations.observe(self.began.elapsed());
+        self.metrics.count(self.code);
+    }
+}
+
+/// A histogram of atomics: prometheus-client's own takes a write lock an observation, which all worker threads would share.
+#[derive(Clone, Default)]
+struct Durations {
+    inner: Arc<DurationsInner>,
+}
+
+#[derive(Default)]
+struct DurationsInner {
+    buckets: [AtomicU64; Durations::BOUNDS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Durations {
+    /// Upper bounds in microseconds: 0.25 ms to 16 s by powers of two, then a minute.
+    const BOUNDS: [u64; 18] = [
+        250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000, 1_000_000, 2_000_000,
+        4_000_000, 8_000_000, 16_000_000, 60_000_000,
+    ];
+
+    fn observe(&self, duration: Duration) {
+        let us = duration.as_micros() as u64;
+        let bucket = Self::BOUNDS.iter().position(|bound| us <= *bound).unwrap_or(Self::BOUNDS.len());
+        self.inner.buckets[bucket].fetch_add(1, Relaxed);
+        self.inner.sum_us.fetch_add(us, Relaxed);
+    }
+}
+
+impl fmt::Debug for Durations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Durations").finish_non_exhaustive()
+    }
+}
+
+impl TypedMetric for Durations {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Durations {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let counts = self.inner.buckets.iter().map(|count| count.load(Relaxed));
+        let bounds = Self::BOUNDS.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(counts).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = self.inner.sum_us.load(Relaxed) as f64 / 1e6;
+        encoder.encode_histogram::<[(String, String); 0]>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_is_counted_by_code_when_it_ends() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let mut record = metrics.service("svc").begin(Instant::now());
+        record.retry();
+        let show = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text
+        };
+        assert!(show(&registry).contains("dataplane_requests_in_flight{service=\"svc\"} 1"));
+        record.set_code(Code::Unavailable);
+        drop(record);
+        drop(metrics.service("svc").begin(Instant::now()));
+        let text = show(&registry);
+        for line in [
+            "dataplane_requests_total{service=\"svc\",code=\"UNAVAILABLE\"} 1",
+            "dataplane_requests_total{service=\"svc\",code=\"CANCELLED\"} 1",
+            "dataplane_request_duration_seconds_bucket{le=\"0.00025\",service=\"svc\"} 2",
+            "dataplane_request_duration_seconds_bucket{le=\"+Inf\",service=\"svc\"} 2",
+            "dataplane_request_duration_seconds_count{service=\"svc\"} 2",
+            "dataplane_retries_total{service=\"svc\"} 1",
+            "dataplane_requests_in_flight{service=\"svc\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        metrics.forget(&ServiceName::new("svc").unwrap());
+        assert!(!show(&registry).contains("svc"));
+    }
+}

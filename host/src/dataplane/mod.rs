@@ -1,0 +1,71 @@
+//! Takes requests and carries each to an instance: the proxy ([`serve`]) and the in-process [`Channel`].
+//!
+//! ```text
+//!   client ── HTTP/2 ──▶ inbound ─┐ route
+//!                                 ├──▶ call ── pick ──▶ ServiceState (balancer)
+//!   tonic client ──▶ Channel ─────┘     │
+//!                                       ├─ connection ──▶ one HTTP/2 connection an endpoint, kept in its cell
+//!                                       ├─ upload  ─────▶ request body, frame by frame
+//!                                       └─ body    ◀───── answer, frame by frame, trailers as they came
+//! ```
+//!
+//! Bodies are never decoded. Back-pressure runs through: a frame is read from one side when the other side's window has taken the
+//! one before. Metadata passes as it is, but for `waymark-service` (taken off) and `grpc-timeout` (reduced by the time spent
+//! here).
+//!
+//! Which endpoint gets a request is the balancer's decision, where endpoints come from the registry's. Connections to endpoints
+//! are spoken with `h2` itself rather than hyper's client: it tells a request that the server cannot have seen from one it may
+//! have, it leaves the request's body with us for another attempt, and a call costs neither a channel nor a task.
+
+mod backoff;
+mod body;
+mod call;
+mod channel;
+mod code;
+mod connect;
+mod connection;
+mod errors;
+mod inbound;
+mod metrics;
+mod options;
+mod route;
+mod timeout;
+mod upload;
+
+use std::sync::Arc;
+
+pub use body::ResponseBody;
+pub use channel::Channel;
+pub use code::Code;
+pub use errors::WAYMARK_ERROR;
+pub use inbound::{Drained, serve};
+pub use metrics::Metrics;
+pub use options::{ConnectOptions, InboundOptions, Options};
+pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
+
+use crate::{balancer::Services, model::ServiceName};
+
+/// What the proxy and the channels of one process share. Cheap to clone.
+#[derive(Clone)]
+pub struct Dataplane {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    services: Services,
+    routes: Routes,
+    options: Options,
+    metrics: Metrics,
+}
+
+impl Dataplane {
+    /// A data plane over these services.
+    pub fn new(services: Services, routes: Routes, options: Options, metrics: Metrics) -> Self {
+        Self { shared: Arc::new(Shared { services, routes, options, metrics }) }
+    }
+
+    /// A channel to one service.
+    pub fn channel(&self, service: ServiceName) -> Channel {
+        Channel::new(self, service)
+    }
+}

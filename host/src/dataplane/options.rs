@@ -1,0 +1,115 @@
+//! The data plane's settings, with their defaults and where these come from.
+
+use std::time::Duration;
+
+/// How requests are taken and forwarded.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How a request without a deadline waits when a policy says "queue". Default 10 s. A deadline that comes first wins.
+    pub queue_timeout: Duration,
+    /// How many endpoints one request may be tried on. Default 32: an attempt follows another only when the server cannot have
+    /// seen the first, and each excludes one endpoint, so this bounds the work of one call, not the load on the servers.
+    pub max_attempts: usize,
+    /// How long a request waits for an endpoint that is being connected to while others could serve it. Default 250 ms, which is
+    /// the "connection attempt delay" of RFC 8305, section 8. Without another endpoint, it waits for the attempt's end.
+    pub connect_patience: Duration,
+    /// How many bytes of a request's body are kept until the answer begins, so that a request which the server refused unseen
+    /// can be sent again elsewhere. Default 64 KiB. A larger body is sent once; 0 keeps nothing.
+    pub replay_bytes: usize,
+    /// How long calls may go on running after the shutdown began. Default 30 s.
+    pub drain_timeout: Duration,
+    /// Connections to endpoints.
+    pub connect: ConnectOptions,
+    /// Connections from clients.
+    pub inbound: InboundOptions,
+}
+
+/// Connections from clients.
+#[derive(Debug, Clone)]
+pub struct InboundOptions {
+    /// How much of one request's body a client may send ahead of its reader, in bytes. Default 1 MiB: a stalled call holds
+    /// this much memory at most, and 1 MiB fills 1 Gbit/s at 8 ms.
+    pub stream_window: u32,
+    /// The same for all requests of a connection together. Default 16 MiB, so that a few stalled calls leave room for the others.
+    pub connection_window: u32,
+    /// Calls that one client connection may run at once. Default 1000: clients queue what is over it.
+    pub max_concurrent_streams: u32,
+    /// The largest set of headers taken, in bytes. Default 64 KiB.
+    pub max_header_bytes: u32,
+    /// A silent client is asked for a sign of life after this. Default 60 s.
+    pub keep_alive_interval: Duration,
+    /// A client that gives none within this is gone. Default 20 s, as gRPC's keep-alive (A8).
+    pub keep_alive_timeout: Duration,
+    /// How long a new connection may take to show which protocol it speaks. Default 10 s.
+    pub first_bytes_timeout: Duration,
+}
+
+/// Connections to endpoints.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// How long an attempt may take, name resolution, TCP and the server's HTTP/2 settings together. Default 2 s: room for one
+    /// lost SYN (sent again after 1 s, RFC 6298), and no more, because another endpoint can serve the call.
+    pub timeout: Duration,
+    /// The wait after the first failed attempt. Default 200 ms.
+    ///
+    /// The algorithm is gRPC's connection-backoff.md (times 1.6 an attempt, jitter 0.2). Its 1 s and 120 s are meant for a fleet
+    /// of clients that each try; here one node tries for all of its clients, and the cap is the time that an instance which came
+    /// back stays unused. Linkerd's proxy waits 100 to 500 ms for the same reason.
+    pub backoff_base: Duration,
+    /// The longest wait. Default 5 s. See [`Self::backoff_base`].
+    pub backoff_max: Duration,
+    /// How much of one answer's body a server may send ahead of its reader, in bytes. Default 1 MiB, see
+    /// [`InboundOptions::stream_window`].
+    pub stream_window: u32,
+    /// The same for all answers of a connection together. Default 64 MiB: the calls of all clients share it, and those whose
+    /// clients do not read must not stop the rest.
+    pub connection_window: u32,
+    /// While calls run, the server is asked for a sign of life this often. Default 305 s, because servers on grpc-go end a
+    /// connection that is pinged more often than every 5 min (its `EnforcementPolicy.MinTime`). Lower it where servers allow it.
+    pub keep_alive_interval: Duration,
+    /// A server that gives none within this is gone; and, on Linux, one that does not acknowledge what was sent
+    /// (`TCP_USER_TIMEOUT`, as gRPC's A18). Default 20 s.
+    pub keep_alive_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            queue_timeout: Duration::from_secs(10),
+            max_attempts: 32,
+            connect_patience: Duration::from_millis(250),
+            replay_bytes: 64 << 10,
+            drain_timeout: Duration::from_secs(30),
+            connect: ConnectOptions::default(),
+            inbound: InboundOptions::default(),
+        }
+    }
+}
+
+impl Default for InboundOptions {
+    fn default() -> Self {
+        Self {
+            stream_window: 1 << 20,
+            connection_window: 16 << 20,
+            max_concurrent_streams: 1000,
+            max_header_bytes: 64 << 10,
+            keep_alive_interval: Duration::from_mins(1),
+            keep_alive_timeout: Duration::from_secs(20),
+            first_bytes_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(2),
+            backoff_base: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(5),
+            stream_window: 1 << 20,
+            connection_window: 64 << 20,
+            keep_alive_interval: Duration::from_secs(305),
+            keep_alive_timeout: Duration::from_secs(20),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! How much a plugin may take.
+
+use std::time::Duration;
+
+/// What one plugin instance may take. Every limit is there so that a bad plugin costs a fallback and a log line, not the node.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The longest a pick may run. Default 10 ms: a healthy pick takes well under a microsecond, but on a busy machine its thread may
+    /// not run for some milliseconds, and a deadline of 1 ms was measured to kill healthy picks.
+    pub pick_deadline: Duration,
+    /// The longest that `describe`, `build` and each function of a key scheme may run. Default 1 s.
+    pub build_deadline: Duration,
+    /// The most linear memory of an instance, in bytes. Default 64 MiB: a thousand times what the bundled ones use, and
+    /// several times what a guest with a big runtime needs.
+    pub memory: usize,
+    /// The most elements in a table of an instance. Default 20,000.
+    pub table_elements: usize,
+    /// The largest component, in bytes. Default 32 MiB: an interpreter with its standard library takes 18.
+    pub component_size: usize,
+    /// The longest plan, in entries. Default 1,048,576.
+    pub plan_len: usize,
+    /// How many bytes a plugin may hand over in one call: log messages, header names, a plan. Default 16 MiB.
+    pub transfer: usize,
+    /// How many messages a plugin may log in 10 seconds; the rest are counted. Default 50.
+    pub log_messages: u32,
+    /// The longest log message, in bytes; the rest is cut. Default 1 KiB.
+    pub log_message_len: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pick_deadline: Duration::from_millis(10),
+            build_deadline: Duration::from_secs(1),
+            memory: 64 << 20,
+            table_elements: 20_000,
+            component_size: 32 << 20,
+            plan_len: 1 << 20,
+            transfer: 16 << 20,
+            log_messages: 50,
+            log_message_len: 1024,
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The one door: bytes in, a [`Plugin`] out, or the reason why not.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use wasmtime::{
+    Store, Trap,
+    component::{Component, HasSelf, Linker, types::ComponentItem},
+};
+
+use super::{
+    bindings::{balancer, key_scheme},
+    engine::{self, Engine},
+    error::LoadError,
+    host::{HostState, PluginLog},
+    key_scheme::WasmKeyScheme,
+    limits::Limits,
+    policy::WasmPolicy,
+};
+
+/// The versions of `waymark:plugin` that this host runs.
+pub const SUPPORTED_INTERFACES: &[&str] = &["0.1.0"];
+
+const PACKAGE: &str = "waymark:plugin/";
+
+/// What a plugin decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Which endpoint gets a request.
+    Policy,
+    /// What keys and values look like.
+    KeyScheme,
+}
+
+impl Kind {
+    /// The kind in words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::KeyScheme => "key scheme",
+        }
+    }
+
+    /// The world a component of this kind targets.
+    pub fn world(self) -> &'static str {
+        match self {
+            Self::Policy => "waymark:plugin/balancer-plugin@0.1.0",
+            Self::KeyScheme => "waymark:plugin/key-scheme-plugin@0.1.0",
+        }
+    }
+
+    fn export(self) -> &'static str {
+        match self {
+            Self::Policy => "balancer",
+            Self::KeyScheme => "key-scheme",
+        }
+    }
+
+    /// The interfaces that a component of this kind may import.
+    fn granted(self) -> &'static [&'static str] {
+        match self {
+            Self::Policy => &["types", "request", "load", "log"],
+            Self::KeyScheme => &["types", "log"],
+        }
+    }
+}
+
+/// What a plugin says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// One line for people.
+    pub summary: String,
+    /// The fields of its configuration.
+    pub fields: Vec<ConfigField>,
+    /// What whoever chooses it ought to know first; empty when there is nothing.
+    pub warning: String,
+}
+
+/// One field of a plugin's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigField {
+    /// Its name.
+    pub name: String,
+    /// What it means when left out, as JSON; empty when it must be given.
+    pub default: String,
+    /// One line for people.
+    pub doc: String,
+}
+
+/// A component that passed the door: it is what it says, and asks for nothing that it does not get.
+#[derive(Clone)]
+pub struct Plugin {
+    pub(super) engine: Engine,
+    pub(super) component: Component,
+    pub(super) log: Arc<PluginLog>,
+    pub(super) limits: Limits,
+    /// What it decides.
+    pub kind: Kind,
+    /// What it says of itself.
+    pub description: Description,
+    /// SHA-256 of its bytes, hex.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: usize,
+    /// Where the bytes came from: `bundled`, or a file's name.
+    pub origin: String,
+    /// What it imports, by full name.
+    pub imports: Vec<String>,
+    /// What it exports, by full name.
+    pub exports: Vec<String>,
+    /// How long loading took, compilation included.
+    pub load_time: Duration,
+}
+
+impl Engine {
+    /// Loads a plugin under the engine's limits. It may compile for some seconds: call it on a blocking thread.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are no plugin of this host; the error says what they are instead.
+    pub fn load(&self, bytes: &[u8], origin: &str) -> Result<Plugin, LoadError> {
+        self.load_with(bytes, origin, self.limits().clone())
+    }
+
+    /// Loads a plugin under limits of its own. See [`Engine::load`].
+    pub fn load_with(&self, bytes: &[u8], origin: &str, limits: Limits) -> Result<Plugin, LoadError> {
+        let began = Instant::now();
+        check_header(bytes, origin, &limits)?;
+        let digest = engine::sha256(bytes);
+        let component = self
+            .compile(digest, bytes)
+            .map_err(|error| LoadError::Invalid { origin: origin.into(), reason: format!("{error:#}") })?;
+        let ty = component.component_type();
+        let named = |name: &str, item: &ComponentItem| match item {
+            ComponentItem::Type(_) => None,
+            _ => Some(name.to_owned()),
+        };
+        let imports: Vec<String> =
+            ty.imports(self.wasmtime()).filter_map(|(name, item)| named(name, &item.ty)).collect();
+        let exports: Vec<String> =
+            ty.exports(self.wasmtime()).filter_map(|(name, item)| named(name, &item.ty)).collect();
+        let kind = classify(&exports, origin)?;
+        check_imports(kind, &imports, origin)?;
+        let log = Arc::new(PluginLog::new(origin, &limits));
+        let mut plugin = Plugin {
+            engine: self.clone(),
+            component,
+            log,
+            limits,
+            kind,
+            description: Description {
+                name: String::new(),
+                version: String::new(),
+                summary: String::new(),
+                fields: Vec::new(),
+                warning: String::new(),
+            },
+            sha256: engine::hex(&digest),
+            size: bytes.len(),
+            origin: origin.into(),
+            imports,
+            exports,
+            load_time: Duration::ZERO,
+        };
+        plugin.description = plugin.describe()?;
+        plugin.log.rename(&plugin.description.name);
+        plugin.load_time = began.elapsed();
+        Ok(plugin)
+    }
+}
+
+impl Plugin {
+    /// Makes a policy of it. The configuration is a JSON object; what is in it is checked by the policy, at its first build.
+    pub fn into_policy(self, config: &str) -> Result<WasmPolicy, LoadError> {
+        self.want(Kind::Policy)?;
+        let config = self.check_config(config)?;
+        WasmPolicy::new(self, config)
+    }
+
+    /// Makes a key scheme of it, with a JSON object as its configuration.
+    pub fn into_key_scheme(self, config: &str) -> Result<WasmKeyScheme, LoadError> {
+        self.want(Kind::KeyScheme)?;
+        let config = self.check_config(config)?;
+        WasmKeyScheme::new(self, config)
+    }
+
+    fn want(&self, wanted: Kind) -> Result<(), LoadError> {
+        if self.kind == wanted {
+            return Ok(());
+        }
+        Err(LoadError::WrongKind { origin: self.origin.clone(), found: self.kind.as_str(), wanted: wanted.as_str() })
+    }
+
+    /// An empty text means `{}`.
+    fn check_config(&self, config: &str) -> Result<String, LoadError> {
+        let config = if config.trim().is_empty() { "{}" } else { config };
+        match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(config) {
+            Ok(_) => Ok(config.to_owned()),
+            Err(error) => {
+                Err(LoadError::BadConfig { plugin: self.description.name.clone(), reason: error.to_string() })
+            }
+        }
+    }
+
+    pub(super) fn store(&self) -> Store<HostState> {
+        self.engine.store(HostState::new(&self.limits, Arc::clone(&self.log)), &self.limits)
+    }
+
+    pub(super) fn mismatch(&self, error: &wasmtime::Error) -> LoadError {
+        LoadError::Mismatch { origin: self.origin.clone(), reason: format!("{error:#}") }
+    }
+
+    fn describe(&self) -> Result<Description, LoadError> {
+        let mut store = self.store();
+        let failed = |call, store: &mut Store<HostState>, error: wasmtime::Error| LoadError::Failed {
+            origin: self.origin.clone(),
+            call,
+            reason: Failure::of(store, &error).describe(self.limits.build_deadline),
+        };
+        let description = match self.kind {
+            Kind::Policy => {
+                let pre = self.policy_pre()?;
+                let guest = pre.instantiate(&mut store).map_err(|error| failed("its start", &mut store, error))?;
+                let said = guest
+                    .waymark_plugin_balancer()
+                    .call_describe(&mut store)
+                    .map_err(|error| failed("describe", &mut store, error))?;
+                let fields =
+                    said.fields.into_iter().map(|f| ConfigField { name: f.name, default: f.default, doc: f.doc });
+                Description {
+                    fields: fields.collect(),
+                    name: said.name,
+                    version: said.version,
+                    summary: said.summary,
+                    warning: said.warning,
+                }
+            }
+            Kind::KeyScheme => {
+                let pre = self.key_scheme_pre()?;
+                let guest = pre.instantiate(&mut store).map_err(|error| failed("its start", &mut store, error))?;
+                let said = guest
+                    .waymark_plugin_key_scheme()
+                    .call_describe(&mut store)
+                    .map_err(|error| failed("describe", &mut store, error))?;
+                let fields =
+                    said.fields.into_iter().map(|f| ConfigField { name: f.name, default: f.default, doc: f.doc });
+                Description {
+                    fields: fields.collect(),
+                    name: said.name,
+                    version: said.version,
+                    summary: said.summary,
+                    warning: said.warning,
+                }
+            }
+        };
+        description.check().map_err(|reason| LoadError::BadDescription { origin: self.origin.clone(), reason })?;
+        Ok(description)
+    }
+
+    pub(super) fn policy_pre(&self) -> Result<balancer::BalancerPluginPre<HostState>, LoadError> {
+        let mut linker = Linker::new(self.engine.wasmtime());
+        balancer::BalancerPlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)
+            .and_then(|()| linker.instantiate_pre(&self.component))
+            .and_then(balancer::BalancerPluginPre::new)
+            .map_err(|error| self.mismatch(&error))
+    }
+
+    pub(super) fn key_scheme_pre(&self) -> Result<key_scheme::KeySchemePluginPre<HostState>, LoadError> {
+        let mut linker = Linker::new(self.engine.wasmtime());
+        key_scheme::KeySchemePlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)
+            .and_then(|()| linker.instantiate_pre(&self.component))
+            .and_then(key_scheme::KeySchemePluginPre::new)
+            .map_err(|error| self.mismatch(&error))
+    }
+}
+
+impl Description {
+    /// Names end up in metrics, tables and logs: they are short and plain.
+    fn check(&self) -> Result<(), String> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
+            return Err(format!(
+                "its name {:?} is not 1 to 64 characters of a-z, 0-9, _ and -",
+                self.name.chars().take(80).collect::<String>()
+            ));
+        }
+        for (what, text, limit) in
+            [("version", &self.version, 64), ("summary", &self.summary, 400), ("warning", &self.warning, 2000)]
+        {
+            if text.len() > limit || text.chars().any(char::is_control) {
+                return Err(format!("its {what} is longer than {limit} bytes or has control characters"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a call into a plugin failed.
+pub(super) enum Failure {
+    Deadline,
+    Trap(String),
+}
+
+impl Failure {
+    pub(super) fn of(store: &mut Store<HostState>, error: &wasmtime::Error) -> Self {
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => Self::Deadline,
+            Some(trap) => match store.data_mut().memory.refused.take() {
+                Some(refused) => Self::Trap(format!("{trap}, after {refused}")),
+                None => Self::Trap(trap.to_string()),
+            },
+            None => Self::Trap(error.root_cause().to_string()),
+        }
+    }
+
+    pub(super) fn describe(&self, deadline: Duration) -> String {
+        match self {
+            Self::Deadline => format!("it was not done after {} ms", deadline.as_millis()),
+            Self::Trap(reason) => reason.clone(),
+        }
+    }
+}
+
+/// Tells what the bytes are before a compiler sees them.
+fn check_header(bytes: &[u8], origin: &str, limits: &Limits) -> Result<(), LoadError> {
+    let origin = || origin.to_owned();
+    if bytes.len() > limits.component_size {
+        return Err(LoadError::TooLarge { origin: origin(), size: bytes.len(), limit: limits.component_size });
+    }
+    let not_wasm = |found: &str| Err(LoadError::NotWasm { origin: origin(), found: found.into() });
+    match bytes {
+        [] => not_wasm("is empty"),
+        [0x00, b'a', b's', b'm', 0x01, 0x00, 0x00, 0x00, ..] => Err(LoadError::CoreModule { origin: origin() }),
+        [0x00, b'a', b's', b'm', _, _, 0x01, 0x00, ..] => Ok(()),
+        [0x00, b'a', b's', b'm', ..] => not_wasm("begins like WebAssembly and has an unknown binary version"),
+        [0x7f, b'E', b'L', b'F', ..] => not_wasm("is an ELF binary"),
+        [0x1f, 0x8b, ..] => not_wasm("is gzip-compressed; unpack it first"),
+        [b'(', ..] => not_wasm("looks like WebAssembly text; turn it into binary first"),
+        _ => match std::str::from_utf8(&bytes[..bytes.len().min(64)]) {
+            Ok(text) => not_wasm(&format!("is text that begins with {:?}", text.chars().take(24).collect::<String>())),
+            Err(_) => not_wasm("does not begin with the bytes \\0asm"),
+        },
+    }
+}
+
+/// Which kind of plugin exports this, and for a version that we run.
+fn classify(exports: &[String], origin: &str) -> Result<Kind, LoadError> {
+    let mut targets = Vec::new();
+    for kind in [Kind::Policy, Kind::KeyScheme] {
+        for export in exports {
+            let Some(versioned) = export.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix(kind.export())) else {
+                continue;
+            };
+            match versioned.strip_prefix('@') {
+                Some(version) if SUPPORTED_INTERFACES.contains(&version) => return Ok(kind),
+                _ => targets.push(export.clone()),
+            }
+        }
+    }
+    if !targets.is_empty() {
+        return Err(LoadError::UnsupportedVersion {
+            origin: origin.into(),
+            targets: targets.join(", "),
+            supports: format!("waymark:plugin@{}", SUPPORTED_INTERFACES.join(", ")),
+        });
+    }
+    let exports = if exports.is_empty() { "nothing".into() } else { exports.join(", ") };
+    let expected = [Kind::Policy, Kind::KeyScheme].map(|kind| format!("{PACKAGE}{}@0.1.0", kind.export())).join(" or ");
+    Err(LoadError::OtherWorld { origin: origin.into(), exports, expected })
+}
+
+/// Whether everything imported is granted to this kind.
+fn check_imports(kind: Kind, imports: &[String], origin: &str) -> Result<(), LoadError> {
+    let granted = |import: &&String| {
+        let known = import.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'));
+        !known.is_some_and(|(name, version)| kind.granted().contains(&name) && SUPPORTED_INTERFACES.contains(&version))
+    };
+    let refused: Vec<&str> = imports.iter().filter(granted).map(String::as_str).collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let granted = kind.granted().iter().map(|name| format!("{PACKAGE}{name}")).collect::<Vec<_>>().join(", ");
+    Err(LoadError::NotGranted { origin: origin.into(), import: refused.join(", "), kind: kind.as_str(), granted })
+}

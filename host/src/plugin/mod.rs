@@ -1,0 +1,35 @@
+//! The plugin runtime: loads WebAssembly components and makes policies and key schemes of them.
+//!
+//! ```text
+//!   bytes ──▶ Engine::load ──▶ Plugin ──▶ into_policy(config)     ──▶ WasmPolicy     (policy::Policy)
+//!             (what is it? does it ask   └▶ into_key_scheme(config) ──▶ WasmKeyScheme (naming::KeyScheme)
+//!              for what we grant?)
+//! ```
+//!
+//! Bundled components come through this same door. A plugin is untrusted: it gets the imports of its world and nothing else, and
+//! every call into it has a deadline and a memory limit ([`Limits`]). After any failed call its whole store is dropped,
+//! because a trap leaves a component unusable, and a fresh instance is made off the hot path.
+//!
+//! Nothing outside this module names wasmtime.
+
+mod bindings;
+pub mod bundled;
+mod check;
+mod engine;
+mod error;
+mod host;
+mod key_scheme;
+mod limits;
+mod loader;
+mod picker;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+pub use check::Finding;
+pub use engine::{Engine, EngineConfig, prepare_thread};
+pub use error::LoadError;
+pub use key_scheme::WasmKeyScheme;
+pub use limits::Limits;
+pub use loader::{ConfigField, Description, Kind, Plugin, SUPPORTED_INTERFACES};
+pub use policy::WasmPolicy;

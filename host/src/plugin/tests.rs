@@ -1,0 +1,273 @@
+//! The bundled components, and bad ones, through the one door.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    model::{Endpoint, InstanceId, LeaseId, Locality, ServiceName, Ttl},
+    naming::{Entry, KeyScheme as _, NamingError},
+    policy::{BuildError, Decision, PickContext, Plan, Policy as _, RequestFacts, Scope},
+};
+
+fn engine() -> Engine {
+    // One for the whole test process: what it compiled is found again.
+    static ENGINE: std::sync::OnceLock<Engine> = std::sync::OnceLock::new();
+    ENGINE.get_or_init(|| Engine::new(EngineConfig { instances: 2, ..EngineConfig::default() }).unwrap()).clone()
+}
+
+fn policy(name: &str, config: &str) -> WasmPolicy {
+    engine().load_bundled(Kind::Policy, name).unwrap().into_policy(config).unwrap()
+}
+
+fn scheme(name: &str) -> WasmKeyScheme {
+    engine().load_bundled(Kind::KeyScheme, name).unwrap().into_key_scheme("{}").unwrap()
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::new(name).unwrap()
+}
+
+fn scope(zone: &str) -> Scope {
+    Scope { service: service("svc"), zone: zone.into() }
+}
+
+fn endpoint(n: u8, zone: &str, weight: u32) -> Endpoint {
+    Endpoint { locality: Locality::zone(zone), weight, ..Endpoint::at(format!("192.0.2.{n}:80").parse().unwrap()) }
+}
+
+fn rotation(plan: Plan) -> Vec<u32> {
+    match plan {
+        Plan::Rotation(list) => list.into(),
+        other => panic!("a rotation was expected, not {}", other.kind()),
+    }
+}
+
+fn shares(list: &[u32], n: usize) -> Vec<f64> {
+    let mut counts = vec![0usize; n];
+    for index in list {
+        counts[*index as usize] += 1;
+    }
+    counts.into_iter().map(|count| count as f64 / list.len() as f64).collect()
+}
+
+#[test]
+fn every_bundled_component_passes_its_check() {
+    for bundled in bundled::ALL {
+        let plugin = engine().load_bundled(bundled.kind, bundled.name).unwrap();
+        assert_eq!(plugin.description.name, bundled.name);
+        for finding in plugin.check("{}").unwrap() {
+            assert!(finding.outcome.is_ok(), "{}: {}: {:?}", bundled.name, finding.what, finding.outcome);
+        }
+    }
+}
+
+#[test]
+fn round_robin_visits_everybody_once() {
+    let endpoints: Vec<_> = (1..=5).map(|n| endpoint(n, "", 1)).collect();
+    let mut list = rotation(policy("round_robin", "{}").build(&scope(""), &endpoints).unwrap());
+    list.sort_unstable();
+    assert_eq!(list, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn weighted_shares_follow_the_weights() {
+    let endpoints = [endpoint(1, "", 5), endpoint(2, "", 1), endpoint(3, "", 0), endpoint(4, "", 4)];
+    let list = rotation(policy("weighted", "{}").build(&scope(""), &endpoints).unwrap());
+    assert_eq!(shares(&list, 4), [0.5, 0.1, 0.0, 0.4]);
+}
+
+#[test]
+fn zone_aware_stays_in_its_zone_and_leaves_it_when_it_is_gone() {
+    let endpoints = [endpoint(1, "a", 1), endpoint(2, "a", 1), endpoint(3, "b", 1), endpoint(4, "b", 1)];
+    let policy = policy("zone_aware", "{}");
+    let at_home = shares(&rotation(policy.build(&scope("a"), &endpoints).unwrap()), 4);
+    assert_eq!(at_home[2] + at_home[3], 0.0, "{at_home:?}");
+    let away = shares(&rotation(policy.build(&scope("c"), &endpoints).unwrap()), 4);
+    assert!(away.iter().all(|share| *share > 0.2), "{away:?}");
+}
+
+struct Load(Vec<u32>);
+
+impl RequestFacts for Load {
+    fn path(&self) -> &'static str {
+        "/a.B/C"
+    }
+    fn header(&self, _: &str) -> Option<&str> {
+        None
+    }
+    fn tried(&self, _: u32) -> bool {
+        false
+    }
+    fn in_flight(&self, endpoint: u32) -> u32 {
+        self.0[endpoint as usize]
+    }
+    fn latency_us(&self, _: u32) -> u32 {
+        0
+    }
+}
+
+#[test]
+fn least_request_names_two_and_lets_the_host_compare() {
+    let endpoints: Vec<_> = (1..=4).map(|n| endpoint(n, "", 1)).collect();
+    let Plan::EachRequest(picker) = policy("least_request", "{}").build(&scope(""), &endpoints).unwrap() else {
+        panic!("least_request decides per request");
+    };
+    let load = Load(vec![9, 9, 9, 0]);
+    let mut seen = [0usize; 4];
+    let mut random = fastrand::Rng::with_seed(7);
+    for sequence in 0..2000 {
+        let context = PickContext { sequence, random: (random.u32(..), random.u32(..)), hash: None, attempt: 0 };
+        match picker.pick(context, &load).unwrap() {
+            Decision::Either(a, b) => {
+                seen[a as usize] += 1;
+                seen[b as usize] += 1;
+            }
+            Decision::Endpoint(index) => seen[index as usize] += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 700), "{seen:?}");
+}
+
+#[test]
+fn a_refused_configuration_names_its_field() {
+    for (name, config) in [("zone_aware", r#"{"min_endpoints": "x"}"#), ("least_request", r#"{"choice_count": 99}"#)] {
+        let error = policy(name, config).build(&scope(""), &[endpoint(1, "", 1)]).map(|_| ()).unwrap_err();
+        let field = config.split('"').nth(1).unwrap();
+        assert!(matches!(error, BuildError::Refused { .. }) && error.to_string().contains(field), "{error}");
+    }
+    let error = policy("round_robin", r#"{"nonsense": 1}"#).build(&scope(""), &[]).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("nonsense"), "{error}");
+    let plugin = engine().load_bundled(Kind::Policy, "round_robin").unwrap();
+    assert!(matches!(plugin.into_policy("[1]"), Err(LoadError::BadConfig { .. })));
+}
+
+#[test]
+fn etcd_naming_writes_what_the_go_client_writes() {
+    let scheme = scheme("etcd_naming");
+    let service = service("ayang/server1");
+    assert_eq!(scheme.prefixes(&service).unwrap(), ["ayang/server1/"]);
+    let endpoint = Endpoint::at("127.0.0.1:8080".parse().unwrap());
+    let entries = scheme.encode(&service, &endpoint, LeaseId(1), Ttl::DEFAULT).unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].key, "ayang/server1/127.0.0.1:8080");
+    assert_eq!(entries[0].value, br#"{"Op":0,"Addr":"127.0.0.1:8080","Metadata":null}"#);
+    assert_eq!(scheme.decode(&service, &entries[0]).unwrap().endpoints, [endpoint]);
+    assert!(scheme.warning().is_none());
+}
+
+#[test]
+fn bare_prefix_reproduces_the_mistake_and_warns_of_it() {
+    let scheme = scheme("bare_prefix");
+    assert_eq!(scheme.prefixes(&service("ayang/server")).unwrap(), ["ayang/server"]);
+    assert!(scheme.warning().is_some());
+}
+
+#[test]
+fn a_value_that_the_scheme_did_not_write_is_unreadable_and_an_address_that_does_not_parse_too() {
+    let scheme = scheme("etcd_naming");
+    for value in ["", "hello", "{\"Addr\":\"nowhere\"}", "[]"] {
+        let entry = Entry { key: "svc/x".into(), value: value.into() };
+        let error = scheme.decode(&service("svc"), &entry).unwrap_err();
+        assert!(matches!(error, NamingError::Unreadable { .. }), "{value}: {error}");
+    }
+}
+
+#[test]
+fn what_is_not_a_plugin_is_told_apart() {
+    let load = |bytes: &[u8]| engine().load(bytes, "x.wasm").map(|_| ()).unwrap_err();
+    assert!(matches!(load(b""), LoadError::NotWasm { .. }));
+    assert!(load(b"#!/bin/sh\n").to_string().contains("text that begins with"));
+    assert!(load(b"\x7fELF....").to_string().contains("ELF"));
+    assert!(load(b"(component)").to_string().contains("WebAssembly text"));
+    assert!(matches!(load(&wat::parse_str("(module)").unwrap()), LoadError::CoreModule { .. }));
+    let component = |text: &str| load(&wat::parse_str(text).unwrap());
+    assert!(matches!(component("(component)"), LoadError::OtherWorld { .. }));
+    let newer = component(r#"(component (instance $i) (export "waymark:plugin/balancer@9.0.0" (instance $i)))"#);
+    assert!(
+        newer.to_string().contains("targets waymark:plugin/balancer@9.0.0; this host supports waymark:plugin@0.1.0")
+    );
+    let wants = component(
+        r#"(component (import "wasi:filesystem/types@0.2.0" (instance)) (instance $i)
+            (export "waymark:plugin/balancer@0.1.0" (instance $i)))"#,
+    );
+    assert!(matches!(&wants, LoadError::NotGranted { import, .. } if import.contains("wasi:filesystem")), "{wants}");
+    let hollow = component(r#"(component (instance $i) (export "waymark:plugin/balancer@0.1.0" (instance $i)))"#);
+    assert!(matches!(hollow, LoadError::Mismatch { .. }), "{hollow}");
+    let mut damaged = bundled::ALL[0].bytes.to_vec();
+    let middle = damaged.len() / 2;
+    damaged.truncate(middle);
+    assert!(matches!(load(&damaged), LoadError::Invalid { .. }));
+    let large = Limits { component_size: 10, ..Limits::default() };
+    let error = engine().load_with(bundled::ALL[0].bytes, "x.wasm", large).map(|_| ()).unwrap_err();
+    assert!(matches!(error, LoadError::TooLarge { .. }));
+}
+
+#[test]
+fn a_plugin_of_the_other_kind_is_refused_by_name() {
+    let plugin = engine().load_bundled(Kind::KeyScheme, "etcd_naming").unwrap();
+    let error = plugin.into_policy("{}").map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("is a key scheme, not a policy"), "{error}");
+    let error = engine().load_bundled(Kind::Policy, "nope").map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("round_robin"), "{error}");
+}
+
+#[test]
+fn compiled_components_are_found_again_in_the_cache_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = || EngineConfig { cache_dir: Some(folder.path().into()), ..EngineConfig::default() };
+    Engine::new(config()).unwrap().load_bundled(Kind::Policy, "round_robin").unwrap();
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    assert!(files() > 0);
+    Engine::new(config()).unwrap().load_bundled(Kind::Policy, "round_robin").unwrap();
+}
+
+fn any_endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
+    let one = ("[a-z]{0,12}", 1u16.., 0usize..4, 0u32..100);
+    proptest::collection::vec(one, 0..40).prop_map(|list| {
+        let endpoint = |(n, (id, port, zone, weight)): (usize, (String, u16, usize, u32))| Endpoint {
+            id: InstanceId::new(format!("{id}{n}")),
+            address: format!("192.0.2.7:{port}").parse().unwrap(),
+            locality: Locality::zone(["", "a", "b", "c"][zone]),
+            weight,
+            metadata: Arc::default(),
+        };
+        list.into_iter().enumerate().map(endpoint).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn plans_of_any_endpoints_stay_in_range(endpoints in any_endpoints(), zone in 0usize..3) {
+        for name in ["round_robin", "weighted", "zone_aware"] {
+            match policy(name, "{}").build(&scope(["", "a", "z"][zone]), &endpoints) {
+                Ok(Plan::Rotation(list)) => {
+                    prop_assert!(list.iter().all(|index| (*index as usize) < endpoints.len()));
+                }
+                Ok(other) => prop_assert!(false, "{} made a {}", name, other.kind()),
+                // Nothing to send to: every weight is 0.
+                Err(BuildError::Empty { .. }) => prop_assert!(endpoints.iter().all(|e| e.weight == 0)),
+                Err(error) => prop_assert!(false, "{}", error),
+            }
+        }
+    }
+
+    #[test]
+    fn any_instance_is_read_back_as_it_was_written(endpoints in any_endpoints()) {
+        let (scheme, service) = (scheme("etcd_naming"), service("a/b"));
+        for endpoint in endpoints {
+            let entries = scheme.encode(&service, &endpoint, LeaseId(5), Ttl::DEFAULT).unwrap();
+            prop_assert!(entries.iter().all(|entry| entry.key.starts_with("a/b/")));
+            let back = scheme.decode(&service, &entries[0]).unwrap().endpoints;
+            prop_assert_eq!(back.len(), 1);
+            prop_assert_eq!(&back[0].address, &endpoint.address);
+            prop_assert_eq!(back[0].weight, endpoint.weight);
+            prop_assert_eq!(&back[0].locality, &endpoint.locality);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The role of a balancing policy, seen from the host: a policy turns one set of endpoints into a plan, and a plan (or the
+//! policy itself) answers picks.
+//!
+//! There is no native policy; `plugin` implements these traits for components. This module knows neither tokio nor
+//! wasmtime, so that whatever picks can be tested without either.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::model::{Endpoint, ServiceName};
+
+/// What a policy balances for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// The service.
+    pub service: ServiceName,
+    /// The zone this node stands in; empty when it was not told.
+    pub zone: Arc<str>,
+}
+
+/// What a policy made of one set of endpoints. Every number is an index into that set, and was checked to be in range.
+pub enum Plan {
+    /// Walk this list for ever, one entry a pick.
+    Rotation(Box<[u32]>),
+    /// The entry at (hash of the request's key) modulo the length.
+    HashTable(Box<[u32]>),
+    /// Ask for every request.
+    EachRequest(Box<dyn Picker>),
+}
+
+impl Plan {
+    /// The plan's kind, as the interface calls it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Rotation(_) => "rotation",
+            Self::HashTable(_) => "hash-table",
+            Self::EachRequest(_) => "each-request",
+        }
+    }
+}
+
+/// What differs from one request to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PickContext {
+    /// Counts the requests of the service, modulo 2^32.
+    pub sequence: u32,
+    /// Two independent uniform random numbers.
+    pub random: (u32, u32),
+    /// The hash of the request's key, if it has one.
+    pub hash: Option<u32>,
+    /// 0 for the first attempt.
+    pub attempt: u32,
+}
+
+/// What becomes of a request. Indexes are into the endpoints that the plan was built for, and in range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Send it there.
+    Endpoint(u32),
+    /// Send it to the one with less load.
+    Either(u32, u32),
+    /// Hold it until the next snapshot or policy.
+    Queue,
+    /// Unavailable, with this message; a call that waits for readiness goes on waiting.
+    Fail(String),
+    /// Unavailable, with this message, whatever the call says; never retried.
+    Drop(String),
+}
+
+/// Facts about one request, and the load of the endpoints, for a policy that asks per request. Reached only while its `pick` runs.
+pub trait RequestFacts {
+    /// The gRPC path.
+    fn path(&self) -> &str;
+    /// The first value of a header, by its lower-case name.
+    fn header(&self, name: &str) -> Option<&str>;
+    /// Whether an earlier attempt of this request failed on this endpoint.
+    fn tried(&self, endpoint: u32) -> bool;
+    /// Calls in flight on this endpoint.
+    fn in_flight(&self, endpoint: u32) -> u32;
+    /// Latency of this endpoint in microseconds; 0 when unknown.
+    fn latency_us(&self, endpoint: u32) -> u32;
+}
+
+/// Answers a pick for every request. Shared by all threads; a call must not block.
+pub trait Picker: Send + Sync + 'static {
+    /// Chooses for one request.
+    ///
+    /// # Errors
+    ///
+    /// The policy failed (it trapped, overran its deadline, or answered out of range). The caller answers from a fallback within
+    /// the same call; the picker has already arranged for a fresh instance.
+    fn pick(&self, context: PickContext, facts: &dyn RequestFacts) -> Result<Decision, PickError>;
+}
+
+/// A policy failed at pick time.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PickError {
+    /// It trapped: unreachable code, a panic, a bad memory access, or memory it was not granted.
+    #[error("trapped: {0}")]
+    Trapped(String),
+    /// It ran longer than its deadline.
+    #[error("ran over its deadline of {deadline_ms} ms")]
+    DeadlineExceeded {
+        /// The deadline in force.
+        deadline_ms: u64,
+    },
+    /// It named an endpoint that does not exist.
+    #[error("answered endpoint {index} of {len}")]
+    OutOfRange {
+        /// The index it answered.
+        index: u32,
+        /// How many endpoints there are.
+        len: usize,
+    },
+    /// After a failure, its fresh instance is not there yet.
+    #[error("is being restarted after a failure")]
+    Restarting,
+}
+
+/// A policy failed to turn endpoints into a plan. Nothing was published; whatever ran goes on running.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BuildError {
+    /// The policy refused, usually its configuration. Its own words.
+    #[error("policy {policy} refused: {reason}")]
+    Refused {
+        /// The policy's name.
+        policy: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The plan names an endpoint that does not exist.
+    #[error("policy {policy} made a plan that names endpoint {index} of {len}")]
+    OutOfRange {
+        /// The policy's name.
+        policy: String,
+        /// The index in the plan.
+        index: u32,
+        /// How many endpoints there are.
+        len: usize,
+    },
+    /// The plan is empty although there are endpoints.
+    #[error("policy {policy} made an empty plan for {len} endpoints")]
+    Empty {
+        /// The policy's name.
+        policy: String,
+        /// How many endpoints there are.
+        len: usize,
+    },
+    /// The plan is longer than the host takes.
+    #[error("policy {policy} made a plan of {len} entries, over the limit of {limit}")]
+    TooLong {
+        /// The policy's name.
+        policy: String,
+        /// Its length.
+        len: usize,
+        /// The limit in force.
+        limit: usize,
+    },
+    /// It trapped.
+    #[error("policy {policy} trapped in build: {reason}")]
+    Trapped {
+        /// The policy's name.
+        policy: String,
+        /// The trap.
+        reason: String,
+    },
+    /// It failed a pick that it was given to try it out.
+    #[error("policy {policy} failed a trial pick: it {reason}")]
+    FailedTrial {
+        /// The policy's name.
+        policy: String,
+        /// How.
+        reason: String,
+    },
+    /// It ran longer than its deadline.
+    #[error("policy {policy} was not done building after {deadline_ms} ms")]
+    DeadlineExceeded {
+        /// The policy's name.
+        policy: String,
+        /// The deadline in force.
+        deadline_ms: u64,
+    },
+}
+
+/// A loaded policy with its configuration. Building may take long: do it off the hot path and off the async threads.
+pub trait Policy: Send + Sync + 'static {
+    /// Its name, for messages and metrics.
+    fn name(&self) -> &str;
+
+    /// Turns one set of endpoints into a plan, with fresh plugin instances: nothing is carried over from an earlier build.
+    fn build(&self, scope: &Scope, endpoints: &[Endpoint]) -> Result<Plan, BuildError>;
+}

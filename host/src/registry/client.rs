@@ -1,0 +1,389 @@
+//! etcd over the network: only this file and those under it name `etcd_client`.
+//!
+//! `etcd_client` neither fails over between endpoints nor authenticates again nor bounds a call on a hung server by itself
+//! (its balancer goes on choosing dead endpoints). So there is one client an endpoint here, each call is bounded, goes to
+//! the endpoint that answered last, and moves on to the next where that one cannot serve. Keys get and lose the namespace here.
+
+mod convert;
+mod status;
+mod stream;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use etcd_client::{
+    Certificate, Client, ConnectOptions, GetOptions, Identity, KvClient, LeaseClient, PutOptions, TlsOptions, Txn,
+    TxnOp, TxnOpResponse, WatchClient,
+};
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::{sync::OnceCell, time::timeout};
+
+use self::convert::{Namespace, header};
+use self::status::{Blame, is_about_token, message_of};
+use super::{
+    config::RegistryConfig,
+    diagnose::{self, Found},
+    error::{CallError, RegistryError, chain},
+    etcd::{Etcd, Header, Page, Range, WatchHalves, WatchRequest, Written},
+};
+use crate::{
+    model::{LeaseId, Revision, Ttl},
+    naming::Entry,
+};
+
+/// Larger than any answer we ask for: pages are limited by their number of keys, and an expired lease is one message
+/// however many keys it had. The Go client sets no limit either.
+const MAX_MESSAGE: usize = 1 << 30;
+
+/// A connected, and where needed authenticated, client of one endpoint.
+#[derive(Clone)]
+struct Connected {
+    kv: KvClient,
+    lease: LeaseClient,
+    watch: WatchClient,
+}
+
+/// One endpoint of the cluster.
+struct Member {
+    /// With its scheme, for messages too.
+    blame: Blame,
+    /// Filled by the first call that needs it; emptied when etcd no longer takes its token.
+    slot: Mutex<Arc<OnceCell<Connected>>>,
+}
+
+impl Member {
+    fn cell(&self) -> Arc<OnceCell<Connected>> {
+        Arc::clone(&self.slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has the next call connect and authenticate anew, unless another call has already arranged for that.
+    fn discard(&self, used: &Arc<OnceCell<Connected>>) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&slot, used) {
+            *slot = Arc::default();
+        }
+    }
+}
+
+/// The members of one cluster, as one.
+pub(super) struct EtcdClient {
+    members: Box<[Member]>,
+    /// The member that answered last.
+    preferred: AtomicUsize,
+    namespace: Namespace,
+    config: Arc<RegistryConfig>,
+}
+
+impl EtcdClient {
+    /// Checks the configuration. Nothing is sent before the first call.
+    pub(super) fn new(config: Arc<RegistryConfig>) -> Result<Self, RegistryError> {
+        let members = config
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let url = diagnose::normalize(endpoint, config.tls.is_some())?;
+                let user = config.user.as_ref().map(|(user, _)| user.clone());
+                let blame = Blame { endpoint: url, user, after: config.request_timeout };
+                Ok(Member { blame, slot: Mutex::default() })
+            })
+            .collect::<Result<Box<[_]>, RegistryError>>()?;
+        if members.is_empty() {
+            return Err(RegistryError::NoEndpoint);
+        }
+        // Anywhere, so that a fleet with one configuration does not lean on its first endpoint.
+        let preferred = AtomicUsize::new(fastrand::usize(..members.len()));
+        let namespace = Namespace::new(config.namespace.as_deref().unwrap_or_default());
+        Ok(Self { members, preferred, namespace, config })
+    }
+
+    fn options(&self, url: &str, user: Option<&(String, String)>) -> ConnectOptions {
+        let config = &self.config;
+        let mut options = ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(config.connect_timeout)
+            .with_timeout(config.request_timeout)
+            .with_keep_alive(config.keep_alive_interval, config.keep_alive_timeout)
+            // etcd takes pings without a call in progress for abuse (PermitWithoutStream is off).
+            .with_keep_alive_while_idle(false);
+        if let Some((user, password)) = user {
+            options = options.with_user(user, password);
+        }
+        if url.starts_with("https://") {
+            let tls = config.tls.clone().unwrap_or_default();
+            let mut with = match tls.ca {
+                Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
+                None => TlsOptions::new().with_native_roots(),
+            };
+            if let Some((certificate, key)) = tls.identity {
+                with = with.identity(Identity::from_pem(certificate, key));
+            }
+            if let Some(name) = tls.server_name {
+                with = with.domain_name(name);
+            }
+            options = options.with_tls(with);
+        }
+        options
+    }
+
+    async fn connect(&self, member: &Member) -> Result<Connected, etcd_client::Error> {
+        let user = self.config.user.as_ref();
+        let client =
+            match Client::connect([&member.blame.endpoint], Some(self.options(&member.blame.endpoint, user))).await {
+                // As the Go client does: credentials do no harm where none are wanted.
+                Err(error) if user.is_some() && message_of(&error).ends_with("authentication is not enabled") => {
+                    Client::connect([&member.blame.endpoint], Some(self.options(&member.blame.endpoint, None))).await?
+                }
+                result => result?,
+            };
+        Ok(Connected {
+            kv: client.kv_client().max_decoding_message_size(MAX_MESSAGE),
+            lease: client.lease_client(),
+            watch: client.watch_client().max_decoding_message_size(MAX_MESSAGE),
+        })
+    }
+
+    /// One call to one member, bounded in time. Authenticates again where etcd says that the token has expired.
+    async fn call_member<T, F, A>(&self, member: &Member, what: &str, call: F) -> Result<T, CallError>
+    where
+        F: Fn(Connected) -> A,
+        A: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut fresh = false;
+        loop {
+            let cell = member.cell();
+            fresh |= !cell.initialized();
+            let result = timeout(self.config.request_timeout, async {
+                let connected = cell.get_or_try_init(|| self.connect(member)).await?.clone();
+                call(connected).await
+            });
+            match result.await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) if !fresh && self.config.user.is_some() && is_about_token(&error) => {
+                    member.discard(&cell);
+                    fresh = true;
+                }
+                Ok(Err(error)) => return Err(member.blame.classify(what, &error)),
+                Err(_) => {
+                    let (endpoint, after) = (member.blame.endpoint.clone(), self.config.request_timeout);
+                    return Err(RegistryError::TimedOut { endpoint, after }.into());
+                }
+            }
+        }
+    }
+
+    /// One call to whichever member can serve it. Every call made here may be made twice without harm: a second put writes
+    /// the same, a second grant leaves an empty lease to expire.
+    async fn call<T, F, A>(&self, what: &str, call: F) -> Result<T, CallError>
+    where
+        F: Fn(Connected) -> A,
+        A: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        self.call_and_tell(what, call).await.map(|(_, value)| value)
+    }
+
+    /// Like [`Self::call`]; also says who answered.
+    async fn call_and_tell<T, F, A>(&self, what: &str, call: F) -> Result<(&Member, T), CallError>
+    where
+        F: Fn(Connected) -> A,
+        A: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let n_members = self.members.len();
+        let first = self.preferred.load(Ordering::Relaxed) % n_members;
+        // A single member gets a second chance too: the first call after it restarted finds the old connection broken.
+        let mut left = n_members.max(2);
+        let mut index = first;
+        loop {
+            left -= 1;
+            match self.call_member(&self.members[index], what, &call).await {
+                Ok(value) => {
+                    if index != first {
+                        self.preferred.store(index, Ordering::Relaxed);
+                    }
+                    return Ok((&self.members[index], value));
+                }
+                Err(CallError::Failed(error)) if left > 0 && error.try_elsewhere() => {
+                    if n_members == 1 && matches!(error, RegistryError::TimedOut { .. }) {
+                        return Err(error.into());
+                    }
+                    tracing::debug!(
+                        endpoint = self.members[index].blame.endpoint,
+                        error = chain(&error),
+                        "trying another endpoint"
+                    );
+                    index = (index + 1) % n_members;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks one member, and finds out what is wrong where it fails.
+    async fn check_member(&self, member: &Member) -> Result<(String, Header), RegistryError> {
+        let options = GetOptions::new().with_count_only();
+        let key = self.namespace.key(b"waymark");
+        let result = self.call_member(member, "read", |mut etcd| {
+            let (key, options) = (key.clone(), options.clone());
+            async move { etcd.kv.get(key, Some(options)).await }
+        });
+        let error = match result.await {
+            Ok(answer) => return Ok((member.blame.endpoint.clone(), header(answer.header()))),
+            // Which keys the user may read depends on the key scheme and cannot be known here: it is an etcd, and takes the user.
+            Err(CallError::Failed(RegistryError::PermissionDenied { .. })) => {
+                return Ok((member.blame.endpoint.clone(), Header { cluster: 0, revision: Revision(0) }));
+            }
+            Err(CallError::Failed(error)) => error,
+            Err(CallError::Compacted | CallError::LeaseGone) => {
+                let (endpoint, what) = (member.blame.endpoint.clone(), "read".to_owned());
+                return Err(RegistryError::Refused { endpoint, what, message: "an unexpected answer".to_owned() });
+            }
+        };
+        if !error.try_elsewhere() || matches!(error, RegistryError::Unavailable { .. }) {
+            return Err(error);
+        }
+        let endpoint = member.blame.endpoint.clone();
+        let tls = endpoint.starts_with("https://");
+        Err(match diagnose::probe(&endpoint, self.config.connect_timeout).await {
+            Found::Nothing(source) => RegistryError::Unreachable { endpoint, source },
+            Found::Tls if !tls => RegistryError::WantsTls { endpoint },
+            Found::Tls => match error {
+                RegistryError::Unreachable { endpoint, source } => RegistryError::Tls { endpoint, source },
+                error => error,
+            },
+            Found::Http2 if tls => RegistryError::SpeaksPlaintext { endpoint },
+            Found::Http2 => error,
+            Found::Other(found) => RegistryError::NotEtcd { endpoint, found },
+        })
+    }
+}
+
+impl Etcd for EtcdClient {
+    fn check(&self) -> BoxFuture<'_, Result<(String, Header), RegistryError>> {
+        async {
+            let results = futures::future::join_all(self.members.iter().map(|member| self.check_member(member))).await;
+            let mut worst: Option<RegistryError> = None;
+            for result in results {
+                match result {
+                    Ok(answer) => return Ok(answer),
+                    // What can be mended by us says more than what may pass by itself.
+                    Err(error) if worst.as_ref().is_none_or(|worst| worst.is_transient() && !error.is_transient()) => {
+                        worst = Some(error);
+                    }
+                    Err(_) => {}
+                }
+            }
+            Err(worst.unwrap_or(RegistryError::NoEndpoint))
+        }
+        .boxed()
+    }
+
+    fn range(&self, range: Range, at: Option<Revision>, limit: u32) -> BoxFuture<'_, Result<Page, CallError>> {
+        async move {
+            let what = format!("read {:?}", range.describe());
+            let (key, end) = self.namespace.range(&range);
+            let options =
+                GetOptions::new().with_range(end).with_limit(i64::from(limit)).with_revision(at.map_or(0, |at| at.0));
+            let answer = self.call(&what, |mut etcd| {
+                let (key, options) = (key.clone(), options.clone());
+                async move { etcd.kv.get(key, Some(options)).await }
+            });
+            let mut answer = answer.await?;
+            let kvs = answer.take_kvs().into_iter().map(|kv| self.namespace.kv(kv)).collect();
+            Ok(Page { header: header(answer.header()), kvs, more: answer.more() })
+        }
+        .boxed()
+    }
+
+    fn watch(&self, first: WatchRequest) -> BoxFuture<'_, Result<WatchHalves, RegistryError>> {
+        async move {
+            let what = match &first {
+                WatchRequest::Create { range, .. } => format!("watch {:?}", range.describe()),
+                WatchRequest::Cancel { .. } | WatchRequest::Progress => "open a watch".to_owned(),
+            };
+            let (key, options) = stream::create_options(&self.namespace, first);
+            let opened = self.call_and_tell(&what, |mut etcd| {
+                let (key, options) = (key.clone(), options.clone());
+                async move { etcd.watch.watch(key, Some(options)).await }
+            });
+            match opened.await {
+                Ok((member, opened)) => Ok(stream::halves(opened, member.blame.clone(), self.namespace.clone())),
+                Err(CallError::Failed(error)) => Err(error),
+                Err(error @ (CallError::Compacted | CallError::LeaseGone)) => Err(RegistryError::Refused {
+                    endpoint: self.members[0].blame.endpoint.clone(),
+                    what,
+                    message: error.to_string(),
+                }),
+            }
+        }
+        .boxed()
+    }
+
+    fn grant(&self, ttl: Ttl) -> BoxFuture<'_, Result<(LeaseId, Ttl), CallError>> {
+        async move {
+            let seconds = i64::from(ttl.as_secs());
+            let what = "grant a lease";
+            let granting = self.call_and_tell(what, |mut etcd| async move { etcd.lease.grant(seconds, None).await });
+            let (member, answer) = granting.await?;
+            let granted = Ttl::from_secs(answer.ttl()).map_err(|error| RegistryError::Refused {
+                endpoint: member.blame.endpoint.clone(),
+                what: what.to_owned(),
+                message: error.to_string(),
+            })?;
+            Ok((LeaseId(answer.id()), granted))
+        }
+        .boxed()
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), CallError>> {
+        async move {
+            // A stream a refresh, not a stream a lease: each refresh then goes to a member that works, is bounded in
+            // time, and shares no fate with another lease's.
+            self.call("keep a lease alive", |mut etcd| async move {
+                let (keeper, mut answers) = etcd.lease.keep_alive(lease.0).await?;
+                // Half-closed, the stream ends in peace instead of being reset.
+                drop(keeper);
+                let _ = timeout(Duration::from_millis(100), answers.message()).await;
+                Ok(())
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn put(&self, entries: Vec<Entry>, lease: LeaseId) -> BoxFuture<'_, Result<Written, CallError>> {
+        async move {
+            let what = format!("write {:?}", entries.first().map_or("", |entry| entry.key.as_str()));
+            let options = PutOptions::new().with_lease(lease.0).with_prev_key();
+            let puts = entries
+                .into_iter()
+                .map(|entry| TxnOp::put(self.namespace.key(entry.key.as_bytes()), entry.value, Some(options.clone())))
+                .collect::<Vec<_>>();
+            let txn = Txn::new().and_then(puts);
+            let answer = self.call(&what, |mut etcd| {
+                let txn = txn.clone();
+                async move { etcd.kv.txn(txn).await }
+            });
+            let answer = answer.await?;
+            let previous = answer.op_responses().into_iter().map(|done| match done {
+                TxnOpResponse::Put(mut put) => put.take_prev_key().map(|kv| self.namespace.kv(kv)),
+                _ => None,
+            });
+            Ok(Written { header: header(answer.header()), previous: previous.collect() })
+        }
+        .boxed()
+    }
+
+    fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), CallError>> {
+        async move {
+            match self.call("revoke a lease", |mut etcd| async move { etcd.lease.revoke(lease.0).await }).await {
+                Ok(_) | Err(CallError::LeaseGone) => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+}

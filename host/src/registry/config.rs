@@ -1,0 +1,90 @@
+//! How to reach etcd: endpoints, who we are, and how long to wait for what.
+
+use std::{fmt, time::Duration};
+
+/// How to reach the registry. Every field has a default but the endpoints.
+#[derive(Clone)]
+pub struct RegistryConfig {
+    /// Where etcd listens: `http://host:port`, `https://host:port`, or `host:port` (which means `https` when
+    /// [`Self::tls`] is set and `http` otherwise). One is enough; with several, a call that one cannot serve goes to the
+    /// next, and the one that answered is asked first from then on.
+    pub endpoints: Vec<String>,
+    /// User and password. Default: none. An etcd without authentication ignores them.
+    pub user: Option<(String, String)>,
+    /// For `https` endpoints. Default: none, which means the system's certificate authorities and no client certificate.
+    pub tls: Option<TlsConfig>,
+    /// Put before every key and taken off every key read, like etcd's own namespaces. Default: none.
+    pub namespace: Option<String>,
+    /// How long a connection may take to be there. Default: 2 s.
+    pub connect_timeout: Duration,
+    /// How long one call to one endpoint may take; a watch is not a call. Default: 3 s.
+    pub request_timeout: Duration,
+    /// How long a connection in use may be silent before an HTTP/2 ping is sent. Default: 6 s. Not under 5 s: etcd counts
+    /// more frequent pings as abuse and closes the connection (its flag `--grpc-keepalive-min-time`).
+    pub keep_alive_interval: Duration,
+    /// How long that ping may go unanswered before the connection counts as dead. Default: 3 s.
+    pub keep_alive_timeout: Duration,
+    /// How long the watch stream may bring nothing before it counts as dead. After half of it etcd is asked for its
+    /// progress, so that a healthy but quiet stream always brings something. Default: 10 s.
+    pub idle_timeout: Duration,
+    /// The first pause after a failure; it doubles with each further one. Half of every pause is random, so that many
+    /// clients do not come back at once. Default: 100 ms.
+    pub backoff_base: Duration,
+    /// The longest pause after a failure. Default: 2 s.
+    pub backoff_cap: Duration,
+    /// How many keys to read in one answer. Default: 1000, which keeps it under 4 MiB for values of up to 4 KiB.
+    pub page_size: u32,
+}
+
+/// TLS towards etcd. All parts are PEM texts.
+#[derive(Clone, Default)]
+pub struct TlsConfig {
+    /// The authorities to trust instead of the system's. Default: the system's.
+    pub ca: Option<Vec<u8>>,
+    /// Our certificate (with its chain) and its key, for an etcd that asks clients for one. Default: none.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name the server's certificate must be for. Default: the endpoint's host.
+    pub server_name: Option<String>,
+}
+
+impl RegistryConfig {
+    /// The defaults, with these endpoints.
+    pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            user: None,
+            tls: None,
+            namespace: None,
+            connect_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(3),
+            keep_alive_interval: Duration::from_secs(6),
+            keep_alive_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(10),
+            backoff_base: Duration::from_millis(100),
+            backoff_cap: Duration::from_secs(2),
+            page_size: 1000,
+        }
+    }
+}
+
+/// Passwords and keys stay out of logs.
+impl fmt::Debug for RegistryConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryConfig")
+            .field("endpoints", &self.endpoints)
+            .field("user", &self.user.as_ref().map(|(user, _)| user))
+            .field("tls", &self.tls)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsConfig")
+            .field("ca", &self.ca.is_some())
+            .field("identity", &self.identity.is_some())
+            .field("server_name", &self.server_name)
+            .finish()
+    }
+}

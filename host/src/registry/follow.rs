@@ -1,0 +1,254 @@
+//! Follows one service: keeps its snapshot equal to what etcd holds.
+//!
+//! ```text
+//!            ok                  watch over (compacted, other cluster, went back, lagged)
+//!   List ─────────▶ Follow ──────────────────────────────────────────────┐
+//!    ▲ │ failed        ▲ │ stream lost: stale; back in step: fresh        │
+//!    │ ▼               └─┘                                               │
+//!   Backoff ◀────────────────────────────────────────────────────────────┘ (at once, unless it repeats)
+//! ```
+//!
+//! # Recovery
+//!
+//! A lost stream resumes by itself (`hub`) and the snapshot is marked stale meanwhile; its endpoints stay. Where resuming
+//! is impossible the whole service is read again and swapped whole, so that readers never see half a list. Nothing ends the
+//! task but the last reader's going.
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    backoff::{Backoff, spread},
+    codec::{self, Codec},
+    error::{CallError, chain},
+    etcd::{Etcd, Event, Header, Kv, Range},
+    hub::{Hub, Notice, Watching},
+    metrics::{ListResult, Metrics, RestartReason},
+};
+use crate::{
+    model::{Revision, ServiceName, Update},
+    naming::KeyScheme,
+    snapshot::Writer,
+};
+
+/// When etcd is back, those who waited come within this time, at random.
+pub(super) const COMEBACK_SPREAD: Duration = Duration::from_millis(250);
+
+/// A whole service as read.
+struct Listing {
+    header: Header,
+    kvs: Vec<Kv>,
+}
+
+/// Reads all ranges, in pages, all at the revision of the first page.
+async fn list(etcd: &dyn Etcd, ranges: &[Range], page_size: u32) -> Result<Listing, CallError> {
+    let mut listing: Option<Listing> = None;
+    for range in ranges {
+        let mut rest = range.clone();
+        loop {
+            let at = listing.as_ref().map(|listing| listing.header.revision);
+            let page = etcd.range(rest.clone(), at, page_size).await?;
+            let last = page.kvs.last().map(|kv| kv.key.clone());
+            match &mut listing {
+                None => listing = Some(Listing { header: page.header, kvs: page.kvs }),
+                Some(listing) => listing.kvs.extend(page.kvs),
+            }
+            match last {
+                Some(mut next) if page.more => {
+                    next.push(0);
+                    rest.key = next;
+                }
+                _ => break,
+            }
+        }
+    }
+    let nothing = Header { cluster: 0, revision: Revision(0) };
+    Ok(listing.unwrap_or(Listing { header: nothing, kvs: Vec::new() }))
+}
+
+enum State {
+    /// Everything is to be read: there is nothing yet, or what there is cannot be brought up to date.
+    List,
+    /// Reading failed. Nothing is tried before this moment, or before etcd is known to be back.
+    Backoff(Instant),
+    /// What was read is kept up to date.
+    Follow(Watching),
+}
+
+/// The task of one subscription.
+pub(super) struct Follower {
+    pub(super) service: ServiceName,
+    pub(super) scheme: Arc<dyn KeyScheme>,
+    /// Where the service's keys are; none overlaps another.
+    pub(super) ranges: Vec<Range>,
+    pub(super) etcd: Arc<dyn Etcd>,
+    pub(super) hub: Hub,
+    pub(super) backoff: Backoff,
+    pub(super) page_size: u32,
+    pub(super) metrics: Metrics,
+}
+
+impl Follower {
+    /// Keeps the snapshot up to date until its last reader is gone.
+    pub(super) async fn run(self, mut writer: Writer) {
+        let mut task = Task {
+            codec: Codec::new(self.service.clone()),
+            ups: self.hub.ups(),
+            it: self,
+            state: State::List,
+            stale: false,
+            synced: false,
+        };
+        loop {
+            // A step given up half-way is lost, and then nobody is left to miss it.
+            let updates = tokio::select! {
+                () = writer.closed() => break,
+                updates = task.step() => updates,
+            };
+            for update in updates {
+                writer.apply(update);
+            }
+        }
+        tracing::debug!(service = %task.it.service, "nobody reads any more");
+        task.it.metrics.unfollowed(task.it.service.as_str());
+    }
+}
+
+struct Task {
+    it: Follower,
+    codec: Codec,
+    state: State,
+    /// Whether readers were told that the registry is away.
+    stale: bool,
+    /// Whether the watch has been in step since the last list. A watch that ends before that would do so again.
+    synced: bool,
+    ups: watch::Receiver<u64>,
+}
+
+impl Task {
+    /// Goes from one state to the next, and says what that means to the snapshot.
+    async fn step(&mut self) -> Vec<Update> {
+        match &mut self.state {
+            State::List => self.list().await,
+            State::Backoff(until) => {
+                tokio::select! {
+                    () = sleep_until(*until) => {}
+                    Ok(()) = self.ups.changed() => sleep(spread(COMEBACK_SPREAD)).await,
+                }
+                self.state = State::List;
+                Vec::new()
+            }
+            State::Follow(watching) => {
+                let Some(notice) = watching.next().await else {
+                    // Too slow: the hub has counted and logged it.
+                    self.list_again();
+                    return Vec::new();
+                };
+                self.on_notice(notice).await
+            }
+        }
+    }
+
+    async fn list(&mut self) -> Vec<Update> {
+        // Whatever comes back from here on was known before the list began, and is no reason to list again.
+        self.ups.mark_unchanged();
+        match list(&*self.it.etcd, &self.it.ranges, self.it.page_size).await {
+            Ok(Listing { header, kvs }) => {
+                self.it.metrics.listed(ListResult::Ok);
+                let readings = codec::read(&self.it.scheme, &self.it.service, &kvs).await;
+                let update = self.codec.reset(header.revision, kvs, readings);
+                self.it.metrics.skipped(self.it.service.as_str(), self.codec.skipped());
+                tracing::debug!(service = %self.it.service, revision = %header.revision, skipped = self.codec.skipped(), "listed");
+                (self.stale, self.synced) = (false, false);
+                self.state =
+                    State::Follow(self.it.hub.watch(self.it.ranges.clone(), header.revision.next(), header.cluster));
+                vec![update]
+            }
+            Err(error) => {
+                self.it.metrics.listed(ListResult::Failed);
+                let first = self.it.backoff.attempts() == 0;
+                let reason = chain(&error);
+                if first {
+                    tracing::warn!(service = %self.it.service, reason, "cannot read the service; what is known stays in use");
+                }
+                self.back_off();
+                // A compaction amid the pages is no loss of etcd: the next list begins at a newer revision.
+                if matches!(error, CallError::Compacted) { Vec::new() } else { self.stale(reason) }
+            }
+        }
+    }
+
+    async fn on_notice(&mut self, notice: Notice) -> Vec<Update> {
+        match notice {
+            Notice::Events(events) => self.on_events(events).await,
+            Notice::Down(reason) => self.stale(reason.to_string()),
+            Notice::Synced(revision) => {
+                self.it.backoff.reset();
+                self.synced = true;
+                if std::mem::take(&mut self.stale) { vec![Update::Fresh { revision }] } else { Vec::new() }
+            }
+            Notice::Restart(reason, detail) => {
+                tracing::info!(service = %self.it.service, ?reason, detail = &*detail, "listing again");
+                match reason {
+                    // It would be refused again at once.
+                    RestartReason::Refused => {
+                        self.back_off();
+                        self.stale(format!("etcd refuses the watch: {detail}"))
+                    }
+                    _ => {
+                        self.list_again();
+                        Vec::new()
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes these events and all that have come since, as one change: a burst costs its readers one look.
+    async fn on_events(&mut self, mut events: Vec<Event>) -> Vec<Update> {
+        let mut then = None;
+        while let State::Follow(watching) = &mut self.state {
+            match watching.try_next() {
+                Some(Notice::Events(more)) => events.extend(more),
+                other => {
+                    then = other;
+                    break;
+                }
+            }
+        }
+        let (revision, deleted, put) = Codec::latest(events);
+        let readings = codec::read(&self.it.scheme, &self.it.service, &put).await;
+        let mut updates = vec![self.codec.apply(revision, deleted, put, readings)];
+        // `Changed` means that the registry is there. While resuming it is, but what is known has yet to catch up.
+        self.it.metrics.skipped(self.it.service.as_str(), self.codec.skipped());
+        self.stale = false;
+        if let Some(notice) = then {
+            updates.extend(Box::pin(self.on_notice(notice)).await);
+        }
+        updates
+    }
+
+    fn stale(&mut self, reason: String) -> Vec<Update> {
+        self.stale = true;
+        vec![Update::Stale { reason }]
+    }
+
+    fn list_again(&mut self) {
+        if self.synced {
+            self.state = State::List;
+        } else {
+            self.back_off();
+        }
+    }
+
+    fn back_off(&mut self) {
+        self.state = State::Backoff(Instant::now() + self.it.backoff.next());
+    }
+}

@@ -1,0 +1,409 @@
+//! The one watch stream of this process: every watched key range is a watch on it, told apart by numbers.
+//!
+//! ```text
+//!            somebody watches                opened
+//!   Idle ───────────────────────▶ Opening ───────────▶ Open
+//!    ▲                             ▲    │ failed         │ error, or silent for too long
+//!    │ nobody watches any more     │    ▼                │
+//!    └─────────────────────────── Waiting ◀──────────────┘
+//! ```
+//!
+//! On a new stream every watch resumes after the last revision it has seen, so that nothing is lost and nothing comes
+//! twice. A watch that cannot resume (compacted history, another cluster, a store that went back) is over, and whoever
+//! wanted it lists again. What keys mean is left to others (`codec`), and so is what to do about a loss (`follow`, `session`).
+
+mod link;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use self::link::Link;
+use super::{
+    backoff::Backoff,
+    error::{RegistryError, chain},
+    etcd::{Etcd, Event, Range, WatchAnswer},
+    metrics::{Metrics, RestartReason},
+};
+use crate::model::Revision;
+
+/// How many notices may wait for one watcher. One that does not take them in time lists again instead of filling the
+/// memory, and never holds up the others.
+const QUEUE: usize = 1024;
+
+/// How soon etcd is asked again how far it is, while some watch has yet to catch up after a reconnect.
+const CATCH_UP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a watcher is told, in order.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// What one or more revisions changed in one of the ranges.
+    Events(Vec<Event>),
+    /// The stream was lost. The watch resumes by itself.
+    Down(Arc<str>),
+    /// Everything up to this revision has been told, in all ranges.
+    Synced(Revision),
+    /// The watch is over: list again. There is no further notice.
+    Restart(RestartReason, Arc<str>),
+}
+
+/// The hub's task, seen from outside. The task ends when the last handle and watch are dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Hub {
+    commands: mpsc::UnboundedSender<Command>,
+    ups: watch::Receiver<u64>,
+}
+
+/// Some ranges being watched, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Watching {
+    id: u64,
+    notices: mpsc::Receiver<Notice>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Watching {
+    /// The next notice; `None` when this watcher was too slow and lost its place: list again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub(super) async fn next(&mut self) -> Option<Notice> {
+        self.notices.recv().await
+    }
+
+    /// A notice that is there already.
+    pub(super) fn try_next(&mut self) -> Option<Notice> {
+        self.notices.try_recv().ok()
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // Without a task there is nothing to cancel.
+        let _ = self.commands.send(Command::Cancel(self.id));
+    }
+}
+
+#[derive(Debug)]
+enum Command {
+    Watch { ranges: Vec<Range>, from: Revision, cluster: u64, reply: mpsc::Sender<Notice>, id: u64 },
+    Cancel(u64),
+}
+
+/// How long the hub waits for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HubConfig {
+    pub(super) idle_timeout: Duration,
+    pub(super) backoff_base: Duration,
+    pub(super) backoff_cap: Duration,
+}
+
+impl Hub {
+    /// Starts the task.
+    pub(super) fn spawn(etcd: Arc<dyn Etcd>, config: HubConfig, metrics: Metrics) -> Self {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (ups_tx, ups) = watch::channel(0);
+        let task = Task {
+            etcd,
+            inbox,
+            watchers: Watchers { metrics, watchers: HashMap::new() },
+            state: State::Idle,
+            backoff: Backoff::new(config.backoff_base, config.backoff_cap),
+            idle_timeout: config.idle_timeout,
+            down: None,
+            ups: ups_tx,
+        };
+        tokio::spawn(task.run());
+        Self { commands, ups }
+    }
+
+    /// Watches all these ranges from this revision (inclusive) of this cluster on.
+    pub(super) fn watch(&self, ranges: Vec<Range>, from: Revision, cluster: u64) -> Watching {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (reply, notices) = mpsc::channel(QUEUE);
+        // The task lives as long as this handle.
+        let _ = self.commands.send(Command::Watch { ranges, from, cluster, reply, id });
+        Watching { id, notices, commands: self.commands.clone() }
+    }
+
+    /// Changes whenever a lost stream is back: for those who wait before they try again, a sign that it may work now.
+    pub(super) fn ups(&self) -> watch::Receiver<u64> {
+        self.ups.clone()
+    }
+}
+
+/// One watched range.
+struct Watched {
+    range: Range,
+    /// The revision that has not been told yet.
+    next: Revision,
+    /// Where the store was when the watch was created on this stream: in step when everything up to there was told.
+    /// `None`: not created yet on this stream.
+    goal: Option<Revision>,
+    in_step: bool,
+    /// The server's number for it on this stream.
+    server_id: Option<i64>,
+}
+
+struct Watcher {
+    cluster: u64,
+    ranges: Vec<Watched>,
+    notices: mpsc::Sender<Notice>,
+}
+
+/// A range of a watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    watcher: u64,
+    range: usize,
+}
+
+/// All watchers, whether or not there is a stream.
+struct Watchers {
+    metrics: Metrics,
+    watchers: HashMap<u64, Watcher>,
+}
+
+impl Watchers {
+    fn get(&mut self, place: Place) -> Option<&mut Watched> {
+        self.watchers.get_mut(&place.watcher)?.ranges.get_mut(place.range)
+    }
+
+    fn places(&self) -> Vec<Place> {
+        let of = |(watcher, it): (&u64, &Watcher)| {
+            let watcher = *watcher;
+            (0..it.ranges.len()).map(move |range| Place { watcher, range })
+        };
+        self.watchers.iter().flat_map(of).collect()
+    }
+
+    fn count(&self) {
+        self.metrics.watches(self.watchers.values().map(|watcher| watcher.ranges.len()).sum());
+    }
+
+    /// Tells one watcher. One that does not take its notices is dropped, and learns of it by the end of its channel.
+    /// Returns the server's numbers of watches to cancel.
+    #[must_use]
+    fn tell(&mut self, id: u64, notice: Notice) -> Vec<i64> {
+        let Some(watcher) = self.watchers.get(&id) else { return Vec::new() };
+        match watcher.notices.try_send(notice) {
+            Ok(()) => Vec::new(),
+            // It dropped its end, and its command to cancel is on its way.
+            Err(mpsc::error::TrySendError::Closed(_)) => self.remove(id),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::warn!(queue = QUEUE, "a watcher does not keep up; it lists again");
+                self.metrics.restarted(RestartReason::Lagged);
+                self.remove(id)
+            }
+        }
+    }
+
+    /// Ends one watcher for good.
+    #[must_use]
+    fn restart(&mut self, id: u64, reason: RestartReason, detail: &str) -> Vec<i64> {
+        self.metrics.restarted(reason);
+        let mut cancel = self.tell(id, Notice::Restart(reason, detail.into()));
+        cancel.extend(self.remove(id));
+        cancel
+    }
+
+    #[must_use]
+    fn remove(&mut self, id: u64) -> Vec<i64> {
+        let removed = self.watchers.remove(&id);
+        self.count();
+        removed.into_iter().flat_map(|watcher| watcher.ranges).filter_map(|watched| watched.server_id).collect()
+    }
+
+    /// Forgets what belonged to a stream that is gone, and tells everybody.
+    fn disconnected(&mut self, reason: &Arc<str>) {
+        for watched in self.watchers.values_mut().flat_map(|watcher| &mut watcher.ranges) {
+            (watched.goal, watched.server_id, watched.in_step) = (None, None, false);
+        }
+        for id in self.watchers.keys().copied().collect::<Vec<_>>() {
+            // Without a stream there is nothing to cancel.
+            let _ = self.tell(id, Notice::Down(Arc::clone(reason)));
+        }
+    }
+}
+
+enum State {
+    /// Nobody watches, and there is no stream.
+    Idle,
+    /// A stream is to be opened.
+    Opening,
+    /// Watching.
+    Open(Link),
+    /// The stream was lost, or could not be opened. Until this moment nothing is tried.
+    Waiting(Instant),
+}
+
+/// Why the task ends: nobody is left who could ask it for anything.
+struct Unused;
+
+struct Task {
+    etcd: Arc<dyn Etcd>,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    watchers: Watchers,
+    state: State,
+    backoff: Backoff,
+    idle_timeout: Duration,
+    /// Why there is no stream, while there should be one.
+    down: Option<Arc<str>>,
+    ups: watch::Sender<u64>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        while self.step().await.is_ok() {}
+        self.watchers.metrics.connected(false);
+    }
+
+    /// Goes from one state to the next. Every way out of a state is one arm.
+    async fn step(&mut self) -> Result<(), Unused> {
+        match &mut self.state {
+            State::Idle => {
+                let command = self.inbox.recv().await.ok_or(Unused)?;
+                let _ = self.on_command(command);
+                if !self.watchers.watchers.is_empty() {
+                    self.state = State::Opening;
+                }
+            }
+            State::Opening => self.open().await?,
+            State::Open(link) => {
+                let outcome = tokio::select! {
+                    command = self.inbox.recv() => {
+                        let asked = self.on_command(command.ok_or(Unused)?);
+                        let State::Open(link) = &mut self.state else { return Ok(()) };
+                        link.ask(asked);
+                        if self.watchers.watchers.is_empty() {
+                            self.state = State::Idle;
+                            self.watchers.metrics.connected(false);
+                        }
+                        return Ok(());
+                    }
+                    outcome = link.turn() => outcome,
+                };
+                match outcome {
+                    Ok(Some(answer)) => self.on_answer(answer),
+                    Ok(None) => {}
+                    Err(error) => self.on_loss(&error),
+                }
+            }
+            State::Waiting(until) => {
+                let until = *until;
+                tokio::select! {
+                    command = self.inbox.recv() => {
+                        let _ = self.on_command(command.ok_or(Unused)?);
+                    }
+                    () = sleep_until(until) => self.state = State::Opening,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a stream with the first watch; the others follow on it.
+    async fn open(&mut self) -> Result<(), Unused> {
+        let Some((first, request)) = self.first_request() else {
+            self.state = State::Idle;
+            self.down = None;
+            return Ok(());
+        };
+        let etcd = Arc::clone(&self.etcd);
+        let mut opening = pin!(etcd.watch(request));
+        let opened = loop {
+            tokio::select! {
+                command = self.inbox.recv() => {
+                    let _ = self.on_command(command.ok_or(Unused)?);
+                }
+                opened = &mut opening => break opened,
+            }
+        };
+        match opened {
+            Ok((tx, rx)) => {
+                let others = self.watchers.places().into_iter().filter(|place| *place != first).collect::<Vec<_>>();
+                let mut link = Link::new(tx, rx, first, self.idle_timeout);
+                for place in others {
+                    link.create(&mut self.watchers, place);
+                }
+                self.state = State::Open(link);
+                self.watchers.metrics.connected(true);
+                if let Some(reason) = self.down.take() {
+                    tracing::info!(reason = &*reason, "the watch stream is back");
+                    self.ups.send_modify(|ups| *ups += 1);
+                }
+            }
+            Err(error) => self.on_loss(&error),
+        }
+        Ok(())
+    }
+
+    fn first_request(&mut self) -> Option<(Place, super::etcd::WatchRequest)> {
+        let place = *self.watchers.places().first()?;
+        let watched = self.watchers.get(place)?;
+        Some((place, link::create_request(link::FIRST_ID, watched)))
+    }
+
+    fn on_loss(&mut self, error: &RegistryError) {
+        let reason: Arc<str> = chain(error).into();
+        let was_open = matches!(self.state, State::Open(_));
+        if self.down.is_none() {
+            tracing::warn!(reason = &*reason, "the watch stream is lost; what is known stays in use");
+        } else {
+            tracing::debug!(reason = &*reason, attempts = self.backoff.attempts(), "the watch stream cannot be opened");
+        }
+        if was_open {
+            self.watchers.metrics.restarted(RestartReason::Disconnected);
+            self.watchers.metrics.connected(false);
+        }
+        if was_open || self.down.is_none() {
+            self.watchers.disconnected(&reason);
+        }
+        self.down = Some(reason);
+        self.state = State::Waiting(Instant::now() + self.backoff.next());
+    }
+
+    /// Returns what must be asked for on an open stream.
+    fn on_command(&mut self, command: Command) -> Vec<link::Ask> {
+        match command {
+            Command::Watch { ranges, from, cluster, reply, id } => {
+                let ranges = ranges.into_iter().map(|range| Watched {
+                    range,
+                    next: from,
+                    goal: None,
+                    in_step: false,
+                    server_id: None,
+                });
+                let watcher = Watcher { cluster, ranges: ranges.collect(), notices: reply };
+                let n_ranges = watcher.ranges.len();
+                self.watchers.watchers.insert(id, watcher);
+                self.watchers.count();
+                if let Some(reason) = &self.down {
+                    let _ = self.watchers.tell(id, Notice::Down(Arc::clone(reason)));
+                }
+                let places = (0..n_ranges).map(|range| Place { watcher: id, range });
+                places
+                    .filter_map(|place| {
+                        let watched = self.watchers.get(place)?;
+                        Some(link::Ask::Create(place, watched.range.clone(), watched.next))
+                    })
+                    .collect()
+            }
+            Command::Cancel(id) => self.watchers.remove(id).into_iter().map(link::Ask::Cancel).collect(),
+        }
+    }
+
+    fn on_answer(&mut self, answer: WatchAnswer) {
+        let State::Open(link) = &mut self.state else { return };
+        self.backoff.reset();
+        let cancel = link.on_answer(&mut self.watchers, answer);
+        link.ask(cancel.into_iter().map(link::Ask::Cancel).collect());
+    }
+}

@@ -1,0 +1,268 @@
+//! Who serves what, kept in etcd: following services, and registering instances.
+//!
+//! [`Registry`] is the whole interface. It speaks the etcd v3 protocol to a real etcd and to the embedded one alike, and is the
+//! only module that names `etcd_client`. What keys and values look like is the [`KeyScheme`]'s business; what becomes of the
+//! endpoints is the reader's.
+//!
+//! ```text
+//!   subscribe ──▶ follow ──(list)──▶ etcd ◀──(one watch stream)── hub ◀── session ◀── register
+//!                   │  ▲               ▲                            │        │
+//!                 codec└─── notices ───┼────────────────────────────┴────────┘
+//!                   ▼                  │ client: endpoints, failover, TLS, authentication, namespace
+//!                snapshot              └ fake, in tests
+//! ```
+//!
+//! - `etcd` is what we need of etcd, as a trait; `client` is that over the network, `diagnose` its answer to "what is wrong?".
+//! - `hub` is the one watch stream of the process, whatever the number of services.
+//! - `follow` keeps one service's snapshot, with `codec` for the memory from keys to instances.
+//! - `session` keeps one instance registered; `registration` is its handle.
+//!
+//! # Recovery
+//!
+//! Nothing here ends because etcd did. Losing it marks snapshots stale and keeps their endpoints; streams resume after the last
+//! revision seen; compacted history, another cluster or a store that went back mean that a service is listed again and swapped
+//! whole; a lost lease is replaced and its entries are written again. Each of these is a state with its diagram in the file
+//! that has it.
+
+mod backoff;
+mod client;
+mod codec;
+mod config;
+mod diagnose;
+mod error;
+mod etcd;
+#[cfg(test)]
+mod fake;
+mod follow;
+mod hub;
+mod metrics;
+mod registration;
+mod session;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+};
+use tracing::Instrument as _;
+
+use self::{
+    backoff::Backoff,
+    client::EtcdClient,
+    error::CallError,
+    etcd::{Etcd, Range},
+    follow::Follower,
+    hub::{Hub, HubConfig},
+    session::{Encoder, Session},
+};
+pub use self::{
+    config::{RegistryConfig, TlsConfig},
+    error::{Cause, RegistryError},
+    metrics::Metrics,
+    registration::{Registration, RegistrationConfig, RegistrationState},
+};
+use crate::{
+    model::{LeaseId, Revision, ServiceName},
+    naming::{Entry, KeyScheme, NamingError, check_advertised},
+    snapshot::{self, Reader},
+};
+
+/// The watch stream is one for the whole process, so it may knock more often than a thousand registrations may.
+const WATCH_BACKOFF_CAP: Duration = Duration::from_secs(1);
+
+/// The registry, for as many services and instances as one likes. Cheap to clone; all clones share one watch stream and
+/// one connection an endpoint. Its tasks end when the last clone, reader and registration are dropped.
+#[derive(Clone)]
+pub struct Registry {
+    etcd: Arc<dyn Etcd>,
+    hub: Hub,
+    config: Arc<RegistryConfig>,
+    metrics: Metrics,
+}
+
+/// An etcd that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// The endpoint that did.
+    pub endpoint: String,
+    /// Its cluster; 0 where the user may not read enough to learn it.
+    pub cluster: u64,
+    /// Its store's revision; 0 likewise.
+    pub revision: Revision,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// Takes the configuration. Nothing is sent yet: an etcd that is away now is found when it comes. Must be called within
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be used, whatever etcd does: no endpoint, or one that is none.
+    pub fn connect(config: RegistryConfig) -> Result<Self, RegistryError> {
+        let config = Arc::new(config);
+        let etcd = Arc::new(EtcdClient::new(Arc::clone(&config))?);
+        Ok(Self::over(etcd, config))
+    }
+
+    fn over(etcd: Arc<dyn Etcd>, config: Arc<RegistryConfig>) -> Self {
+        let metrics = Metrics::default();
+        let hub_config = HubConfig {
+            idle_timeout: config.idle_timeout,
+            backoff_base: config.backoff_base,
+            backoff_cap: config.backoff_cap.min(WATCH_BACKOFF_CAP),
+        };
+        let hub = Hub::spawn(Arc::clone(&etcd), hub_config, metrics.clone());
+        Self { etcd, hub, config, metrics }
+    }
+
+    /// What this handle and its clones count.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Does one cheap round trip, and finds out what is wrong where that fails: bounded by the request timeout and two
+    /// connect timeouts.
+    ///
+    /// # Errors
+    ///
+    /// Of all endpoints' failures the one that says most about what to mend. None of them keeps the background tasks from
+    /// trying on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn check(&self) -> Result<Answered, RegistryError> {
+        let (endpoint, header) = self.etcd.check().await?;
+        Ok(Answered { endpoint, cluster: header.cluster, revision: header.revision })
+    }
+
+    /// Reads the first `limit` entries under a prefix as they stand in etcd, whoever wrote them. For people who want to see
+    /// them: whoever wants endpoints subscribes.
+    ///
+    /// # Errors
+    ///
+    /// etcd cannot be reached, or refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn entries(&self, prefix: &str, limit: u32) -> Result<Vec<Entry>, RegistryError> {
+        let page = self.etcd.range(Range::prefix(prefix), None, limit).await.map_err(|error| match error {
+            CallError::Failed(error) => error,
+            // Neither is an answer to reading the newest revision; said nevertheless, should etcd give it.
+            other => RegistryError::Refused {
+                endpoint: self.config.endpoints.join(","),
+                what: format!("read the keys under {prefix}"),
+                message: other.to_string(),
+            },
+        })?;
+        let text = |key: Vec<u8>| String::from_utf8_lossy(&key).into_owned();
+        Ok(page.kvs.into_iter().map(|kv| Entry { key: text(kv.key), value: kv.value }).collect())
+    }
+
+    /// Follows a service until the last clone of the reader is dropped. The reader's first snapshot is empty and not
+    /// `listed`; see [`Reader::settled`].
+    ///
+    /// # Errors
+    ///
+    /// The key scheme does not say where the service's keys are. Losing etcd, now or later, is no error: it is in the
+    /// snapshot.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is followed when the future is dropped.
+    pub async fn subscribe(&self, service: ServiceName, scheme: Arc<dyn KeyScheme>) -> Result<Reader, NamingError> {
+        let prefixes = prefixes(&service, &scheme).await?;
+        let ranges = outermost(&prefixes).into_iter().map(|prefix| Range::prefix(prefix.as_bytes())).collect();
+        let (writer, reader) = snapshot::channel(service.clone());
+        let span = tracing::info_span!("watch", %service);
+        let follower = Follower {
+            service,
+            scheme,
+            ranges,
+            etcd: Arc::clone(&self.etcd),
+            hub: self.hub.clone(),
+            backoff: self.backoff(),
+            page_size: self.config.page_size,
+            metrics: self.metrics.clone(),
+        };
+        tokio::spawn(follower.run(writer).instrument(span));
+        Ok(reader)
+    }
+
+    /// Registers an instance and keeps it registered; see [`Registration::registered`] to wait for it.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be registered at all: a wildcard address, or an instance that the key scheme refuses or would write where
+    /// no reader looks. Losing etcd, now or later, is no error: it is in the registration's state.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is registered when the future is dropped.
+    pub async fn register(
+        &self,
+        config: RegistrationConfig,
+        scheme: Arc<dyn KeyScheme>,
+    ) -> Result<Registration, RegistryError> {
+        check_advertised(&config.endpoint.address).map_err(RegistryError::Advertised)?;
+        let prefixes = prefixes(&config.service, &scheme).await.map_err(RegistryError::Naming)?.into();
+        let (service, ttl) = (config.service.clone(), config.ttl);
+        let span = tracing::info_span!("registration", %service, instance = %config.endpoint.id);
+        let encoder = Encoder { config, scheme, prefixes };
+        // A trial, with a lease that is none: what is refused for good is refused here and not by a task later.
+        encoder.encode(LeaseId(1), ttl).await?;
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (told, state) = watch::channel(RegistrationState::Registering);
+        let session = Session::new(
+            encoder,
+            Arc::clone(&self.etcd),
+            self.hub.clone(),
+            self.backoff(),
+            told,
+            self.metrics.session(),
+        );
+        tokio::spawn(session.run(inbox).instrument(span));
+        Ok(Registration::new(service, commands, state))
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.config.backoff_base, self.config.backoff_cap)
+    }
+}
+
+/// Asks the key scheme where the service's keys are, on a thread that it may block.
+async fn prefixes(service: &ServiceName, scheme: &Arc<dyn KeyScheme>) -> Result<Vec<String>, NamingError> {
+    let fail = |reason: &str| {
+        Err(NamingError::Failed { scheme: scheme.name().to_owned(), call: "prefixes", reason: reason.to_owned() })
+    };
+    let (asked, about) = (Arc::clone(scheme), service.clone());
+    let Ok(prefixes) = spawn_blocking(move || asked.prefixes(&about)).await else { return fail("it panicked") };
+    let prefixes = prefixes?;
+    if prefixes.is_empty() {
+        return fail("it named no prefix");
+    }
+    if prefixes.iter().any(String::is_empty) {
+        return fail("it named an empty prefix, which covers every key of every service");
+    }
+    Ok(prefixes)
+}
+
+/// Those that lie under no other: every key is then watched once.
+fn outermost(prefixes: &[String]) -> Vec<&str> {
+    let mut kept: Vec<&str> = Vec::new();
+    for prefix in prefixes {
+        if !kept.iter().any(|outer| prefix.starts_with(outer)) {
+            kept.retain(|inner| !inner.starts_with(prefix.as_str()));
+            kept.push(prefix);
+        }
+    }
+    kept
+}

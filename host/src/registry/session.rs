@@ -1,0 +1,526 @@
+//! Keeps one instance registered: a lease of its own, the key scheme's entries under it, and no giving up.
+//!
+//! ```text
+//!            granted          written
+//!   Grant ───────────▶ Put ───────────▶ Alive ──┐ every TTL/3: keep alive
+//!    ▲                 ▲ ▲ │             │ │ ▲  │ etcd back in step: keep alive at once
+//!    │          lease  │ │ │ failed      │ │ └──┘
+//!    │          lives  │ │ ▼             │ │ own key deleted or changed, or perhaps so
+//!    │ no lease      Backoff ◀───────────┘ └──────────▶ (back to Put: at once, or later if it does not last)
+//!    └────────────────┘     lease gone or expired
+//!
+//!   any ── pause ──▶ Paused ── resume ──▶ Grant          any ── deregister, orphan, drop ──▶ (end)
+//! ```
+//!
+//! Every registration has a lease of its own, so that none can take others with it. Losing etcd is not losing the lease:
+//! refreshing goes on until the lease must have ended, and a lease that was only thought to be lost is revoked once its
+//! successor stands. All pauses are random in part and end at a cap, so that a fleet does not come back at one moment.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, HashSet},
+    future::pending,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    backoff::{Backoff, spread},
+    error::{CallError, RegistryError, chain},
+    etcd::{Etcd, Event, Header, Kv, Range, Written},
+    follow::COMEBACK_SPREAD,
+    hub::{Hub, Notice, Watching},
+    metrics::{LossReason, PutBackReason, RestartReason, SessionMetrics},
+    registration::{Command, RegistrationConfig, RegistrationState, bounded},
+};
+use crate::{
+    model::{LeaseId, Revision, ServiceName, Ttl},
+    naming::{Entry, KeyScheme},
+};
+
+/// etcd takes no more operations in one transaction by default (its flag `--max-txn-ops`).
+const MAX_ENTRIES: usize = 128;
+
+/// How often a lease is refreshed in its time to live, as every etcd client does.
+const REFRESHES_PER_TTL: u32 = 3;
+
+/// The longest pause between two times that somebody's change is undone. Two who claim one key for different
+/// instances would otherwise write it for ever as fast as they can.
+const CONTEST_CAP: Duration = Duration::from_secs(30);
+
+/// After so long without a contest, the next one is a first one again.
+const CONTEST_CALM: Duration = Duration::from_secs(60);
+
+/// What a session needs to encode its entries, and to refuse those that no reader would find.
+pub(super) struct Encoder {
+    pub(super) config: RegistrationConfig,
+    pub(super) scheme: Arc<dyn KeyScheme>,
+    pub(super) prefixes: Arc<[String]>,
+}
+
+impl Encoder {
+    /// What to write under this lease. The key scheme may block, so this runs on a thread where that harms nobody.
+    pub(super) async fn encode(&self, lease: LeaseId, ttl: Ttl) -> Result<Vec<Entry>, RegistryError> {
+        let (scheme, config) = (Arc::clone(&self.scheme), self.config.clone());
+        let encoding =
+            tokio::task::spawn_blocking(move || scheme.encode(&config.service, &config.endpoint, lease, ttl));
+        let entries = match encoding.await {
+            Ok(entries) => entries.map_err(RegistryError::Naming)?,
+            Err(_) => return Err(self.refuse("it panicked")),
+        };
+        self.check(&entries)?;
+        Ok(entries)
+    }
+
+    fn check(&self, entries: &[Entry]) -> Result<(), RegistryError> {
+        if entries.is_empty() {
+            return Err(self.refuse("there are none"));
+        }
+        if entries.len() > MAX_ENTRIES {
+            return Err(self.refuse(&format!("they are {}, and a transaction holds {MAX_ENTRIES}", entries.len())));
+        }
+        let mut seen = HashSet::new();
+        for Entry { key, .. } in entries {
+            if !self.prefixes.iter().any(|prefix| key.starts_with(prefix)) {
+                return Err(RegistryError::KeyOutsidePrefixes {
+                    scheme: self.scheme.name().to_owned(),
+                    service: self.config.service.clone(),
+                    key: key.clone(),
+                    prefixes: self.prefixes.to_vec(),
+                });
+            }
+            if !seen.insert(key) {
+                return Err(self.refuse(&format!("the key {key:?} is there twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, problem: &str) -> RegistryError {
+        RegistryError::Entries {
+            scheme: self.scheme.name().to_owned(),
+            service: self.config.service.clone(),
+            problem: problem.to_owned(),
+        }
+    }
+}
+
+/// A lease we hold, as far as we know.
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    id: LeaseId,
+    ttl: Ttl,
+    /// When it ends if no refresh gets through. Counted from before the request was sent, so never too late.
+    deadline: Instant,
+}
+
+/// What stands in etcd for us.
+struct Alive {
+    lease: Lease,
+    written: HashMap<Vec<u8>, Vec<u8>>,
+    revision: Revision,
+    refresh_at: Instant,
+    /// Our keys, unless that watch is over.
+    watching: Option<Watching>,
+    /// When to write the entries again, if they are not, or perhaps not, as they were written.
+    put_back_at: Option<Instant>,
+}
+
+impl Alive {
+    /// What is wrong after these changes of our keys, if anything.
+    fn judge(&self, events: &[Event]) -> Option<PutBackReason> {
+        let mut wrong: HashMap<&[u8], Option<PutBackReason>> = HashMap::new();
+        for event in events.iter().filter(|event| event.mod_revision() > self.revision) {
+            let (key, reason) = match event {
+                Event::Delete { key, .. } => (key, Some(PutBackReason::Deleted)),
+                // The same content under somebody's lease serves as well, and when that lease ends we see the deletion.
+                // Fighting over it would help nobody: it is the same instance, restarted, most often.
+                Event::Put(kv) if self.written.get(&kv.key) == Some(&kv.value) && kv.lease.is_some() => (&kv.key, None),
+                Event::Put(kv) => (&kv.key, Some(PutBackReason::Changed)),
+            };
+            wrong.insert(key, reason);
+        }
+        wrong.into_values().flatten().next()
+    }
+}
+
+enum State {
+    /// There is no lease: ask for one.
+    Grant,
+    /// There is a lease; what must stand under it does not, or perhaps does not.
+    Put(Lease),
+    /// All is well: refresh the lease, and look after our keys.
+    Alive(Box<Alive>),
+    /// Something failed. Nothing is tried before this moment, or before etcd is known to be back. The lease is used again
+    /// if it still lives then.
+    Backoff { until: Instant, lease: Option<Lease> },
+    /// Taken out on request.
+    Paused,
+}
+
+impl State {
+    fn lease(&self) -> Option<Lease> {
+        match self {
+            Self::Grant | Self::Paused => None,
+            Self::Put(lease) => Some(*lease),
+            Self::Alive(alive) => Some(alive.lease),
+            Self::Backoff { lease, .. } => *lease,
+        }
+    }
+}
+
+/// The task of one registration.
+pub(super) struct Session {
+    encoder: Encoder,
+    etcd: Arc<dyn Etcd>,
+    hub: Hub,
+    ups: watch::Receiver<u64>,
+    backoff: Backoff,
+    contest: Backoff,
+    last_contest: Option<Instant>,
+    state: State,
+    /// Given up as lost, and perhaps still there with entries of its own (key schemes may have the lease in the key).
+    former: Option<LeaseId>,
+    told: watch::Sender<RegistrationState>,
+    metrics: SessionMetrics,
+}
+
+/// How a session ends.
+enum End {
+    Revoke(Option<tokio::sync::oneshot::Sender<Result<(), RegistryError>>>),
+    Orphan,
+}
+
+impl Session {
+    pub(super) fn new(
+        encoder: Encoder,
+        etcd: Arc<dyn Etcd>,
+        hub: Hub,
+        backoff: Backoff,
+        told: watch::Sender<RegistrationState>,
+        metrics: SessionMetrics,
+    ) -> Self {
+        let ups = hub.ups();
+        Self {
+            encoder,
+            etcd,
+            hub,
+            ups,
+            contest: Backoff::new(Duration::from_millis(100), CONTEST_CAP),
+            backoff,
+            last_contest: None,
+            state: State::Grant,
+            former: None,
+            told,
+            metrics,
+        }
+    }
+
+    /// Runs until it is told to end, or its handle is dropped.
+    pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let end = loop {
+            // A step may be given up anywhere: the state changes only at its end, and what etcd did meanwhile goes with
+            // the lease, or is an empty lease that expires.
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Pause(reply)) => {
+                        let result = self.take_out().await;
+                        self.state = State::Paused;
+                        self.tell(RegistrationState::Paused);
+                        // Whoever asked may have gone.
+                        let _ = reply.send(result);
+                    }
+                    Some(Command::Resume) => {
+                        if matches!(self.state, State::Paused) {
+                            self.state = State::Grant;
+                            self.tell(RegistrationState::Registering);
+                        }
+                    }
+                    Some(Command::Deregister(reply)) => break End::Revoke(Some(reply)),
+                    Some(Command::Orphan) => break End::Orphan,
+                    None => break End::Revoke(None),
+                },
+                () = self.step() => {}
+            }
+        };
+        let service = self.service().clone();
+        match end {
+            End::Orphan => tracing::info!(%service, "registration left to its lease"),
+            End::Revoke(reply) => {
+                let result = self.take_out().await;
+                match &result {
+                    Ok(()) => tracing::info!(%service, "deregistered"),
+                    Err(error) => tracing::warn!(%service, error = chain(error), "not deregistered"),
+                }
+                if let Some(reply) = reply {
+                    let _ = reply.send(result);
+                }
+            }
+        }
+        self.tell(RegistrationState::Ended);
+    }
+
+    fn service(&self) -> &ServiceName {
+        &self.encoder.config.service
+    }
+
+    /// Goes from one state to the next.
+    async fn step(&mut self) {
+        match &mut self.state {
+            State::Grant => self.grant().await,
+            State::Put(lease) => {
+                let lease = *lease;
+                self.put(lease).await;
+            }
+            State::Alive(alive) => {
+                let (lease, refresh_at, put_back_at) = (alive.lease, alive.refresh_at, alive.put_back_at);
+                let notice = async {
+                    match &mut alive.watching {
+                        Some(watching) => watching.next().await,
+                        None => pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = sleep_until(refresh_at) => self.refresh().await,
+                    () = sleep_until(put_back_at.unwrap_or(refresh_at)), if put_back_at.is_some() => {
+                        self.state = State::Put(lease);
+                    }
+                    notice = notice => self.on_notice(notice),
+                }
+            }
+            State::Backoff { until, lease } => {
+                let (until, lease) = (*until, *lease);
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    Ok(()) = self.ups.changed() => sleep(spread(COMEBACK_SPREAD)).await,
+                }
+                self.state = match lease {
+                    Some(lease) if lease.deadline > Instant::now() => State::Put(lease),
+                    Some(lease) => {
+                        self.former = Some(lease.id);
+                        State::Grant
+                    }
+                    None => State::Grant,
+                };
+            }
+            State::Paused => pending().await,
+        }
+    }
+
+    async fn grant(&mut self) {
+        self.ups.mark_unchanged();
+        let asked_at = Instant::now();
+        match self.etcd.grant(self.encoder.config.ttl).await {
+            Ok((id, ttl)) => {
+                if ttl != self.encoder.config.ttl {
+                    let (asked, granted) = (self.encoder.config.ttl.as_secs(), ttl.as_secs());
+                    tracing::debug!(service = %self.service(), asked, granted, "etcd granted another TTL");
+                }
+                self.state = State::Put(Lease { id, ttl, deadline: asked_at + ttl.as_duration() });
+            }
+            Err(error) => self.fail(&error, None),
+        }
+    }
+
+    async fn put(&mut self, lease: Lease) {
+        self.ups.mark_unchanged();
+        let entries = match self.encoder.encode(lease.id, lease.ttl).await {
+            Ok(entries) => entries,
+            Err(error) => return self.fail(&error.into(), Some(lease)),
+        };
+        match self.etcd.put(entries.clone(), lease.id).await {
+            Ok(written) => self.registered(lease, entries, &written),
+            Err(error) => self.fail(&error, Some(lease)),
+        }
+    }
+
+    fn registered(&mut self, lease: Lease, entries: Vec<Entry>, written: &Written) {
+        for (entry, previous) in entries.iter().zip(&written.previous) {
+            self.log_overwritten(entry, previous.as_ref(), lease.id);
+        }
+        let Header { cluster, revision } = written.header;
+        let ranges = entries.iter().map(|entry| Range::key(entry.key.as_bytes())).collect();
+        tracing::info!(service = %self.service(), instance = %self.encoder.config.endpoint.id, lease = %lease.id, %revision, "registered");
+        self.state = State::Alive(Box::new(Alive {
+            lease,
+            written: entries.into_iter().map(|entry| (entry.key.into_bytes(), entry.value)).collect(),
+            revision,
+            refresh_at: lease.deadline - lease.ttl.as_duration() + refresh_interval(lease.ttl),
+            watching: Some(self.hub.watch(ranges, revision.next(), cluster)),
+            put_back_at: None,
+        }));
+        self.backoff.reset();
+        self.metrics.registered(true);
+        self.metrics.refreshed();
+        self.tell(RegistrationState::Registered { lease: lease.id, ttl: lease.ttl, revision });
+        if let Some(former) = self.former.take().filter(|former| *former != lease.id) {
+            // Its entries, if it has any left, name this instance a second time. It ends by itself if this fails.
+            let etcd = Arc::clone(&self.etcd);
+            tokio::spawn(async move {
+                if let Err(error) = etcd.revoke(former).await {
+                    tracing::debug!(lease = %former, error = chain(&error), "a former lease is left to expire");
+                }
+            });
+        }
+    }
+
+    /// Like the Go client, we write whatever stands there; unlike it, we say so.
+    fn log_overwritten(&self, entry: &Entry, previous: Option<&Kv>, lease: LeaseId) {
+        let Some(previous) = previous else { return };
+        let ours = previous.lease == Some(lease) || previous.lease.is_some() && previous.lease == self.former;
+        let owner = previous.lease.map_or_else(|| "no lease".to_owned(), |lease| format!("lease {lease}"));
+        let (service, key) = (self.service(), &entry.key);
+        if !ours && previous.value != entry.value {
+            tracing::warn!(%service, key, owner, "overwrote another owner's entry");
+        } else if !ours {
+            // An earlier run of the same instance, most often.
+            tracing::info!(%service, key, owner, "took over an entry with the same content");
+        }
+    }
+
+    async fn refresh(&mut self) {
+        let State::Alive(alive) = &self.state else { return };
+        let lease = alive.lease;
+        let asked_at = Instant::now();
+        let bound = refresh_interval(lease.ttl).max(Duration::from_millis(500));
+        let answer = tokio::time::timeout(bound, self.etcd.keep_alive(lease.id)).await;
+        let State::Alive(alive) = &mut self.state else { return };
+        let reason = match answer {
+            Ok(Ok(())) => {
+                alive.lease.deadline = asked_at + lease.ttl.as_duration();
+                alive.refresh_at = asked_at + refresh_interval(lease.ttl);
+                self.backoff.reset();
+                self.metrics.refreshed();
+                return;
+            }
+            Ok(Err(error @ CallError::LeaseGone)) => return self.fail(&error, Some(lease)),
+            Ok(Err(error)) => chain(&error),
+            Err(_) => format!("no answer within {bound:?}"),
+        };
+        if Instant::now() < lease.deadline {
+            tracing::debug!(service = %self.encoder.config.service, reason, "the lease could not be refreshed; trying again");
+            alive.refresh_at = (Instant::now() + self.backoff.next()).min(lease.deadline);
+        } else {
+            self.lose(LossReason::LeaseExpired, &reason, Some(lease));
+        }
+    }
+
+    fn on_notice(&mut self, notice: Option<Notice>) {
+        let State::Alive(alive) = &mut self.state else { return };
+        match notice {
+            Some(Notice::Events(events)) => {
+                if let Some(reason) = alive.judge(&events) {
+                    self.put_back(reason, Duration::ZERO);
+                }
+            }
+            // Whether the lease outlived whatever happened is known by asking.
+            Some(Notice::Synced(_)) => {
+                let soonest = Instant::now() + spread(COMEBACK_SPREAD);
+                alive.refresh_at = alive.refresh_at.min(soonest);
+            }
+            Some(Notice::Down(_)) => {}
+            // What happens to our keys is not known from here on; writing them again makes it right, and watches them again.
+            Some(Notice::Restart(RestartReason::Refused, detail)) => {
+                alive.watching = None;
+                tracing::warn!(service = %self.service(), detail = &*detail, "etcd does not let us watch our own entries");
+                self.put_back(PutBackReason::Unsure, CONTEST_CAP);
+            }
+            Some(Notice::Restart(..)) | None => {
+                alive.watching = None;
+                self.put_back(PutBackReason::Unsure, Duration::ZERO);
+            }
+        }
+    }
+
+    /// Has the entries written again under the same lease: at once the first time, and ever later if it does not last.
+    /// Meanwhile the lease is refreshed as always.
+    fn put_back(&mut self, reason: PutBackReason, at_least: Duration) {
+        let State::Alive(alive) = &mut self.state else { return };
+        let now = Instant::now();
+        if self.last_contest.is_none_or(|last| now - last > CONTEST_CALM) {
+            self.contest.reset();
+        }
+        self.last_contest = Some(now);
+        let first = self.contest.attempts() == 0;
+        let pause = self.contest.next();
+        let pause = if first { at_least } else { pause.max(at_least) };
+        let at = now + pause;
+        alive.put_back_at = Some(alive.put_back_at.map_or(at, |sooner| sooner.min(at)));
+        self.metrics.put_back(reason);
+        let seconds = pause.as_secs_f64();
+        if reason != PutBackReason::Unsure {
+            tracing::warn!(service = %self.encoder.config.service, ?reason, pause_seconds = seconds, "own entry is not as it was written; putting it back");
+            self.metrics.registered(false);
+            self.tell(RegistrationState::Registering);
+        } else {
+            tracing::info!(service = %self.encoder.config.service, pause_seconds = seconds, "own entry may not be as it was written; writing it again");
+        }
+    }
+
+    /// Something did not work. With a lease that may still live, only the writing is tried again.
+    fn fail(&mut self, error: &CallError, lease: Option<Lease>) {
+        let reason = chain(error);
+        match error {
+            CallError::LeaseGone => self.lose(LossReason::LeaseGone, &reason, None),
+            CallError::Failed(error) if error.is_transient() => self.lose(LossReason::Unreachable, &reason, lease),
+            CallError::Failed(_) | CallError::Compacted => self.lose(LossReason::Refused, &reason, lease),
+        }
+    }
+
+    fn lose(&mut self, why: LossReason, reason: &str, lease: Option<Lease>) {
+        let service = self.service();
+        let since = match &*self.told.borrow() {
+            RegistrationState::Lost { since, .. } => Some(*since),
+            _ => None,
+        };
+        if since.is_none() {
+            self.metrics.lost(why);
+            tracing::warn!(%service, reason, "registration lost; registering again");
+        } else {
+            tracing::debug!(%service, reason, attempts = self.backoff.attempts(), "still not registered");
+        }
+        let pause = match why {
+            // etcd answers, so there is no need to wait, only to not all come at once.
+            LossReason::LeaseGone if self.backoff.attempts() == 0 => spread(COMEBACK_SPREAD.min(self.backoff.next())),
+            _ => self.backoff.next(),
+        };
+        self.state = State::Backoff { until: Instant::now() + pause, lease };
+        self.metrics.registered(false);
+        self.tell(RegistrationState::Lost { reason: reason.into(), since: since.unwrap_or_else(Instant::now) });
+    }
+
+    /// Revokes what there is, in bounded time.
+    async fn take_out(&mut self) -> Result<(), RegistryError> {
+        self.metrics.registered(false);
+        let former = self.former.take();
+        let lease = self.state.lease().map(|lease| lease.id);
+        let etcd = Arc::clone(&self.etcd);
+        let revoking = async {
+            for lease in lease.into_iter().chain(former) {
+                etcd.revoke(lease).await?;
+            }
+            Ok::<_, CallError>(())
+        };
+        let ttl = self.state.lease().map_or(self.encoder.config.ttl, |lease| lease.ttl);
+        let result = bounded(self.service(), ttl, revoking).await;
+        if result.is_err() {
+            self.former = lease;
+        }
+        result
+    }
+
+    fn tell(&self, state: RegistrationState) {
+        self.told.send_replace(state);
+    }
+}
+
+fn refresh_interval(ttl: Ttl) -> Duration {
+    ttl.as_duration() / REFRESHES_PER_TTL
+}

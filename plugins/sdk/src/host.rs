@@ -1,0 +1,91 @@
+//! What a plugin may ask of the host.
+
+use crate::Level;
+
+/// Facts about the request a pick is for, and the live figures of each endpoint. An endpoint is an index into the list that
+/// `build` got.
+///
+/// [`crate::Policy::pick`] gets one; what differs between the host and a test is which. Every question costs a call into the
+/// host (tens of nanoseconds, a header a few hundred), so ask only what the choice needs.
+pub trait Host {
+    /// The gRPC path, for example `/hello.Greeter1/SayHello1`.
+    fn path(&self) -> String;
+    /// The first value of a header, by its lower-case name; none when it is absent or not text.
+    fn header(&self, name: &str) -> Option<String>;
+    /// Whether an earlier attempt of this same request failed on this endpoint.
+    fn tried(&self, endpoint: u32) -> bool;
+    /// Calls that have begun on it and not yet ended.
+    fn in_flight(&self, endpoint: u32) -> u32;
+    /// Peak-sensitive moving average of the time to an answer, in microseconds; 0 while no call has ended.
+    fn latency_us(&self, endpoint: u32) -> u32;
+}
+
+/// The real one: each question is an import of the component. Only those that a plugin asks become imports.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct GrantedHost;
+
+#[cfg(target_arch = "wasm32")]
+mod granted {
+    use super::{GrantedHost, Host};
+    use crate::generated::balancer::waymark::plugin::{load, request};
+
+    impl Host for GrantedHost {
+        fn path(&self) -> String {
+            request::path()
+        }
+
+        fn header(&self, name: &str) -> Option<String> {
+            request::header(name)
+        }
+
+        fn tried(&self, endpoint: u32) -> bool {
+            request::tried(endpoint)
+        }
+
+        fn in_flight(&self, endpoint: u32) -> u32 {
+            load::in_flight(endpoint)
+        }
+
+        fn latency_us(&self, endpoint: u32) -> u32 {
+            load::latency_us(endpoint)
+        }
+    }
+}
+
+/// Hand the host one message. It is cut when long and dropped when there are too many. In a test it can be read back with
+/// `testing::logged`.
+#[cfg(target_arch = "wasm32")]
+pub fn log(level: Level, message: &str) {
+    crate::generated::balancer::waymark::plugin::log::log(level, message);
+}
+
+/// Hand the host one message. It is cut when long and dropped when there are too many. In a test it can be read back with
+/// `testing::logged`.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn log(level: Level, message: &str) {
+    crate::testing::record(level, message);
+}
+
+/// Let the host log what a panic said before the trap that follows it; a trap by itself says only "unreachable".
+#[doc(hidden)]
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let mut message = panic.payload_as_str().unwrap_or("panicked").to_owned();
+        if let Some(location) = panic.location() {
+            message += ", at ";
+            message += location.file();
+            message += ":";
+            push_decimal(&mut message, location.line());
+        }
+        log(Level::Error, &message);
+    }));
+}
+
+/// Written out because the standard library's formatting is a tenth of a small plugin.
+fn push_decimal(text: &mut String, number: u32) {
+    if number >= 10 {
+        push_decimal(text, number / 10);
+    }
+    text.push(char::from(b'0' + (number % 10) as u8));
+}

@@ -1,0 +1,132 @@
+//! A load-balancing policy, and the macro that makes a component of it.
+
+use crate::{
+    Config, Context, Decision, Description, Endpoint, Host, Scope,
+    generated::balancer::exports::waymark::plugin::balancer::Plan as WirePlan,
+};
+
+/// A load-balancing policy.
+///
+/// It is a pure function of (configuration, endpoints, context): the host may run any number of copies at once, build it
+/// again at any time, and throws every copy away when the endpoints change. What it keeps from one pick to the next is
+/// therefore a hint, never a count to rely on.
+pub trait Policy: Sized + 'static {
+    /// What this policy is, and which fields its configuration may have.
+    const DESCRIPTION: Description;
+
+    /// Get ready for these endpoints: registered, not draining and not ejected. There may be none; an empty rotation is the
+    /// right answer then, and the host says why there is nobody to send to. The error is shown to people as it is.
+    fn build(config: &Config<'_>, scope: &Scope, endpoints: &[Endpoint]) -> Result<Plan<Self>, String>;
+
+    /// Choose for one request. Called only when `build` answered [`Plan::EachRequest`].
+    fn pick(&mut self, context: Context, host: &impl Host) -> Decision {
+        let _ = (context, host);
+        Decision::Fail("the policy wants to be asked for each request and has no `pick`".to_owned())
+    }
+}
+
+/// How the host turns one set of endpoints into picks. Every number is an index into the list that `build` got.
+///
+/// Prefer the first two. They are checked once, cannot fail at the time of a pick, and cost a request nothing; the third
+/// costs each request a call into the plugin. It is for what cannot be known before: load, headers, what was tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan<P> {
+    /// Walk this list for ever, one entry a request.
+    Rotation(Vec<u32>),
+    /// The entry at (hash of the request's key) modulo the length. A request without a key gets a random entry.
+    HashTable(Vec<u32>),
+    /// Ask this for every request.
+    EachRequest(P),
+}
+
+impl<P> Plan<P> {
+    /// The list of a rotation; none for another plan.
+    pub fn rotation(&self) -> Option<&[u32]> {
+        match self {
+            Self::Rotation(entries) => Some(entries),
+            Self::HashTable(_) | Self::EachRequest(_) => None,
+        }
+    }
+}
+
+/// The endpoints that may get anything, by index: those whose weight is not 0, which means "send it nothing".
+pub fn receiving(endpoints: &[Endpoint]) -> Vec<u32> {
+    (0u32..).zip(endpoints).filter(|(_, endpoint)| endpoint.weight > 0).map(|(index, _)| index).collect()
+}
+
+/// Make a component of a type that implements [`Policy`]. Once in a crate, whose `crate-type` is `cdylib`.
+#[macro_export]
+macro_rules! export_policy {
+    ($policy:ident) => {
+        // Elsewhere it only checks the type, which also counts as its use.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = $crate::__private::is_policy::<$policy>();
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            use $crate::__private as sdk;
+
+            struct Exported;
+
+            ::std::thread_local! {
+                static POLICY: ::core::cell::RefCell<::core::option::Option<$policy>> =
+                    const { ::core::cell::RefCell::new(::core::option::Option::None) };
+            }
+
+            impl sdk::balancer::exports::waymark::plugin::balancer::Guest for Exported {
+                fn describe() -> sdk::balancer::waymark::plugin::types::Description {
+                    <$policy as $crate::Policy>::DESCRIPTION.into()
+                }
+
+                fn build(
+                    config: ::std::string::String,
+                    scope: $crate::Scope,
+                    endpoints: ::std::vec::Vec<$crate::Endpoint>,
+                ) -> ::core::result::Result<
+                    sdk::balancer::exports::waymark::plugin::balancer::Plan,
+                    ::std::string::String,
+                > {
+                    sdk::report_panics();
+                    let (plan, policy) = sdk::split(sdk::build::<$policy>(&config, &scope, &endpoints)?);
+                    POLICY.set(policy);
+                    ::core::result::Result::Ok(plan)
+                }
+
+                fn pick(context: $crate::Context) -> $crate::Decision {
+                    POLICY.with_borrow_mut(|policy| sdk::pick(policy, context, &sdk::GrantedHost))
+                }
+            }
+
+    sdk::balancer::export!(Exported with_types_in $crate::__private::balancer);
+        };
+    };
+}
+
+/// What `build` of the component does; the same that `testing::build` does in a test.
+#[doc(hidden)]
+pub fn build<P: Policy>(config: &str, scope: &Scope, endpoints: &[Endpoint]) -> Result<Plan<P>, String> {
+    P::build(&Config::read(config, &P::DESCRIPTION)?, scope, endpoints)
+}
+
+/// Compiles only for a policy.
+#[doc(hidden)]
+pub const fn is_policy<P: Policy>() {}
+
+/// A plan as the host wants it, and the policy that stays here.
+#[doc(hidden)]
+pub fn split<P>(plan: Plan<P>) -> (WirePlan, Option<P>) {
+    match plan {
+        Plan::Rotation(entries) => (WirePlan::Rotation(entries), None),
+        Plan::HashTable(entries) => (WirePlan::HashTable(entries), None),
+        Plan::EachRequest(policy) => (WirePlan::EachRequest, Some(policy)),
+    }
+}
+
+/// What `pick` of the component does.
+#[doc(hidden)]
+pub fn pick<P: Policy>(policy: &mut Option<P>, context: Context, host: &impl Host) -> Decision {
+    match policy {
+        Some(policy) => policy.pick(context, host),
+        None => Decision::Fail("the host asked for a pick, and the last `build` did not ask for that".to_owned()),
+    }
+}

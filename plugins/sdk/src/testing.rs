@@ -1,0 +1,87 @@
+//! Fakes for a plugin's unit tests. Not there in a component.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use crate::{Context, Endpoint, Host, Level, Scope};
+pub use crate::{
+    key_scheme::{decode, encode, prefixes},
+    policy::build,
+};
+
+thread_local! {
+    static LOGGED: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A host that answers what its fields say.
+#[derive(Clone, Debug, Default)]
+pub struct FakeHost {
+    /// The gRPC path.
+    pub path: String,
+    /// The request's headers.
+    pub headers: BTreeMap<String, String>,
+    /// The endpoints on which an earlier attempt failed.
+    pub tried: BTreeSet<u32>,
+    /// Calls in flight by endpoint; 0 for those not named.
+    pub in_flight: BTreeMap<u32, u32>,
+    /// Microseconds to an answer by endpoint; 0 for those not named.
+    pub latency_us: BTreeMap<u32, u32>,
+}
+
+impl Host for FakeHost {
+    fn path(&self) -> String {
+        self.path.clone()
+    }
+
+    fn header(&self, name: &str) -> Option<String> {
+        self.headers.get(name).cloned()
+    }
+
+    fn tried(&self, endpoint: u32) -> bool {
+        self.tried.contains(&endpoint)
+    }
+
+    fn in_flight(&self, endpoint: u32) -> u32 {
+        self.in_flight.get(&endpoint).copied().unwrap_or_default()
+    }
+
+    fn latency_us(&self, endpoint: u32) -> u32 {
+        self.latency_us.get(&endpoint).copied().unwrap_or_default()
+    }
+}
+
+/// An endpoint of that weight in that zone, whose id and address are the documentation address 192.0.2.`n`.
+pub fn endpoint(n: u8, zone: &str, weight: u32) -> Endpoint {
+    let address = format!("192.0.2.{n}:8080");
+    Endpoint { id: address.clone(), address, zone: zone.to_owned(), weight, metadata: Vec::new() }
+}
+
+/// What to balance for: a service `greeter`, seen from that zone.
+pub fn scope(zone: &str) -> Scope {
+    Scope { service: "greeter".to_owned(), zone: zone.to_owned() }
+}
+
+/// A first attempt without a key, with these random numbers.
+pub fn context(random: (u32, u32)) -> Context {
+    Context { sequence: 0, random, hash: None, attempt: 0 }
+}
+
+/// How often each of `n` endpoints stands in a list.
+pub fn counts(entries: &[u32], n: usize) -> Vec<u32> {
+    let mut counts = vec![0; n];
+    for index in entries {
+        counts[*index as usize] += 1;
+    }
+    counts
+}
+
+/// What this thread logged since it was last asked.
+pub fn logged() -> Vec<(Level, String)> {
+    LOGGED.take()
+}
+
+pub(crate) fn record(level: Level, message: &str) {
+    LOGGED.with_borrow_mut(|logged| logged.push((level, message.to_owned())));
+}

@@ -1,0 +1,23 @@
+//! Never comes back from a pick.
+
+use test_guests::{Turns, periodic, spin};
+use waymark_plugin::{Config, Context, Decision, Description, Endpoint, Host, Plan, Policy, Scope, export_policy};
+
+struct Guest(Turns);
+
+impl Policy for Guest {
+    const DESCRIPTION: Description = periodic("loops_in_pick", "Never comes back from a pick.");
+
+    fn build(config: &Config<'_>, _: &Scope, endpoints: &[Endpoint]) -> Result<Plan<Self>, String> {
+        Ok(Plan::EachRequest(Self(Turns::new(config, endpoints)?)))
+    }
+
+    fn pick(&mut self, context: Context, _: &impl Host) -> Decision {
+        if self.0.misbehave() {
+            spin();
+        }
+        self.0.next(context)
+    }
+}
+
+export_policy!(Guest);
