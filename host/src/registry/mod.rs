@@ -50,6 +50,7 @@ use tracing::Instrument as _;
 use self::{
     backoff::Backoff,
     client::EtcdClient,
+    error::CallError,
     etcd::{Etcd, Range},
     follow::Follower,
     hub::{Hub, HubConfig},
@@ -63,7 +64,7 @@ pub use self::{
 };
 use crate::{
     model::{LeaseId, Revision, ServiceName},
-    naming::{KeyScheme, NamingError, check_advertised},
+    naming::{Entry, KeyScheme, NamingError, check_advertised},
     snapshot::{self, Reader},
 };
 
@@ -140,6 +141,30 @@ impl Registry {
     pub async fn check(&self) -> Result<Answered, RegistryError> {
         let (endpoint, header) = self.etcd.check().await?;
         Ok(Answered { endpoint, cluster: header.cluster, revision: header.revision })
+    }
+
+    /// Reads the first `limit` entries under a prefix as they stand in etcd, whoever wrote them. For people who want to see
+    /// them: whoever wants endpoints subscribes.
+    ///
+    /// # Errors
+    ///
+    /// etcd cannot be reached, or refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn entries(&self, prefix: &str, limit: u32) -> Result<Vec<Entry>, RegistryError> {
+        let page = self.etcd.range(Range::prefix(prefix), None, limit).await.map_err(|error| match error {
+            CallError::Failed(error) => error,
+            // Neither is an answer to reading the newest revision; said nevertheless, should etcd give it.
+            other => RegistryError::Refused {
+                endpoint: self.config.endpoints.join(","),
+                what: format!("read the keys under {prefix}"),
+                message: other.to_string(),
+            },
+        })?;
+        let text = |key: Vec<u8>| String::from_utf8_lossy(&key).into_owned();
+        Ok(page.kvs.into_iter().map(|kv| Entry { key: text(kv.key), value: kv.value }).collect())
     }
 
     /// Follows a service until the last clone of the reader is dropped. The reader's first snapshot is empty and not
