@@ -25,4 +25,10 @@ pub mod registry;
 pub mod balancer;
 pub mod dataplane;
 
+pub mod admin;
+
+pub mod app;
+pub mod cli;
+pub mod config;
+
 pub use dataplane::Channel;

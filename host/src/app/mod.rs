@@ -24,7 +24,7 @@ use crate::{
     model::ServiceName,
     naming::KeyScheme,
     plugin::{Engine, EngineConfig},
-    policy::{BuildError, Policy as _, Scope},
+    policy::{BuildError, Scope},
     registry::{Registry, RegistryConfig, RegistryError},
 };
 

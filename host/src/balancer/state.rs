@@ -140,7 +140,12 @@ impl ServiceState {
     /// Chooses an endpoint for one attempt of a request. Never blocks, never fails for a plugin's fault.
     pub fn pick(&self, request: &PickRequest<'_>) -> Pick {
         self.counters.picks.fetch_add(1, Relaxed);
-        let sequence = self.counters.sequence.fetch_add(1, Relaxed);
+        // A further attempt stays at its request's place: otherwise, of two endpoints the one that refuses everything would always be
+        // asked first.
+        let sequence = match request.tried {
+            [] => self.counters.sequence.fetch_add(1, Relaxed),
+            _ => self.counters.sequence.load(Relaxed),
+        };
         if self.endpoints.is_empty() {
             return Pick::NoEndpoints { listed: self.listed };
         }

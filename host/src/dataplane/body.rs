@@ -98,20 +98,10 @@ impl ResponseBody {
 impl Stream {
     fn fail(mut self, failure: &Failure) -> HeaderMap {
         self.record.set_code(failure.code());
-        self.guard.set_outcome(match failure {
-            Failure::Lost { .. } => Outcome::Failed,
-            // The server has its reasons, and it answers; the deadline is the caller's.
-            _ => Outcome::Answered,
-        });
+        // A reset has its reasons, and a deadline is the caller's.
+        self.guard.set_outcome(if failure.blames_endpoint() { Outcome::Failed } else { Outcome::Answered });
         tracing::debug!(service = %self.service, error = failure as &dyn std::error::Error, "call ended early");
         failure.trailers(&self.service)
-    }
-
-    fn broken(&self, error: h2::Error) -> Failure {
-        match error.reason() {
-            Some(reason) if error.is_reset() => Failure::Reset { address: self.address.clone(), reason },
-            _ => Failure::Lost { address: self.address.clone(), cause: error },
-        }
     }
 
     /// Notes what the server's trailers say.
@@ -129,7 +119,9 @@ impl Stream {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Poll::Ready(frame) = self.poll_recv(cx) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broken(error))));
+            return Poll::Ready(
+                frame.map(|frame| frame.map_err(|error| Failure::of_stream(self.address.clone(), error))),
+            );
         }
         ready!(self.deadline.poll(cx));
         Poll::Ready(Some(Err(Failure::Deadline { doing: Doing::Reading(self.address.clone()) })))

@@ -403,13 +403,14 @@ impl<B: RequestBody> Call<'_, B> {
                 Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => {
                     Err(Unanswered::Unseen(AttemptCause::Refused(error)))
                 }
-                Some(reason) if error.is_reset() => {
-                    guard.set_outcome(Outcome::Answered);
-                    Err(Unanswered::Failed(Failure::Reset { address: address(), reason }))
-                }
                 _ => {
-                    guard.set_outcome(Outcome::Failed);
-                    Err(Unanswered::Failed(Failure::Lost { address: address(), cause: error }))
+                    let failure = Failure::of_stream(address(), error);
+                    guard.set_outcome(match &failure {
+                        failure if failure.blames_endpoint() => Outcome::Failed,
+                        Failure::RequestBody(_) => Outcome::Cancelled,
+                        _ => Outcome::Answered,
+                    });
+                    Err(Unanswered::Failed(failure))
                 }
             },
         }

@@ -63,6 +63,10 @@ pub(super) enum LostError {
 /// refuse every call.
 const BEFORE_SETTINGS: usize = 0;
 
+/// How many cancelled calls HTTP/2 remembers for a second, to drop what still comes for them. It remembers 50 by default, and
+/// ends a connection after 1024 late answers to those it forgot.
+const CANCELLED_REMEMBERED: usize = 1024;
+
 /// Connects within `options.timeout`. What it returns is ready: the server has sent its HTTP/2 settings, so that a port where
 /// something else listens, or nothing behind a load balancer, counts as unreachable before a call is sent there (gRPC asks the
 /// same of its clients before they report READY).
@@ -104,6 +108,10 @@ async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendR
         .initial_window_size(options.stream_window)
         .initial_connection_window_size(options.connection_window)
         .initial_max_send_streams(BEFORE_SETTINGS)
+        // Calls of all clients share this connection. Answers that were on their way when a call was given up are no error of the
+        // server: remember many such calls, and do not close the connection over late answers to those forgotten.
+        .max_concurrent_reset_streams(CANCELLED_REMEMBERED)
+        .max_local_error_reset_streams(None)
         .enable_push(false)
         .handshake(stream)
         .await

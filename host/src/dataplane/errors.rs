@@ -96,6 +96,13 @@ pub(super) enum Failure {
         #[source]
         cause: h2::Error,
     },
+    /// The server's answer is not HTTP/2.
+    #[error("the instance at {address} broke the rules of HTTP/2 in its answer")]
+    BadAnswer {
+        address: Address,
+        #[source]
+        cause: h2::Error,
+    },
     /// The request could not be sent as HTTP/2.
     #[error("the request cannot be sent to the instance at {address}")]
     Unsendable {
@@ -148,6 +155,22 @@ pub(super) enum AttemptCause {
 }
 
 impl Failure {
+    /// What an error of a call's stream means, once the server may have seen the call.
+    pub(super) fn of_stream(address: Address, error: h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_reset() && error.is_remote() => Self::Reset { address, reason },
+            Some(_) if error.is_reset() && error.is_library() => Self::BadAnswer { address, cause: error },
+            // Only a request that breaks off resets its own stream.
+            Some(_) if error.is_reset() => Self::RequestBody(error.into()),
+            _ => Self::Lost { address, cause: error },
+        }
+    }
+
+    /// Whether it speaks against the endpoint.
+    pub(super) fn blames_endpoint(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::BadAnswer { .. })
+    }
+
     /// The status that the caller gets. Those that may be tried again at once or later are UNAVAILABLE.
     pub(super) fn code(&self) -> Code {
         match self {
@@ -155,7 +178,7 @@ impl Failure {
             // To try again would not help.
             Self::NoRoute(_) | Self::BadName(_) | Self::Discover(_) => Code::Unimplemented,
             Self::Deadline { .. } => Code::DeadlineExceeded,
-            Self::BadTimeout { .. } | Self::Unsendable { .. } => Code::Internal,
+            Self::BadTimeout { .. } | Self::Unsendable { .. } | Self::BadAnswer { .. } => Code::Internal,
             Self::Reset { reason, .. } => Code::of_reset(*reason),
             Self::RequestBody(_) => Code::Cancelled,
             Self::Closed
@@ -193,6 +216,7 @@ impl Failure {
             Self::BadTimeout { .. } => "bad-timeout",
             Self::Reset { .. } => "endpoint-reset",
             Self::Lost { .. } => "endpoint-lost",
+            Self::BadAnswer { .. } => "bad-answer",
             Self::Unsendable { .. } => "unsendable",
             Self::RequestBody(_) => "request-broken-off",
         }

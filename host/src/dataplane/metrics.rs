@@ -227,7 +227,7 @@ impl TypedMetric for Durations {
 impl EncodeMetric for Durations {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let counts = self.inner.buckets.iter().map(|count| count.load(Relaxed));
-        let bounds = Self::BOUNDS.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+        let bounds = Self::BOUNDS.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = self.inner.sum_us.load(Relaxed) as f64 / 1e6;

@@ -63,9 +63,9 @@ impl<T: Ord + Copy> SpanIndex<T> {
     /// Undoes [`Self::insert`] with the same span and value.
     pub(super) fn remove(&mut self, span: &Span, value: T) {
         if let Span::Key(key) = span {
-            remove_from(&mut self.keys, key, value);
+            remove_from(&mut self.keys, key, &value);
         } else if let Some(prefix) = span.prefix() {
-            if remove_from(&mut self.prefixes, prefix, value)
+            if remove_from(&mut self.prefixes, prefix, &value)
                 && let Some(count) = self.prefix_lengths.get_mut(&prefix.len())
             {
                 *count -= 1;
@@ -142,9 +142,9 @@ fn segment_bounds(span: &Span) -> Option<(&Bytes, Option<&Bytes>)> {
 }
 
 /// Removes a value, and its key with the last one. Whether the key is gone.
-fn remove_from<T: Ord>(table: &mut HashMap<Bytes, BTreeSet<T>>, key: &Bytes, value: T) -> bool {
+fn remove_from<T: Ord>(table: &mut HashMap<Bytes, BTreeSet<T>>, key: &Bytes, value: &T) -> bool {
     let Some(values) = table.get_mut(key) else { return false };
-    values.remove(&value);
+    values.remove(value);
     let gone = values.is_empty();
     if gone {
         table.remove(key);

@@ -87,7 +87,7 @@ impl Keyspace {
         }
         self.leases.attach(lease, key);
         PbPutResponse {
-            header: self.revision_header(),
+            header: Some(self.revision_header()),
             prev_kv: current.filter(|_| request.prev_kv).map(|kv| key_value(&kv, false)),
         }
     }
@@ -96,7 +96,7 @@ impl Keyspace {
     pub(super) fn delete(&mut self, request: &PbDeleteRequest) -> PbDeleteResponse {
         let deleted = self.delete_span(&Span::new(&request.key, &request.range_end));
         PbDeleteResponse {
-            header: self.revision_header(),
+            header: Some(self.revision_header()),
             deleted: i64::try_from(deleted.len()).unwrap_or(i64::MAX),
             prev_kvs: deleted.iter().filter(|_| request.prev_kv).map(|kv| key_value(kv, false)).collect(),
         }
@@ -125,7 +125,7 @@ impl Keyspace {
     }
 
     /// A header that holds the revision an open write is at; the machine adds who we are.
-    pub(super) fn revision_header(&self) -> Option<PbResponseHeader> {
-        Some(PbResponseHeader { revision: self.store.read_revision(), ..PbResponseHeader::default() })
+    pub(super) fn revision_header(&self) -> PbResponseHeader {
+        PbResponseHeader { revision: self.store.read_revision(), ..PbResponseHeader::default() }
     }
 }

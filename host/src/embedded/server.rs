@@ -35,9 +35,10 @@ pub struct Options {
     pub progress_interval: Duration,
     /// Bytes of keys, values and their versions before the alarm NOSPACE is raised and writes are refused. Default: 512 MiB.
     pub quota_bytes: usize,
-    /// The revision to start at. None, the default, is the unix time in milliseconds, with everything before counted as
+    /// The revision to start at. None, the default, is the unix time in microseconds, with everything before counted as
     /// compacted: a client that watched an earlier life of this server is then told so, where a start at 1 would
-    /// silently lose events. `Some(1)` is a fresh etcd, for tests.
+    /// silently lose events. (Milliseconds would not do: a life of more than a thousand writes a second would end at a
+    /// revision that the next one starts before.) `Some(1)` is a fresh etcd, for tests.
     pub start_revision: Option<i64>,
     /// How long shutdown waits for requests under way before it cuts their connections. Default: 1 s.
     pub shutdown_grace: Duration,
@@ -139,7 +140,7 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let limits =
             Limits { compaction: options.compaction, watch_queue: options.watch_queue, quota: options.quota_bytes };
-        let revision = options.start_revision.unwrap_or_else(unix_millis);
+        let revision = options.start_revision.unwrap_or_else(unix_micros);
         // etcd's own "nothing was ever compacted" is −1.
         let compact_revision = if options.start_revision.is_some() { -1 } else { revision };
         let mut random = fastrand::Rng::new();
@@ -216,9 +217,10 @@ impl Server {
     }
 }
 
-fn unix_millis() -> i64 {
+/// Stays below 2^53, which JSON readers need, until the year 2255.
+fn unix_micros() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX / 2)
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
 /// A server that runs in the background. Dropping it stops the server without waiting.

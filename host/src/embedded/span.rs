@@ -4,6 +4,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+/// The form of a span that `BTreeMap::range` takes.
+pub(super) type Bounds<'s> = (Bound<&'s [u8]>, Bound<&'s [u8]>);
+
 /// Which keys a request means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Span {
@@ -40,7 +43,7 @@ impl Span {
     }
 
     /// Bounds for a `BTreeMap`, or none when the span is empty (an inverted pair of bounds would panic there).
-    pub(super) fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    pub(super) fn bounds(&self) -> Option<Bounds<'_>> {
         if self.is_empty() {
             return None;
         }

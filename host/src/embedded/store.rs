@@ -59,6 +59,11 @@ impl Event {
     pub(super) fn is_delete(&self) -> bool {
         self.kv.is_tombstone()
     }
+
+    /// About what it takes in a message, with the previous value or without.
+    pub(super) fn size(&self, with_prev: bool) -> usize {
+        self.kv.size() + self.prev.as_ref().filter(|_| with_prev).map_or(0, |prev| prev.size())
+    }
 }
 
 /// All changes of one revision, in the order they were made.

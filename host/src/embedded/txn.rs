@@ -208,7 +208,7 @@ pub(super) fn run(keyspace: &mut Keyspace, request: &PbTxnRequest) -> Result<PbT
         _ => Ok(()),
     })?;
     let mut response = plan.run(keyspace)?;
-    response.header = keyspace.revision_header();
+    response.header = Some(keyspace.revision_header());
     Ok(response)
 }
 

@@ -14,7 +14,7 @@
 //!            └── start now or later ───────────────────────────────────────────────┘
 //! ```
 //!
-//! - **lagging**: reads its events from the store's log when its stream is polled, up to a thousand revisions a message. A
+//! - **lagging**: reads its events from the store's log when its stream is polled, up to a thousand revisions or a mebibyte a message. A
 //!   slow reader thus costs the memory of its bounded queue and nothing more.
 //! - **synced**: events are queued as they are committed, one message a revision.
 //! - **compacted**: what it should have read is gone; it was told so and gets nothing more.
@@ -35,6 +35,9 @@ use super::{
 
 /// Most distinct revisions in one message of replayed history (`watchBatchMaxRevs` in etcd).
 const REPLAY_REVISIONS: usize = 1000;
+/// A message of replayed history ends after the revision that reaches this many bytes. etcd has no such limit, and its
+/// messages can outgrow what a client is ready to read (4 MiB in most gRPC libraries).
+const REPLAY_BYTES: usize = 1024 * 1024;
 /// Most commits looked at in one poll, which holds the lock of the whole server.
 const REPLAY_SCAN: usize = 4096;
 /// The id on messages that concern no single watcher.
@@ -375,10 +378,10 @@ fn replay(watcher: &mut Watcher, watch_id: i64, store: &Store, budget: &mut usiz
         return Some(Message::Compacted { watch_id, compact_revision: store.compact_revision() });
     }
     let mut events = Vec::new();
-    let mut revisions = 0;
+    let (mut revisions, mut bytes) = (0, 0);
     let mut unread = false;
     for commit in store.commits_from(next) {
-        if *budget == 0 || revisions == REPLAY_REVISIONS {
+        if *budget == 0 || revisions == REPLAY_REVISIONS || bytes >= REPLAY_BYTES {
             unread = true;
             break;
         }
@@ -387,6 +390,7 @@ fn replay(watcher: &mut Watcher, watch_id: i64, store: &Store, budget: &mut usiz
         let before = events.len();
         events.extend(commit.events.iter().filter(|event| watcher.wants(event)).cloned());
         revisions += usize::from(events.len() > before);
+        bytes += events[before..].iter().map(|event| event.size(watcher.spec.prev_kv)).sum::<usize>();
     }
     watcher.phase = if unread { Phase::Lagging { next } } else { Phase::Synced { from: store.revision() + 1 } };
     if events.is_empty() {

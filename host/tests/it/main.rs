@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod admin;
+mod dataplane;
 mod embedded;

@@ -44,11 +44,11 @@ impl Ctl {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// The last word of a command that must fail.
+    /// What a command that must fail says.
     fn fail(&self, line: &str) -> String {
         let output = self.output(line);
         assert!(!output.status.success(), "etcdctl {line} succeeded");
-        String::from_utf8(output.stderr).unwrap().lines().last().unwrap_or_default().to_owned()
+        String::from_utf8(output.stderr).unwrap()
     }
 
     fn run_with_input(&self, line: &str, input: &str) -> String {
@@ -125,7 +125,7 @@ async fn leases_are_granted_kept_alive_and_revoked(r: Registry) {
     assert_eq!(ctl.run(&format!("lease keep-alive --once {id}")), format!("lease {id} keepalived with TTL(60)"));
     assert_eq!(ctl.run(&format!("lease revoke {id}")), format!("lease {id} revoked"));
     assert_eq!(ctl.run("get a"), "");
-    assert!(ctl.fail(&format!("lease revoke {id}")).ends_with("etcdserver: requested lease not found"));
+    assert!(ctl.fail(&format!("lease revoke {id}")).contains("etcdserver: requested lease not found"));
     assert_eq!(ctl.run(&format!("lease timetolive {id}")), format!("lease {id} already expired"));
 }
 
@@ -143,7 +143,7 @@ async fn a_watch_prints_changes_as_they_come(mut r: Registry) {
     assert_eq!(lines, ["DELETE", "a/1", "new", "a/1"]);
     ctl.run(&format!("compact {}", r.revision(3)));
     let gone = ctl.fail(&format!("watch a/1 --rev {start}"));
-    assert!(gone.contains("required revision has been compacted"), "{gone}");
+    assert!(gone.contains("canceled by the server"), "{gone}");
 }
 
 async fn a_lock_is_held_by_one_at_a_time(r: Registry) {

@@ -4,6 +4,7 @@
 //! proved. The real one is the program named by `WAYMARK_TEST_ETCD`, else `etcd` on the `PATH`; without it those tests say
 //! that they were skipped, and fail if `REQUIRE_ETCD=1`.
 
+mod differential;
 mod etcdctl;
 mod fixture;
 mod kv;

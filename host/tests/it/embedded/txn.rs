@@ -30,8 +30,9 @@ fn line(r: &Registry, response: &TxnResponse) -> String {
 
 async fn operations_run_in_order_at_one_revision(mut r: Registry) {
     r.put_all("a", &["1"]).await;
-    let nested = Txn::new().or_else([TxnOp::put("d", "1", None), TxnOp::get("b", None)]);
-    let nested = nested.when([Compare::version("a", CompareOp::Greater, 5)]);
+    let nested = Txn::new()
+        .when([Compare::version("a", CompareOp::Greater, 5)])
+        .or_else([TxnOp::put("d", "1", None), TxnOp::get("b", None)]);
     let ops = [
         TxnOp::get("a", None),
         TxnOp::put("b", "2", None),

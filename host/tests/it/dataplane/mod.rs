@@ -1,0 +1,7 @@
+//! The data plane with real sockets: instances, the node and clients in one process.
+
+mod calls;
+mod connections;
+mod failures;
+mod streams;
+mod support;
