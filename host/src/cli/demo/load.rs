@@ -73,17 +73,40 @@ impl Tally {
 
 /// A call that failed.
 #[derive(Debug, Clone)]
-pub(super) struct Failure {
+struct Failure {
     /// When it began.
-    pub(super) began: Instant,
+    began: Instant,
     /// When it ended.
-    pub(super) ended: Instant,
+    ended: Instant,
     /// Its code.
-    pub(super) code: Code,
+    code: Code,
     /// Its message.
-    pub(super) message: String,
+    message: String,
     /// The node's own name for the case; empty when the answer was not the node's.
-    pub(super) kind: String,
+    kind: String,
+}
+
+/// An instance that was killed.
+#[derive(Debug, Clone)]
+pub(super) struct Death {
+    /// Where it listened.
+    pub(super) address: String,
+    /// When it was told to die.
+    pub(super) told: Instant,
+    /// When it was dead: its sockets were closed by then.
+    pub(super) dead: Instant,
+}
+
+impl Failure {
+    /// Whether the call was inside an instance while that died. Nobody can know whether it had been done, so gRPC forbids to try
+    /// it again elsewhere: such a call may fail. Every other call must not.
+    fn is_cut_off_by(&self, death: &Death) -> bool {
+        self.code == Code::Unavailable
+            && self.kind == "endpoint-lost"
+            && self.message.contains(&death.address)
+            && self.began <= death.dead
+            && self.ended >= death.told
+    }
 }
 
 /// Everything since the load began.
@@ -91,10 +114,34 @@ pub(super) struct Failure {
 pub(super) struct Totals {
     /// Calls that ended, whatever way.
     pub(super) calls: u64,
-    /// Of these, failed ones.
-    pub(super) failed: u64,
+    /// Of these, failed ones, cut-off ones included.
+    all_failed: u64,
     /// The first of the failed ones.
-    pub(super) failures: Vec<Failure>,
+    failures: Vec<Failure>,
+    /// The instance that was killed.
+    death: Option<Death>,
+}
+
+impl Totals {
+    /// Calls that failed because an instance was killed while it had them.
+    pub(super) fn cut_off(&self) -> u64 {
+        self.failures.iter().filter(|failure| self.is_cut_off(failure)).count() as u64
+    }
+
+    /// Calls that failed and should not have.
+    pub(super) fn failed(&self) -> u64 {
+        self.all_failed - self.cut_off()
+    }
+
+    /// The first of these, in words.
+    pub(super) fn first_failures(&self) -> Vec<String> {
+        let failures = self.failures.iter().filter(|failure| !self.is_cut_off(failure));
+        failures.take(5).map(|failure| format!("{:?}: {}", failure.code, failure.message)).collect()
+    }
+
+    fn is_cut_off(&self, failure: &Failure) -> bool {
+        self.death.as_ref().is_some_and(|death| failure.is_cut_off_by(death))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +164,7 @@ impl Books {
                 }
             }
             Err(status) => {
-                self.totals.failed += 1;
+                self.totals.all_failed += 1;
                 if let Some(tally) = tally {
                     tally.failures += 1;
                 }
@@ -181,10 +228,9 @@ impl Load {
         lock(&self.books).totals.clone()
     }
 
-    /// How many calls ended, and how many of them failed, by now.
-    pub(super) fn counts(&self) -> (u64, u64) {
-        let books = lock(&self.books);
-        (books.totals.calls, books.totals.failed)
+    /// An instance was killed: the calls that it had then may fail.
+    pub(super) fn excuse(&self, death: Death) {
+        lock(&self.books).totals.death = Some(death);
     }
 
     /// Lets every client end the call it is in, and returns all that happened.
@@ -274,7 +320,29 @@ mod tests {
         let tally = books.tally.clone().unwrap();
         assert_eq!((tally.answered(), tally.failures), (1, 1));
         assert_eq!((tally.share("192.0.2.1:80"), tally.share("192.0.2.2:80")), (1.0, 0.0));
-        assert_eq!((books.totals.calls, books.totals.failed, books.totals.failures.len()), (3, 1, 1));
+        assert_eq!((books.totals.calls, books.totals.failed(), books.totals.failures.len()), (3, 1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_call_that_the_killed_instance_had_may_fail() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let failure = |address: &str, kind: &str, began: Instant| Failure {
+            began,
+            ended: began + second * 2,
+            code: Code::Unavailable,
+            message: format!("the connection to the instance at {address} was lost"),
+            kind: kind.into(),
+        };
+        let death = Death { address: "192.0.2.1:80".into(), told: now + second, dead: now + second };
+        let failures = vec![
+            failure("192.0.2.1:80", "endpoint-lost", now),
+            failure("192.0.2.1:80", "endpoint-lost", now + second * 2),
+            failure("192.0.2.2:80", "endpoint-lost", now),
+            failure("192.0.2.1:80", "all-tried", now),
+        ];
+        let totals = Totals { calls: 9, all_failed: 4, failures, death: Some(death) };
+        assert_eq!((totals.cut_off(), totals.failed(), totals.first_failures().len()), (1, 3, 3));
     }
 
     #[test]
@@ -294,7 +362,7 @@ mod tests {
         }
         let tally = load.end_phase();
         let totals = load.stop().await;
-        assert_eq!((tally.share(&address.to_string()), tally.failures, totals.failed), (1.0, 0, 0));
+        assert_eq!((tally.share(&address.to_string()), tally.failures, totals.failed()), (1.0, 0, 0));
         assert!(totals.calls >= tally.answered());
         server.abort();
     }

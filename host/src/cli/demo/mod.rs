@@ -154,7 +154,7 @@ async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant)
             }
             scene.conclude();
             ui.head("Summary");
-            ui.say(scene.report.text());
+            ui.print(scene.report.text());
             if args.keep {
                 keep(&scene, &ui).await;
             }
@@ -178,7 +178,7 @@ async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant)
 /// Leaves everything running until a signal comes, and says what to try.
 async fn keep(scene: &Scene, ui: &Ui) {
     ui.head("Everything goes on running. Try, in another terminal:");
-    ui.say(commands(scene));
+    ui.print(commands(scene));
     ui.say("Ctrl-C stops everything.");
     tokio::select! {
         () = async { scene.follow_changes().await; std::future::pending().await } => {}

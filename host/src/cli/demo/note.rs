@@ -68,7 +68,7 @@ pub(super) async fn play(scene: &mut Scene) -> Result<(), DemoError> {
     }
     ui.say("What stands in the registry now, as `etcdctl get --prefix ayang/` prints it:");
     let lines: Vec<String> = entries.iter().map(|(key, value)| format!("  {key}\n  {value}")).collect();
-    ui.say(lines.join("\n"));
+    ui.print(lines.join("\n"));
     scene.pause().await;
 
     ui.say(format!(
@@ -76,11 +76,15 @@ pub(super) async fn play(scene: &mut Scene) -> Result<(), DemoError> {
          means. Asked for {BARE:?}, Waymark's etcd_naming finds nothing, because it reads keys by \"{BARE}/\":"
     ));
     let proxy = dial(scene.stage.proxy()).await?;
-    let mut calls = Vec::new();
+    let (mut calls, mut words) = (Vec::new(), None);
     for (method, service) in [(1, SERVICES[0].0), (2, SERVICES[1].0), (1, BARE), (2, BARE)] {
         let made = call(&proxy, method, service, "etcd_naming").await?;
-        ui.say(line(&made));
+        ui.print(line(&made));
+        words = made.words.clone().or(words);
         calls.push(made);
+    }
+    if let Some(words) = words {
+        ui.say(format!("The node says why: {words}."));
     }
     scene.pause().await;
 
@@ -93,7 +97,7 @@ pub(super) async fn play(scene: &mut Scene) -> Result<(), DemoError> {
     let made = bare(node.proxy_addr()).await;
     node.shutdown().await;
     for made in made? {
-        ui.say(line(&made));
+        ui.print(line(&made));
         calls.push(made);
     }
     scene.pause().await;
@@ -118,7 +122,7 @@ async fn call(
     key_scheme: &'static str,
 ) -> Result<NoteCalls, DemoError> {
     let header = header(service)?;
-    let mut answers: Vec<(String, u32)> = Vec::new();
+    let (mut answers, mut words) = (Vec::<(String, u32)>::new(), None);
     for _ in 0..CALLS {
         let mut request = Request::new(HelloRequest { name: "hello".into() });
         request.set_timeout(DEADLINE);
@@ -127,7 +131,13 @@ async fn call(
             1 => Greeter1Client::new(channel.clone()).say_hello1(request).await,
             _ => Greeter2Client::new(channel.clone()).say_hello2(request).await,
         };
-        let text = answer.map_or_else(|status| code(&status), |response| response.into_inner().reply);
+        let text = match answer {
+            Ok(response) => response.into_inner().reply,
+            Err(status) => {
+                words.get_or_insert_with(|| status.message().to_owned());
+                code(&status)
+            }
+        };
         match answers.iter_mut().find(|(known, _)| *known == text) {
             Some((_, count)) => *count += 1,
             None => answers.push((text, 1)),
@@ -136,7 +146,7 @@ async fn call(
     answers.sort();
     answers.reverse();
     let method = if method == 1 { "SayHello1" } else { "SayHello2" };
-    Ok(NoteCalls { method, service, key_scheme, answers })
+    Ok(NoteCalls { method, service, key_scheme, answers, words })
 }
 
 /// A status code as gRPC writes it, with its message where that is not the one expected here.

@@ -89,7 +89,7 @@ fn events(former: &Service, now: &Service, roster: &Roster) -> Vec<String> {
     let name = |address: &str| {
         let roster = roster.lock().unwrap_or_else(PoisonError::into_inner);
         let known = roster.iter().rev().find(|known| known.address == address);
-        known.map_or_else(|| address.to_owned(), |known| format!("#{} {address}", known.number))
+        known.map_or_else(|| address.to_owned(), |known| format!("{} {address}", known.label()))
     };
     let mut events = Vec::new();
     for endpoint in &now.endpoints {
@@ -124,5 +124,6 @@ fn events(former: &Service, now: &Service, roster: &Roster) -> Vec<String> {
         (Some(_), None) => events.push("the registry is back".into()),
         _ => {}
     }
+    events.sort();
     events
 }

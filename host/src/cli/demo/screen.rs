@@ -42,7 +42,7 @@ pub(super) fn render(view: &View, width: usize) -> Vec<Line> {
     let bar = width.saturating_sub(FIXED).clamp(6, 60);
     lines.push(Line {
         text: format!(
-            "  #  {:<16} {:>4} {:>6}  {:bar$} {:>8} {:>11} {:>8} {:>10}",
+            "     {:<16} {:>4} {:>6}  {:bar$} {:>8} {:>11} {:>8} {:>10}",
             "instance", "zone", "weight", "", "share", "expected", "calls", "in flight"
         ),
         style: Style::Dim,
@@ -51,8 +51,13 @@ pub(super) fn render(view: &View, width: usize) -> Vec<Line> {
     lines.extend(view.rows.iter().map(|row| instance(row, bar, full)));
     lines.push(Line {
         text: format!(
-            "{:.0} calls/s · {} calls · {} failed · registry revision {} · generation {}",
-            view.per_second, view.calls, view.failed, view.revision, view.generation
+            "{:.0} calls/s · {} calls · {} failed{} · registry revision {} · generation {}",
+            view.per_second,
+            view.calls,
+            view.failed,
+            cut_off(view),
+            view.revision,
+            view.generation
         ),
         style: if view.failed > 0 { Style::Bad } else { Style::Bold },
     });
@@ -85,8 +90,8 @@ fn instance(row: &Row, bar: usize, full: f64) -> Line {
         Standing::Unregistered => (word("not registered", bar), Style::Dim),
     };
     let text = format!(
-        "  {:<2} {:<16} {:>4} {:>6}  {drawn} {:>8} {:>11} {:>8} {:>10}",
-        known.number,
+        " {:<3} {:<16} {:>4} {:>6}  {drawn} {:>8} {:>11} {:>8} {:>10}",
+        known.label(),
         known.address,
         known.member.zone,
         known.member.weight,
@@ -114,21 +119,26 @@ fn word(text: &str, columns: usize) -> String {
     format!("{:columns$}", cut(text, columns))
 }
 
+fn cut_off(view: &View) -> String {
+    if view.cut_off > 0 { format!(" · {} cut off by the kill", view.cut_off) } else { String::new() }
+}
+
 /// One line for where there is no terminal: the shares, in the order of the instances.
 pub(super) fn plain(view: &View) -> String {
     let share = |row: &Row| match row.standing {
-        Standing::Usable => format!("#{} {}", row.known.number, percent(row.share)),
-        Standing::BackingOff => format!("#{} skipped", row.known.number),
-        Standing::Unregistered => format!("#{} gone", row.known.number),
+        Standing::Usable => format!("{} {}", row.known.label(), percent(row.share)),
+        Standing::BackingOff => format!("{} skipped", row.known.label()),
+        Standing::Unregistered => format!("{} gone", row.known.label()),
     };
     let shares: Vec<String> = view.rows.iter().map(share).collect();
     format!(
-        "{} ({}): {} | {:.0} calls/s, {} failed",
+        "{} ({}): {} | {:.0} calls/s, {} failed{}",
         view.policy.name,
         view.policy.plan,
         shares.join(", "),
         view.per_second,
-        view.failed
+        view.failed,
+        cut_off(view)
     )
 }
 
@@ -142,15 +152,10 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     text.chars().take(width).collect()
 }
 
-/// Breaks a text into lines of at most `width` characters, at spaces. A line break in it stays one; lines that begin with a space
-/// are kept as they are, because they are output or commands.
+/// Breaks a text into lines of at most `width` characters, at spaces. A line break in it stays one.
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.lines() {
-        if paragraph.starts_with(' ') || paragraph.is_empty() {
-            lines.push(paragraph.to_owned());
-            continue;
-        }
         let mut line = String::new();
         for word in paragraph.split(' ') {
             if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
@@ -224,7 +229,7 @@ mod tests {
         );
         assert_eq!(
             lines[2],
-            "  1  192.0.2.1:80        a      3  ███████████┃············   25.0 %      25.0 %      250          1"
+            " #1  192.0.2.1:80        a      3  ███████████┃············   25.0 %      25.0 %      250          1"
         );
         assert!(lines[3].contains("unreachable: skipped"), "{}", lines[3]);
         assert!(lines[4].contains("killed, key gone"), "{}", lines[4]);
@@ -261,8 +266,8 @@ mod tests {
     }
 
     #[test]
-    fn text_is_wrapped_at_spaces_and_output_is_left_alone() {
+    fn text_is_wrapped_at_spaces() {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("a b\n  x y z 1 2 3 4\n\nc", 3), ["a b", "  x y z 1 2 3 4", "", "c"]);
+        assert_eq!(wrap("a b\n\nmuchtoolong c", 3), ["a b", "", "muchtoolong", "c"]);
     }
 }

@@ -6,11 +6,10 @@ use futures::future::{join_all, try_join_all};
 use greeter::Serving;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
-use tonic::Code;
 
 use super::{
     DemoError,
-    load::{ENOUGH, Failure, Load, Totals},
+    load::{Death, ENOUGH, Load},
     note,
     observe::Observer,
     processes::{Process, Spec},
@@ -124,8 +123,6 @@ pub(super) struct Scene {
     folder: Option<TempDir>,
     /// The policy's file.
     pub(super) file: Option<PathBuf>,
-    /// When the killed instance was told to die, was dead, and where it listened.
-    death: Option<(Instant, Instant, String)>,
 }
 
 impl Scene {
@@ -146,7 +143,6 @@ impl Scene {
             observer: None,
             folder: None,
             file: None,
-            death: None,
         }
     }
 
@@ -178,10 +174,15 @@ impl Scene {
     }
 
     /// Ends the calls and draws the conclusion.
-    pub(super) async fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self) {
         // The clients of a demo that is kept go on; they do nothing new.
         let totals = self.load.as_ref().map(Load::totals).unwrap_or_default();
-        self.report.calls = self.judge(&totals);
+        self.report.calls = CallsReport {
+            total: totals.calls,
+            failed: totals.failed(),
+            cut_off: totals.cut_off(),
+            failures: totals.first_failures(),
+        };
         if let Some(kill) = &mut self.report.kill {
             kill.cut_off = self.report.calls.cut_off;
         }
@@ -268,15 +269,14 @@ impl Scene {
             SLOW.as_millis()
         ));
         let first = self.stage.service(&self.service).await?;
-        let observer =
-            Observer::start(self.stage.client(), first, self.service.clone(), self.roster.clone(), self.ui.clone());
         let specs = FLEET.map(|member| self.spec(member));
         let registry = self.stage.registry();
         let processes = try_join_all(specs.iter().map(|spec| Process::start(&self.program, spec, &registry))).await?;
         for (process, member) in processes.into_iter().zip(FLEET) {
             self.enrol(process, member);
         }
-        self.observer = Some(observer);
+        let (client, service) = (self.stage.client(), self.service.clone());
+        self.observer = Some(Observer::start(client, first, service, self.roster.clone(), self.ui.clone()));
         self.wait("the node's finding the five instances", SOON, |service| service.endpoints.len() == FLEET.len())
             .await?;
         self.ui.say(format!(
@@ -375,10 +375,10 @@ impl Scene {
         self.pause().await;
         let load = self.load().clone();
         load.begin_phase();
-        let (calls_before, _) = load.counts();
+        let calls_before = load.totals().calls;
         let Some(mut process) = self.fleet[VICTIM].take() else { return Ok(()) };
         let (told, dead) = process.kill().await?;
-        self.death = Some((told, dead, victim.address.clone()));
+        load.excuse(Death { address: victim.address.clone(), told, dead });
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)[VICTIM].killed = true;
         let limit = Duration::from_secs(u64::from(self.pace.ttl)) + SOON;
         let address = victim.address.clone();
@@ -387,11 +387,11 @@ impl Scene {
         })
         .await?;
         let gone_after = dead.elapsed().as_secs_f64();
-        let calls_meanwhile = load.counts().0 - calls_before;
-        let judged = self.judge(&load.totals());
+        let totals = load.totals();
+        let calls_meanwhile = totals.calls - calls_before;
         self.ui.say(format!(
             "  its key was gone after {gone_after:.1} s; {calls_meanwhile} calls were made meanwhile, {} failed that should not have",
-            judged.failed
+            totals.failed()
         ));
         self.report.kill = Some(KillReport {
             instance: victim.number,
@@ -399,7 +399,7 @@ impl Scene {
             ttl_seconds: self.pace.ttl,
             key_gone_after_seconds: gone_after,
             calls_meanwhile,
-            cut_off: judged.cut_off,
+            cut_off: totals.cut_off(),
         });
         self.pause().await;
         Ok(())
@@ -424,31 +424,6 @@ impl Scene {
         self.report.join = Some(JoinReport { instance, address, first_answer_after_seconds: after });
         sleep(self.pace.watch / 2).await;
         Ok(())
-    }
-
-    /// Tells the calls that failed because they were inside the killed instance from those that should not have failed.
-    fn judge(&self, totals: &Totals) -> CallsReport {
-        let is_cut_off = |failure: &Failure| {
-            self.death.as_ref().is_some_and(|(told, dead, address)| {
-                failure.code == Code::Unavailable
-                    && failure.kind == "endpoint-lost"
-                    && failure.message.contains(address.as_str())
-                    && failure.began <= *dead
-                    && failure.ended >= *told
-            })
-        };
-        let (cut_off, failures): (Vec<_>, Vec<_>) = totals.failures.iter().partition(|failure| is_cut_off(failure));
-        let cut_off = cut_off.len() as u64;
-        CallsReport {
-            total: totals.calls,
-            failed: totals.failed - cut_off,
-            cut_off,
-            failures: failures
-                .iter()
-                .take(5)
-                .map(|failure| format!("{:?}: {}", failure.code, failure.message))
-                .collect(),
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{Cell, CellAlignment};
+use comfy_table::{Cell, CellAlignment, Table};
 use serde::Serialize;
 
 use super::{
@@ -60,6 +60,8 @@ pub(super) struct NoteCalls {
     pub(super) key_scheme: &'static str,
     /// Replies and status codes, each with its count.
     pub(super) answers: Vec<(String, u32)>,
+    /// The message of the first failure.
+    pub(super) words: Option<String>,
 }
 
 /// One policy that ran.
@@ -216,23 +218,12 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string does not fail.
-        let mut line = |text: &str| drop(writeln!(out, "{text}"));
+        let mut line = |text: &str| {
+            let _ = writeln!(out, "{text}");
+        };
         line(&self.policies_table());
         line("");
-        for policy in &self.policies {
-            if let Some(swap) = &policy.swap {
-                line(&format!(
-                    "{:14} live after {} (loaded in {}, built and checked in {}, published in {}); sha256 {}, {}",
-                    policy.name,
-                    short(policy.swap_round_trip_seconds),
-                    short(swap.load_seconds),
-                    short(swap.build_seconds),
-                    short(swap.publish_seconds),
-                    policy.sha256.get(..12).unwrap_or_default(),
-                    policy.origin
-                ));
-            }
-        }
+        line(&self.swaps_table());
         line("");
         if let Some(kill) = &self.kill {
             line(&format!(
@@ -271,9 +262,28 @@ impl Report {
         out
     }
 
+    fn swaps_table(&self) -> String {
+        let mut table =
+            output::table(["POLICY", "LIVE AFTER", "LOADED IN", "BUILT IN", "PUBLISHED IN", "SHA256", "FROM"]);
+        for policy in &self.policies {
+            let time = |seconds: f64| Cell::new(short(seconds)).set_alignment(CellAlignment::Right);
+            let part = |part: fn(&SwapTimes) -> f64| time(policy.swap.as_ref().map(part).unwrap_or_default());
+            table.add_row(vec![
+                Cell::new(&policy.name),
+                time(policy.swap_round_trip_seconds),
+                part(|swap| swap.load_seconds),
+                part(|swap| swap.build_seconds),
+                part(|swap| swap.publish_seconds),
+                Cell::new(policy.sha256.get(..12).unwrap_or_default()),
+                Cell::new(&policy.origin),
+            ]);
+        }
+        lines_of(&table)
+    }
+
     fn policies_table(&self) -> String {
         let widest = self.policies.iter().map(|policy| policy.shares.len()).max().unwrap_or_default();
-        let mut header: Vec<String> = ["POLICY", "PLAN", "CALLS", "FAILED", "SHARES"].map(String::from).into();
+        let mut header: Vec<String> = ["POLICY", "PLAN", "CALLS", "FAILED", "SHARE"].map(String::from).into();
         header.extend((1..=widest).map(|number| format!("#{number}")));
         let mut table = output::table(header);
         for policy in &self.policies {
@@ -293,8 +303,13 @@ impl Report {
             wanted.extend(policy.shares.iter().map(|share| right(output::toned(text(share), output::Tone::Dim))));
             table.add_row(wanted);
         }
-        table.to_string()
+        lines_of(&table)
     }
+}
+
+/// A table without the spaces at the ends of its lines.
+fn lines_of(table: &Table) -> String {
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// How much later than its TTL a key may be gone: etcd looks for expired leases twice a second, and the demo ten times.
@@ -401,8 +416,8 @@ mod tests {
         let report = report([750, 250]);
         assert!(report.ok, "{:?}", report.problems);
         let text = report.text();
-        assert!(text.contains("75.0 %") && text.contains("live after 102 ms"), "{text}");
-        assert!(text.contains("published in 2 µs"), "{text}");
+        assert!(text.contains("75.0 %") && text.contains("102 ms"), "{text}");
+        assert!(text.contains("2 µs"), "{text}");
         assert!(text.ends_with("Everything was as it should be."), "{text}");
     }
 
@@ -448,6 +463,7 @@ mod tests {
             service,
             key_scheme,
             answers: answers.iter().map(|(text, count)| ((*text).to_owned(), *count)).collect(),
+            words: None,
         };
         let good = [
             calls("SayHello1", "ayang/server1", "etcd_naming", &[("server1:hello", 20)]),

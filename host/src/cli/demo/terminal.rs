@@ -12,7 +12,8 @@ use crossterm::{
     terminal::{self, Clear, ClearType},
 };
 
-use super::screen::{Line, Style, cut, wrap};
+use super::screen::{Line, Style, wrap};
+use crate::cli::output;
 
 /// The widest text that is pleasant to read.
 const WIDEST: usize = 110;
@@ -51,23 +52,26 @@ impl Out {
         self.kind == Kind::Live
     }
 
-    /// A lasting text.
+    /// A lasting text, in lines of a pleasant length.
     pub(super) fn say(&mut self, text: &str) {
-        self.last(text, Style::Plain);
+        self.last(wrap(text, width().min(WIDEST)), Style::Plain);
+    }
+
+    /// A lasting text, as it is.
+    pub(super) fn print(&mut self, text: &str) {
+        self.last(text.lines().map(str::to_owned).collect(), Style::Plain);
     }
 
     /// A lasting text that begins a part of the story.
     pub(super) fn head(&mut self, text: &str) {
-        self.last("", Style::Plain);
-        self.last(text, Style::Bold);
+        self.last(vec![String::new()], Style::Plain);
+        self.last(wrap(text, width().min(WIDEST)), Style::Bold);
     }
 
-    fn last(&mut self, text: &str, style: Style) {
+    fn last(&mut self, lines: Vec<String>, style: Style) {
         if self.kind == Kind::Quiet {
             return;
         }
-        let width = width().min(WIDEST);
-        let lines = if text.is_empty() { vec![String::new()] } else { wrap(text, width) };
         self.write(|to, drawn| {
             erase(to, drawn)?;
             lines.iter().try_for_each(|line| write_line(to, line, style))
@@ -119,9 +123,13 @@ impl Drop for Out {
     }
 }
 
-/// Columns of the terminal, less one: a line that fills the last column wraps in some terminals.
+/// Columns of the terminal, less one: a line that fills the last column wraps in some terminals. Where there is none, what is
+/// pleasant to read.
 pub(super) fn width() -> usize {
-    terminal::size().map_or(100, |(columns, _)| usize::from(columns)).saturating_sub(1).max(20)
+    match terminal::size() {
+        Ok((columns, _)) if io::stdout().is_terminal() => usize::from(columns).saturating_sub(1).max(20),
+        _ => WIDEST,
+    }
 }
 
 /// Goes back over the picture and removes it. Lines that a narrowed terminal has wrapped since take several rows.
@@ -136,7 +144,7 @@ fn erase(to: &mut dyn Write, drawn: &mut Vec<usize>) -> io::Result<()> {
 }
 
 fn write_line(to: &mut dyn Write, text: &str, style: Style) -> io::Result<()> {
-    let colourful = io::stdout().is_terminal();
+    let colourful = output::colours();
     if colourful {
         match style {
             Style::Plain => {}
@@ -153,7 +161,7 @@ fn write_line(to: &mut dyn Write, text: &str, style: Style) -> io::Result<()> {
     }
     // What others wrote (a status message, a key in etcd) must not steer the terminal.
     let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    to.write_all(cut(&text, 4096).as_bytes())?;
+    to.write_all(text.as_bytes())?;
     if colourful && style != Style::Plain {
         to.queue(SetAttribute(Attribute::Reset))?.queue(ResetColor)?;
     }

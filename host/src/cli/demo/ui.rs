@@ -43,6 +43,7 @@ pub(super) struct Subject {
 enum Message {
     Head(String),
     Say(String),
+    Print(String),
     Event(String),
     Show(Box<Subject>),
     Hide,
@@ -71,6 +72,11 @@ impl Ui {
     /// A part of the story, in whole sentences.
     pub(super) fn say(&self, text: impl Into<String>) {
         self.send(Message::Say(text.into()));
+    }
+
+    /// Output, commands and tables: printed as they are.
+    pub(super) fn print(&self, text: impl Into<String>) {
+        self.send(Message::Print(text.into()));
     }
 
     /// Something happened; shown with its time.
@@ -125,7 +131,7 @@ impl Teller {
                     if self.out.is_live() {
                         self.draw();
                     } else if self.view.rows.iter().any(|row| row.calls > 0) {
-                        self.out.say(&format!("{}   {}", self.now(), screen::plain(&self.view)));
+                        self.out.print(&format!("{}   {}", self.now(), screen::plain(&self.view)));
                     }
                 }
             }
@@ -136,9 +142,10 @@ impl Teller {
         match message {
             Message::Head(text) => self.out.head(&text),
             Message::Say(text) => self.out.say(&text),
+            Message::Print(text) => self.out.print(&text),
             Message::Event(text) => {
                 if !self.out.is_live() || self.subject.is_none() {
-                    self.out.say(&format!("{} {text}", self.now()));
+                    self.out.print(&format!("{} {text}", self.now()));
                 }
                 self.view.event(self.began.elapsed(), text);
             }
@@ -158,7 +165,8 @@ impl Teller {
         let roster = subject.roster.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let service = subject.service.borrow().clone();
         self.view.update(&service, subject.zone, &roster, &subject.load.tally());
-        (self.view.calls, self.view.failed) = subject.load.counts();
+        let totals = subject.load.totals();
+        (self.view.calls, self.view.failed, self.view.cut_off) = (totals.calls, totals.failed(), totals.cut_off());
         self.view.per_second = self.rate.sample(self.began.elapsed(), self.view.calls);
     }
 

@@ -14,7 +14,7 @@ const EVENTS: usize = 5;
 /// One instance the demo has started, in the order of starting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Known {
-    /// Its number, from 1.
+    /// Its number, from 1; 0 for one that somebody else has registered.
     pub(super) number: usize,
     /// Where it listens.
     pub(super) address: String,
@@ -22,6 +22,13 @@ pub(super) struct Known {
     pub(super) member: Member,
     /// Whether the demo has killed it.
     pub(super) killed: bool,
+}
+
+impl Known {
+    /// What it is called: `#3`, or `+` for somebody else's.
+    pub(super) fn label(&self) -> String {
+        if self.number == 0 { "+".into() } else { format!("#{}", self.number) }
+    }
 }
 
 /// A line of the table of instances.
@@ -76,8 +83,10 @@ pub(super) struct View {
     pub(super) per_second: f64,
     /// Calls that ended.
     pub(super) calls: u64,
-    /// Of these, failed ones.
+    /// Of these, failed ones that should not have.
     pub(super) failed: u64,
+    /// Of these, failed ones that a killed instance had.
+    pub(super) cut_off: u64,
     /// etcd's revision that the node's endpoints are from.
     pub(super) revision: i64,
     /// The node's generation.
@@ -97,11 +106,12 @@ impl View {
         };
         self.revision = service.revision;
         self.generation = service.generation;
+        let known = with_strangers(service, known);
         let usable: Vec<&Known> = known.iter().filter(|known| standing(service, known) == Standing::Usable).collect();
         let members: Vec<Member> = usable.iter().map(|known| known.member.clone()).collect();
         let shares = expected(&service.policy.name, own_zone, &members);
         let expected_of = |known: &Known| {
-            let place = usable.iter().position(|usable| usable.number == known.number)?;
+            let place = usable.iter().position(|usable| usable.address == known.address)?;
             shares.as_ref().map(|shares| shares[place])
         };
         let row = |known: &Known| Row {
@@ -122,6 +132,18 @@ impl View {
             self.events.pop_front();
         }
     }
+}
+
+/// The demo's own instances, and after them those that the user has registered.
+fn with_strangers(service: &Service, known: &[Known]) -> Vec<Known> {
+    let is_known = |address: &str| known.iter().any(|known| known.address == address);
+    let strangers = service.endpoints.iter().filter(|endpoint| !is_known(&endpoint.address)).map(|endpoint| Known {
+        number: 0,
+        address: endpoint.address.clone(),
+        member: Member { zone: endpoint.zone.clone(), weight: endpoint.weight, slow: false },
+        killed: false,
+    });
+    known.iter().cloned().chain(strangers).collect()
 }
 
 fn endpoint<'a>(service: &'a Service, known: &Known) -> Option<&'a crate::admin::client::Endpoint> {
