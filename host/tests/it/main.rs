@@ -6,3 +6,4 @@ mod admin;
 mod dataplane;
 mod embedded;
 mod guests;
+mod node;
