@@ -14,7 +14,13 @@ use greeter::{
     GreeterConfig, INSTANCE_HEADER,
     hello::{HelloRequest, greeter1_client::Greeter1Client, greeter2_client::Greeter2Client},
 };
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
 use tonic::{Code, Request, Status, transport::Channel};
 use waymark::{
     admin::client::{NodeClient, PolicySource, SetPolicy},
@@ -47,43 +53,42 @@ async fn node(key_scheme: &str) -> Node {
     Node::start(config).await.unwrap()
 }
 
-/// A Greeter server with its registration.
+/// A Greeter server with its registration. It has a runtime of its own, so that it can crash with all its connections.
 struct Server {
     address: SocketAddr,
     registration: Registration,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 impl Server {
     async fn start(node: &Node, name: &str, zone: &str, weight: u32) -> Self {
-        let listener = TcpListener::bind(free()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio::spawn(async move {
-            let config = GreeterConfig { drain: Duration::from_millis(100), ..GreeterConfig::default() };
-            let stopped = async move {
-                let _ = stopped.await;
-            };
-            greeter::serve(listener, config, stopped).await.unwrap();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (bound, address) = oneshot::channel();
+        runtime.spawn(async move {
+            let listener = TcpListener::bind(free()).await.unwrap();
+            bound.send(listener.local_addr().unwrap()).unwrap();
+            greeter::serve(listener, GreeterConfig::default(), std::future::pending()).await.unwrap();
         });
-        let endpoint = Endpoint {
-            locality: Locality::zone(zone),
-            weight,
-            ..Endpoint::at(address.to_string().parse().unwrap())
-        };
+        let address = address.await.unwrap();
+        let endpoint =
+            Endpoint { locality: Locality::zone(zone), weight, ..Endpoint::at(address.to_string().parse().unwrap()) };
         let config = RegistrationConfig::new(service(name), endpoint);
         let registration = node.registry().register(config, node.key_scheme()).await.unwrap();
         registration.registered().await.unwrap();
-        Self { address, registration, stop, served }
+        Self { address, registration, runtime: Some(runtime) }
     }
 
     /// Gone without a word to the registry: its key stays.
-    async fn crash(self) -> Registration {
-        self.served.abort();
-        let _ = self.served.await;
-        drop(self.stop);
-        self.registration
+    fn crash(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.crash();
     }
 }
 
@@ -185,13 +190,12 @@ async fn a_killed_instance_costs_no_call_and_its_key_goes_with_its_registration(
         *answered.entry(call(&mut client, SERVICE).await.unwrap()).or_insert(0) += 1;
     }
     assert_eq!(answered.into_values().collect::<Vec<_>>(), [10, 10, 10], "round robin is exact");
-    let crashed = servers.remove(0);
-    let address = crashed.address.to_string();
-    let registration = crashed.crash().await;
+    let address = servers[0].address.to_string();
+    servers[0].crash();
     for _ in 0..200 {
         assert_ne!(call(&mut client, SERVICE).await.unwrap(), address);
     }
-    registration.deregister().await.unwrap();
+    servers[0].registration.pause().await.unwrap();
     sees(&node, SERVICE, 2).await;
     for _ in 0..20 {
         call(&mut client, SERVICE).await.unwrap();
