@@ -290,8 +290,7 @@ pub(super) const SERVICE_HEADER: &str = "waymark-service";
 
 /// A service's name as the value of that header.
 pub(super) fn header(service: &str) -> Result<MetadataValue<Ascii>, DemoError> {
-    MetadataValue::try_from(service)
-        .map_err(|_| DemoError::Header(service.to_owned()))
+    MetadataValue::try_from(service).map_err(|_| DemoError::Header(service.to_owned()))
 }
 
 /// A connection of its own to an address.

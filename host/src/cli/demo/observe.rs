@@ -1,9 +1,6 @@
 //! Watches the service through the node's API, for the picture and for the story: whatever changes becomes an event.
 
-use std::{
-    sync::PoisonError,
-    time::Duration,
-};
+use std::{sync::PoisonError, time::Duration};
 
 use tokio::{
     sync::watch,

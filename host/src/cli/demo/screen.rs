@@ -61,10 +61,9 @@ pub(super) fn render(view: &View, width: usize) -> Vec<Line> {
         ),
         style: if view.failed > 0 { Style::Bad } else { Style::Bold },
     });
-    lines.extend(view.events.iter().map(|(at, text)| Line {
-        text: format!("{} {text}", seconds(*at)),
-        style: Style::Dim,
-    }));
+    lines.extend(
+        view.events.iter().map(|(at, text)| Line { text: format!("{} {text}", seconds(*at)), style: Style::Dim }),
+    );
     for line in &mut lines {
         line.text = cut(&line.text, width);
     }
@@ -83,7 +82,9 @@ fn heading(view: &View, width: usize) -> Line {
 fn instance(row: &Row, bar: usize, full: f64) -> Line {
     let known = &row.known;
     let (drawn, style) = match row.standing {
-        Standing::Usable => (draw(row.share / full, row.expected.map(|expected| expected.share() / full), bar), Style::Plain),
+        Standing::Usable => {
+            (draw(row.share / full, row.expected.map(|expected| expected.share() / full), bar), Style::Plain)
+        }
         Standing::BackingOff => (word("unreachable: skipped", bar), Style::Bad),
         Standing::Unregistered if known.killed => (word("killed, key gone", bar), Style::Dim),
         Standing::Unregistered => (word("not registered", bar), Style::Dim),
@@ -221,7 +222,11 @@ mod tests {
     #[test]
     fn the_screen_says_who_answers_under_which_policy() {
         let lines: Vec<String> = render(&view(), 100).into_iter().map(|line| line.text).collect();
-        assert!(lines[0].starts_with("── policy weighted · rotation · sha256 0123456789ab · bundled ──"), "{}", lines[0]);
+        assert!(
+            lines[0].starts_with("── policy weighted · rotation · sha256 0123456789ab · bundled ──"),
+            "{}",
+            lines[0]
+        );
         assert_eq!(
             lines[2],
             " #1  192.0.2.1:80        a      3  ███████████┃············   25.0 %      25.0 %      250          1"
@@ -257,10 +262,7 @@ mod tests {
 
     #[test]
     fn without_a_terminal_the_shares_take_one_line() {
-        assert_eq!(
-            plain(&view()),
-            "weighted (rotation): #1 25.0 %, #2 skipped, #3 gone | 612 calls/s, 0 failed"
-        );
+        assert_eq!(plain(&view()), "weighted (rotation): #1 25.0 %, #2 skipped, #3 gone | 612 calls/s, 0 failed");
     }
 
     #[test]

@@ -1,10 +1,6 @@
 //! The acts of the demo, in their order, and what each of them does.
 
-use std::{
-    path::PathBuf,
-    sync::PoisonError,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::PoisonError, time::Duration};
 
 use futures::future::{join_all, try_join_all};
 use greeter::Serving;
@@ -12,8 +8,9 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    DemoError, note,
+    DemoError,
     load::{Death, ENOUGH, Load},
+    note,
     observe::Observer,
     processes::{Process, Spec},
     shares::Member,
@@ -34,7 +31,8 @@ const SOON: Duration = Duration::from_secs(20);
 const SLOW: Duration = Duration::from_millis(40);
 
 /// Zone, weight and slowness of the five instances. Every policy gives them other shares.
-const FLEET: [(&str, u32, bool); 5] = [("a", 3, false), ("a", 2, false), ("a", 1, false), ("b", 3, false), ("b", 1, true)];
+const FLEET: [(&str, u32, bool); 5] =
+    [("a", 3, false), ("a", 2, false), ("a", 1, false), ("b", 3, false), ("b", 1, true)];
 
 /// The one that comes later.
 const NEWCOMER: (&str, u32, bool) = ("b", 2, false);
@@ -279,7 +277,8 @@ impl Scene {
         }
         let (client, service) = (self.stage.client(), self.service.clone());
         self.observer = Some(Observer::start(client, first, service, self.roster.clone(), self.ui.clone()));
-        self.wait("the node's finding the five instances", SOON, |service| service.endpoints.len() == FLEET.len()).await?;
+        self.wait("the node's finding the five instances", SOON, |service| service.endpoints.len() == FLEET.len())
+            .await?;
         self.ui.say(format!(
             "The node has found them by watching the registry. Clients now call SayHello1 through its port {} without a pause; \
              below you see who answers. The mark in each bar is the share that the policy should give.",
@@ -336,7 +335,7 @@ impl Scene {
         let status = self.stage.set_policy(&self.service, source).await?;
         let round_trip = began.elapsed();
         self.load().begin_phase();
-        self.ui.say(format!(
+        self.ui.print(format!(
             "  {} is live {} after it was asked for: plan {}, version {}, sha256 {}",
             status.running.name,
             short(round_trip.as_secs_f64()),
@@ -354,7 +353,11 @@ impl Scene {
         let alive: Vec<&Known> = known.iter().filter(|known| !known.killed).collect();
         let report = PolicyReport::new(&status, round_trip.as_secs_f64(), ZONE, &alive, &tally);
         let verdict = if report.shares.iter().all(|share| share.ok) { "as expected" } else { "NOT as expected" };
-        self.ui.say(format!("  {} calls, {} failed, shares {verdict}", tally.answered() + tally.failures, tally.failures));
+        self.ui.print(format!(
+            "  {} calls, {} failed, shares {verdict}",
+            tally.answered() + tally.failures,
+            tally.failures
+        ));
         self.report.policies.push(report);
         // The picture goes on counting.
         load.begin_phase();
@@ -386,7 +389,7 @@ impl Scene {
         let gone_after = dead.elapsed().as_secs_f64();
         let totals = load.totals();
         let calls_meanwhile = totals.calls - calls_before;
-        self.ui.say(format!(
+        self.ui.print(format!(
             "  its key was gone after {gone_after:.1} s; {calls_meanwhile} calls were made meanwhile, {} failed that should not have",
             totals.failed()
         ));
@@ -416,7 +419,8 @@ impl Scene {
         load.begin_phase();
         until("an answer from the new instance", SOON, || load.tally().calls(&address) > 0).await?;
         let after = registered.elapsed().as_secs_f64();
-        self.ui.say(format!("  #{instance} {address} answered its first call {} after it was registered", short(after)));
+        self.ui
+            .say(format!("  #{instance} {address} answered its first call {} after it was registered", short(after)));
         self.report.join = Some(JoinReport { instance, address, first_answer_after_seconds: after });
         sleep(self.pace.watch / 2).await;
         Ok(())
@@ -443,8 +447,7 @@ mod tests {
 
     #[test]
     fn every_policy_of_the_script_gives_other_shares() {
-        let members: Vec<Member> =
-            FLEET.map(|(zone, weight, slow)| Member { zone: zone.into(), weight, slow }).into();
+        let members: Vec<Member> = FLEET.map(|(zone, weight, slow)| Member { zone: zone.into(), weight, slow }).into();
         let names = ACTS.iter().filter_map(|act| match act {
             Act::Policy { name, .. } => Some(*name),
             Act::File => Some(FROM_FILE),

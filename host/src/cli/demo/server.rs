@@ -68,7 +68,8 @@ pub(in crate::cli) async fn run(args: Args) -> Result<ExitCode, Failure> {
         weight: args.weight,
         ..Endpoint::at(address.to_string().parse::<Address>()?)
     };
-    let claim = RegistrationConfig { ttl: Ttl::from_secs(args.ttl)?, ..RegistrationConfig::new(args.service, endpoint) };
+    let claim =
+        RegistrationConfig { ttl: Ttl::from_secs(args.ttl)?, ..RegistrationConfig::new(args.service, endpoint) };
     let registration = registry.register(claim, load_scheme(&PluginChoice::bundled("etcd_naming")).await?).await?;
     let mut rope = std::pin::pin!(end_of_input());
     let deregistered = tokio::select! {

@@ -249,7 +249,7 @@ impl Report {
             self.calls.total, self.seconds, self.calls.failed
         ));
         for failure in &self.calls.failures {
-            line(&format!("  failed: {failure}"));
+            line(&format!("  failed: {}", output::plain(failure)));
         }
         line("");
         if self.ok {
@@ -263,18 +263,19 @@ impl Report {
     }
 
     fn swaps_table(&self) -> String {
-        let mut table = output::table(["POLICY", "LIVE AFTER", "LOADED IN", "BUILT IN", "PUBLISHED IN", "SHA256", "FROM"]);
+        let mut table =
+            output::table(["POLICY", "LIVE AFTER", "LOADED IN", "BUILT IN", "PUBLISHED IN", "SHA256", "FROM"]);
         for policy in &self.policies {
             let time = |seconds: f64| Cell::new(short(seconds)).set_alignment(CellAlignment::Right);
             let part = |part: fn(&SwapTimes) -> f64| time(policy.swap.as_ref().map(part).unwrap_or_default());
             table.add_row(vec![
-                Cell::new(&policy.name),
+                Cell::new(output::plain(&policy.name)),
                 time(policy.swap_round_trip_seconds),
                 part(|swap| swap.load_seconds),
                 part(|swap| swap.build_seconds),
                 part(|swap| swap.publish_seconds),
                 Cell::new(policy.sha256.get(..12).unwrap_or_default()),
-                Cell::new(&policy.origin),
+                Cell::new(output::plain(&policy.origin)),
             ]);
         }
         lines_of(&table)
@@ -287,7 +288,7 @@ impl Report {
         let mut table = output::table(header);
         for policy in &self.policies {
             let mut seen = vec![
-                Cell::new(&policy.name),
+                Cell::new(output::plain(&policy.name)),
                 Cell::new(&policy.plan),
                 number(policy.answered + policy.failed),
                 number(policy.failed),
