@@ -139,7 +139,7 @@ pub enum BuildError {
         /// How many endpoints there are.
         len: usize,
     },
-    /// The plan is empty although there are endpoints.
+    /// The plan is empty although there are endpoints with a weight.
     #[error("policy {policy} made an empty plan for {len} endpoints")]
     Empty {
         /// The policy's name.

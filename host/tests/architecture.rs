@@ -9,8 +9,19 @@ use std::{
 
 /// The modules of the crate in their order: each may use only those before it.
 const ORDER: &[&str] = &[
-    "model", "naming", "snapshot", "policy", "registry", "embedded", "plugin", "balancer", "dataplane", "admin",
-    "config", "app", "cli",
+    "model",
+    "naming",
+    "snapshot",
+    "policy",
+    "registry",
+    "embedded",
+    "plugin",
+    "balancer",
+    "dataplane",
+    "admin",
+    "config",
+    "app",
+    "cli",
 ];
 
 /// Crates that only some modules may name, and which.

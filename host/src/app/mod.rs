@@ -2,12 +2,7 @@
 
 mod load;
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -150,11 +145,8 @@ impl Node {
         let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);
 
         let stop = CancellationToken::new();
-        let proxy_task = tokio::spawn(dataplane::serve(
-            proxy_listener,
-            dataplane.clone(),
-            stop.clone().cancelled_owned(),
-        ));
+        let proxy_task =
+            tokio::spawn(dataplane::serve(proxy_listener, dataplane.clone(), stop.clone().cancelled_owned()));
         let front = Admin {
             metrics,
             readiness: Readiness::default().with_services(config.services.iter().map(|service| service.name.clone())),

@@ -101,7 +101,11 @@ async fn follow(reader: &mut Reader, as_json: bool) -> Result<(), Failure> {
             continue;
         }
         if let (false, Some(staleness)) = (stale, &snapshot.stale) {
-            println!("{}  registry unreachable, showing what was last known: {}", output::clock(SystemTime::now()), staleness.reason);
+            println!(
+                "{}  registry unreachable, showing what was last known: {}",
+                output::clock(SystemTime::now()),
+                staleness.reason
+            );
         } else if stale && snapshot.stale.is_none() {
             println!("{}  registry is back", output::clock(SystemTime::now()));
         }
@@ -138,7 +142,9 @@ fn difference(old: &BTreeMap<InstanceId, Endpoint>, new: &BTreeMap<InstanceId, E
             Some(_) => {}
         }
     }
-    lines.extend(old.iter().filter(|(id, _)| !new.contains_key(*id)).map(|(_, endpoint)| format!("- {}", endpoint.address)));
+    lines.extend(
+        old.iter().filter(|(id, _)| !new.contains_key(*id)).map(|(_, endpoint)| format!("- {}", endpoint.address)),
+    );
     lines
 }
 
@@ -178,7 +184,9 @@ fn count(endpoints: usize) -> String {
 
 fn note_skipped(skipped: u64) {
     if skipped > 0 {
-        eprintln!("warning: {skipped} entries under this service's prefix were not written by this key scheme and were skipped");
+        eprintln!(
+            "warning: {skipped} entries under this service's prefix were not written by this key scheme and were skipped"
+        );
     }
 }
 

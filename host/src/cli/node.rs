@@ -7,7 +7,10 @@ use super::{
     registry::{RegistryArgs, listen_address},
     terminated,
 };
-use crate::{app::{self, Node}, config::{NodeConfig, PluginChoice}};
+use crate::{
+    app::{self, Node},
+    config::{NodeConfig, PluginChoice},
+};
 
 /// Flags of `waymark node`.
 #[derive(Debug, clap::Args)]

@@ -66,7 +66,11 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Inspect(args) => {
             let plugin = load(&args.plugin).await?;
-            if args.json { output::print_json(&to_json(&plugin)) } else { print(&plugin) }
+            if args.json {
+                output::print_json(&to_json(&plugin))
+            } else {
+                print(&plugin)
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(args) => check(args).await,

@@ -145,12 +145,9 @@ impl Args {
 
 fn say(args: &Args, state: &RegistrationState) {
     match state {
-        RegistrationState::Registered { lease, ttl, .. } => eprintln!(
-            "registered {} as {} (lease {lease}, TTL {} s)",
-            args.advertise,
-            args.service,
-            ttl.as_secs()
-        ),
+        RegistrationState::Registered { lease, ttl, .. } => {
+            eprintln!("registered {} as {} (lease {lease}, TTL {} s)", args.advertise, args.service, ttl.as_secs())
+        }
         RegistrationState::Lost { reason, .. } => {
             eprintln!("registration of {} is being restored: {reason}", args.advertise);
         }
@@ -173,7 +170,10 @@ async fn wait_ready(child: &mut Child, address: &Address, signals: &mut Signals)
     let mut said = false;
     let accepts = async {
         loop {
-            if timeout(Duration::from_secs(1), TcpStream::connect(address.as_str())).await.is_ok_and(|done| done.is_ok()) {
+            if timeout(Duration::from_secs(1), TcpStream::connect(address.as_str()))
+                .await
+                .is_ok_and(|done| done.is_ok())
+            {
                 return;
             }
             if !said && began.elapsed() > Duration::from_secs(5) {
@@ -233,7 +233,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
         Ok(Self {
             term: listen(SignalKind::terminate())?,
             int: listen(SignalKind::interrupt())?,

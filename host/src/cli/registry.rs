@@ -95,7 +95,8 @@ impl RegistryArgs {
 }
 
 fn no_registry(file: &RegistryFile) -> String {
-    let asked = if file.endpoints.is_some() { "an embedded registry lives inside a node" } else { "no registry is named" };
+    let asked =
+        if file.endpoints.is_some() { "an embedded registry lives inside a node" } else { "no registry is named" };
     format!(
         "{asked}; say which one: --registry http://127.0.0.1:2379, or WAYMARK_REGISTRY. \
          `waymark etcd` starts one, `waymark node` prints the address of the one inside it"

@@ -234,9 +234,7 @@ impl FileConfig {
             },
             policy: match self.policy.plugin {
                 Some(policy) => choice(policy, self.policy.config),
-                None if self.policy.config.is_some() => {
-                    choice(default.policy.plugin.to_string(), self.policy.config)
-                }
+                None if self.policy.config.is_some() => choice(default.policy.plugin.to_string(), self.policy.config),
                 None => default.policy,
             },
             hash_key: self.policy.hash_key.map(|key| parse("policy.hash-key", &key)).transpose()?,
@@ -258,7 +256,8 @@ impl RegistryFile {
             if endpoints.len() > 1 {
                 return Err(ConfigError::value("registry.endpoints", "\"embedded\" stands alone"));
             }
-            let listen = self.embedded_listen.as_deref().map(|text| parse("registry.embedded-listen", text)).transpose()?;
+            let listen =
+                self.embedded_listen.as_deref().map(|text| parse("registry.embedded-listen", text)).transpose()?;
             return Ok(RegistrySource::Embedded(listen.unwrap_or(default_embedded)));
         }
         let mut config = RegistryConfig::new(endpoints);
@@ -276,9 +275,8 @@ impl RegistryFile {
             (None, ..) => return Err(ConfigError::value("registry.password", "there is no registry.user for it")),
         };
         if self.ca_file.is_some() || self.cert_file.is_some() || self.key_file.is_some() || self.server_name.is_some() {
-            let read = |path: &Option<PathBuf>| {
-                path.as_ref().map(|path| read_text(path).map(String::into_bytes)).transpose()
-            };
+            let read =
+                |path: &Option<PathBuf>| path.as_ref().map(|path| read_text(path).map(String::into_bytes)).transpose();
             let identity = match (read(&self.cert_file)?, read(&self.key_file)?) {
                 (Some(cert), Some(key)) => Some((cert, key)),
                 (None, None) => None,

@@ -7,7 +7,10 @@
 //! What it is **not**: it runs in one process on one machine, replicates nothing and stores nothing. All data and leases are
 //! gone when it exits. It serves on loopback unless told otherwise, without TLS and without authentication. It lacks the Lock
 //! and Election services (clients that build them on KV, Lease and Watch, as `etcdctl` does, work), snapshots, downgrades,
-//! membership changes, users and roles, and HTTP/JSON. Anything past one machine uses a real etcd cluster.
+//! membership changes, users and roles, and HTTP/JSON. Clients of etcd 3.4 that name an endpoint with its scheme
+//! (`http://`) put that into `:authority`, which the HTTP/2 library here refuses: leave the scheme out for those.
+//!
+//! Anything past one machine uses a real etcd cluster.
 //!
 //! # Layers
 //!

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     model::{Endpoint, InstanceId, LeaseId, Locality, ServiceName, Ttl},
     naming::{KeyScheme as _, NamingError},
-    policy::{BuildError, PickContext, Plan, Policy as _, RequestFacts, Scope},
+    policy::{PickContext, Plan, Policy as _, RequestFacts, Scope},
 };
 
 /// One thing that was tried.
@@ -66,11 +66,7 @@ impl Plugin {
             endpoint.weight = 0;
         }
         // An empty plan is a fair answer to "send nothing"; a trap is not.
-        let outcome = match policy.build(&scope, &idle) {
-            Ok(plan) => Ok(describe(&plan)),
-            Err(BuildError::Empty { .. }) => Ok("an empty plan".into()),
-            Err(error) => Err(error.to_string()),
-        };
+        let outcome = policy.build(&scope, &idle).map(|plan| describe(&plan)).map_err(|error| error.to_string());
         findings.push(Finding { what: "all weights 0".into(), outcome });
         Ok(findings)
     }

@@ -70,7 +70,7 @@ impl Policy for WasmPolicy {
             endpoints: endpoints.iter().map(to_wit).collect(),
         };
         let (instance, plan) = self.core.start(&input)?;
-        let checked = |list: Vec<u32>| self.core.check(list, endpoints.len());
+        let checked = |list: Vec<u32>| self.core.check(list, endpoints);
         match plan {
             WitPlan::Rotation(list) => checked(list).map(Plan::Rotation),
             WitPlan::HashTable(list) => checked(list).map(Plan::HashTable),
@@ -110,15 +110,15 @@ impl Core {
     }
 
     /// Every index in range, not too long, and not empty where there are endpoints with a weight.
-    fn check(&self, list: Vec<u32>, len: usize) -> Result<Box<[u32]>, BuildError> {
-        let limit = self.plugin.limits.plan_len;
+    fn check(&self, list: Vec<u32>, endpoints: &[Endpoint]) -> Result<Box<[u32]>, BuildError> {
+        let (limit, len) = (self.plugin.limits.plan_len, endpoints.len());
         if list.len() > limit {
             return Err(BuildError::TooLong { policy: self.name(), len: list.len(), limit });
         }
         if let Some(index) = list.iter().copied().find(|index| *index as usize >= len) {
             return Err(BuildError::OutOfRange { policy: self.name(), index, len });
         }
-        if list.is_empty() && len > 0 {
+        if list.is_empty() && endpoints.iter().any(|endpoint| endpoint.weight > 0) {
             return Err(BuildError::Empty { policy: self.name(), len });
         }
         Ok(list.into())

@@ -323,7 +323,8 @@ impl Fake {
                 let replay = matching(&store.history, &range, from);
                 let stream = &mut store.streams[stream];
                 if let Some(reason) = refuse {
-                    let refused = WatchAnswer { id: -1, created: true, canceled: true, reason, ..WatchAnswer::default() };
+                    let refused =
+                        WatchAnswer { id: -1, created: true, canceled: true, reason, ..WatchAnswer::default() };
                     return stream.answer(header, refused);
                 }
                 stream.answer(header, WatchAnswer { id, created: true, ..WatchAnswer::default() });
@@ -520,9 +521,8 @@ impl KeyScheme for TestScheme {
 
     fn decode(&self, _: &ServiceName, entry: &Entry) -> Result<Decoded, NamingError> {
         let text = String::from_utf8(entry.value.clone()).unwrap();
-        let fail = |reason: String| {
-            Err(NamingError::Unreadable { scheme: "test".to_owned(), key: entry.key.clone(), reason })
-        };
+        let fail =
+            |reason: String| Err(NamingError::Unreadable { scheme: "test".to_owned(), key: entry.key.clone(), reason });
         if text == "trap" {
             let (scheme, call) = ("test".to_owned(), "decode");
             return Err(NamingError::Failed { scheme, call, reason: "trapped".to_owned() });

@@ -5,3 +5,4 @@
 mod admin;
 mod dataplane;
 mod embedded;
+mod guests;

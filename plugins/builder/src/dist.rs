@@ -114,3 +114,52 @@ fn files(dist: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn component(file: &str, bytes: &[u8]) -> Component {
+        Component { file: file.to_owned(), bytes: bytes.to_vec(), imports: Vec::new() }
+    }
+
+    #[test]
+    fn what_was_written_is_equal_and_anything_else_is_named() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let components = [component("a.wasm", b"a"), component("test/b.wasm", b"b")];
+        write(one.path(), &components, "here\n").unwrap();
+        write(other.path(), &components, "there\n").unwrap();
+        assert_eq!(compare(one.path(), other.path()).unwrap(), [""; 0]);
+        assert_eq!(toolchain(one.path()).unwrap(), "here\n");
+
+        fs::write(one.path().join("a.wasm"), b"other").unwrap();
+        fs::remove_file(one.path().join("test/b.wasm")).unwrap();
+        fs::write(one.path().join("test/c.wasm"), b"c").unwrap();
+        let differences = compare(one.path(), other.path()).unwrap();
+        assert_eq!(
+            differences,
+            ["a.wasm differs: 5 bytes, rebuilt 1", "test/b.wasm is missing", "test/c.wasm is built from no source"]
+        );
+    }
+
+    #[test]
+    fn components_that_are_no_longer_built_are_removed() {
+        let dist = tempfile::tempdir().unwrap();
+        write(dist.path(), &[component("old.wasm", b"a"), component("test/old.wasm", b"b")], "").unwrap();
+        write(dist.path(), &[component("new.wasm", b"a")], "").unwrap();
+        let files: Vec<String> = files(dist.path()).unwrap().into_keys().collect();
+        assert_eq!(files, [SUMS, "new.wasm"]);
+        let sum = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb  new.wasm\n";
+        assert_eq!(fs::read_to_string(dist.path().join(SUMS)).unwrap(), sum);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_empty() {
+        let dist = tempfile::tempdir().unwrap();
+        let missing = dist.path().join("missing");
+        assert_eq!(compare(&missing, &missing).unwrap(), [""; 0]);
+        assert_eq!(toolchain(&missing).unwrap(), "");
+    }
+}

@@ -178,7 +178,7 @@ fn stdout(command: &mut Command) -> Result<Vec<u8>> {
 }
 
 /// Make a component of a module, which carries the world it was written for. `more` names one more world.
-fn encode(mut module: Vec<u8>, more: Option<&Path>) -> Result<Vec<u8>> {
+pub(crate) fn encode(mut module: Vec<u8>, more: Option<&Path>) -> Result<Vec<u8>> {
     if let Some(wit) = more {
         let mut resolve = Resolve::default();
         let package = resolve.push_file(wit)?;

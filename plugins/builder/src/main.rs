@@ -18,9 +18,13 @@ mod guests;
 mod toolchain;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 use workspace::Workspace;
@@ -47,6 +51,14 @@ enum Command {
     Build,
     /// Build every component into a temporary folder and compare it with plugins/dist, byte by byte.
     Check,
+    /// Make a component of a module that cargo built for wasm32-unknown-unknown: the last step of a plugin that lives
+    /// outside of this repository.
+    Component {
+        /// The module, which cargo writes to target/wasm32-unknown-unknown/release.
+        module: PathBuf,
+        /// Where the component goes.
+        component: PathBuf,
+    },
     /// Generate the SDK's bindings from the WIT.
     Bindings {
         /// Write nothing; fail when what is committed differs.
@@ -66,22 +78,31 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> Result<ExitCode> {
-    let workspace = Workspace::find()?;
     match command {
+        Command::Component { module, component } => wrap(module, component),
         Command::Bindings { check: false } => {
-            bindings::write(&workspace)?;
+            bindings::write(&Workspace::find()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bindings { check: true } => {
-            let stale = bindings::stale(&workspace)?;
+            let stale = bindings::stale(&Workspace::find()?)?;
             for path in &stale {
                 eprintln!("{} is not what wit/ gives; run `bindings`", path.display());
             }
             Ok(if stale.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
         }
-        Command::Build => build(&workspace),
-        Command::Check => check(&workspace),
+        Command::Build => build(&Workspace::find()?),
+        Command::Check => check(&Workspace::find()?),
     }
+}
+
+fn wrap(module: &Path, component: &Path) -> Result<ExitCode> {
+    let bytes = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
+    let bytes =
+        guests::encode(bytes, None).with_context(|| format!("cannot make a component of {}", module.display()))?;
+    fs::write(component, &bytes).with_context(|| format!("cannot write {}", component.display()))?;
+    println!("wrote {}, {} bytes", component.display(), bytes.len());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn build(workspace: &Workspace) -> Result<ExitCode> {

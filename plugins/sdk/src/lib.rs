@@ -26,6 +26,11 @@
 //! [`smooth_rotation`] and [`maglev_table`], the two ways of making a plan; [`Random`]; [`json`]. What is not: anything that
 //! touches a network, a clock or a file. A plugin has none of these, and what it may ask of the host is [`Host`] and [`log`].
 
+// The examples of the guide compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Guide;
+
 mod config;
 mod description;
 mod generated;

@@ -197,6 +197,11 @@ mod tests {
             }
         }
 
+    }
+
+    proptest! {
+        // Each case makes a list of 65,536.
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn scaled_shares_are_off_by_half_an_entry(weights in prop::collection::vec(1u32.., 2..40)) {
             let rotation = smooth_rotation(weights.clone());

@@ -83,11 +83,15 @@ pub fn spin() -> ! {
     }
 }
 
-/// Take memory until there is none, and use it. The allocation that fails ends the call with a trap.
+/// Take memory until there is none, twice as much each time, so that the limit is met before any deadline. The allocation
+/// that fails ends the call with a trap.
 pub fn hoard() -> ! {
-    const STEP: usize = 1 << 20;
-    let mut hoard = Vec::new();
+    let mut hoard: Vec<Vec<u8>> = Vec::new();
+    let mut size = 1 << 20;
     loop {
-        hoard.push(std::hint::black_box(vec![0xA5u8; STEP]));
+        let mut more = Vec::with_capacity(size);
+        more.push(1);
+        hoard.push(std::hint::black_box(more));
+        size *= 2;
     }
 }

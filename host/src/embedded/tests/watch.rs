@@ -186,6 +186,27 @@ fn long_history_comes_in_messages_of_a_thousand_revisions() {
 }
 
 #[test]
+fn history_of_big_values_comes_in_messages_of_about_a_mebibyte_and_no_revision_is_split() {
+    let mut f = Fixture::new(10);
+    let value = Bytes::from(vec![b'v'; 300 * 1024]);
+    for _ in 0..6 {
+        for key in ["a", "b"] {
+            f.store.put(Bytes::from(key), value.clone(), 0);
+        }
+        f.commit();
+    }
+    let stream = f.hub.open();
+    f.watch(stream, from(1, spec("a", "\0")));
+    let sizes: Vec<_> = std::iter::from_fn(|| f.poll(stream))
+        .filter_map(|message| match message {
+            Message::Events { events, .. } => Some(events.len()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sizes, [4, 4, 4]);
+}
+
+#[test]
 fn a_start_in_the_future_waits_for_its_revision() {
     let mut f = Fixture::new(10);
     let stream = f.hub.open();

@@ -87,7 +87,8 @@ async fn a_lost_stream_resumes_after_the_last_revision_and_marks_the_snapshot_st
     fake.go_down();
     let stale = until(&mut reader, "stale", |it| it.stale.is_some()).await;
     assert_eq!(stale.endpoints.len(), 2, "losing etcd empties nothing");
-    assert!(stale.stale.as_ref().unwrap().reason.contains("connection refused"));
+    let reason = &stale.stale.as_ref().unwrap().reason;
+    assert!(reason.contains("connection refused"), "{reason}");
     // Missed while away, and told on resuming.
     fake.delete("svc/1");
     fake.put("svc/3", "192.0.2.3:1");
@@ -109,6 +110,8 @@ async fn a_service_without_changes_is_fresh_again_too() {
     fake.put("svc/1", "192.0.2.1:1");
     let (_registry, mut reader) = follow(&fake).await;
     until(&mut reader, "listed", |it| it.listed).await;
+    // So that the watch stands.
+    tokio::time::sleep(Duration::from_millis(10)).await;
     // The store moves on elsewhere, so that the resumed watch must learn that nothing is missing.
     fake.put("other/1", "x");
     fake.cut();

@@ -244,6 +244,11 @@ mod tests {
             }
         }
 
+    }
+
+    proptest! {
+        // Each case makes a list of 65,536.
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn no_weight_is_too_large(list in endpoints(0..u32::MAX), min_share in 0u32..=100) {
             let shares = shares(&format!(r#"{{"min_share": {min_share}}}"#), "a", &list);
