@@ -154,7 +154,7 @@ async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant)
             }
             scene.conclude();
             ui.head("Summary");
-            ui.print(scene.report.text());
+            ui.report(scene.report.text());
             if args.keep {
                 keep(&scene, &ui).await;
             }

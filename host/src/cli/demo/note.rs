@@ -40,8 +40,7 @@ pub(super) async fn play(scene: &mut Scene) -> Result<(), DemoError> {
     );
     let mut ports_as_in_the_note = true;
     for (service, greeter, port) in SERVICES {
-        let listen = loopback(if is_free(port) { port } else { 0 });
-        let spec = Spec {
+        let spec = |listen| Spec {
             service: service.into(),
             greeter,
             listen,
@@ -50,11 +49,18 @@ pub(super) async fn play(scene: &mut Scene) -> Result<(), DemoError> {
             delay: Duration::ZERO,
             ttl: scene.pace.ttl,
         };
-        let process = Process::start(&scene.program, &spec, &scene.stage.registry()).await?;
-        if listen.port() == 0 {
+        let registry = scene.stage.registry();
+        let start = async |port| Process::start(&scene.program, &spec(loopback(port)), &registry).await;
+        let process = match if is_free(port) { start(port).await } else { start(0).await } {
+            // Somebody was faster.
+            Err(_) if !is_free(port) => start(0).await?,
+            started => started?,
+        };
+        if process.address().port() != port {
             ports_as_in_the_note = false;
             ui.say(format!(
-                "Port {port} of the note is in use on this machine, so {service} listens on {} instead, and its key differs in that.",
+                "Port {port} of the note is in use on this machine, so {service} listens on {} instead, and its key differs \
+                 in that.",
                 process.address()
             ));
         }

@@ -335,7 +335,7 @@ impl Scene {
         let status = self.stage.set_policy(&self.service, source).await?;
         let round_trip = began.elapsed();
         self.load().begin_phase();
-        self.ui.say(format!(
+        self.ui.print(format!(
             "  {} is live {} after it was asked for: plan {}, version {}, sha256 {}",
             status.running.name,
             short(round_trip.as_secs_f64()),
@@ -353,7 +353,7 @@ impl Scene {
         let alive: Vec<&Known> = known.iter().filter(|known| !known.killed).collect();
         let report = PolicyReport::new(&status, round_trip.as_secs_f64(), ZONE, &alive, &tally);
         let verdict = if report.shares.iter().all(|share| share.ok) { "as expected" } else { "NOT as expected" };
-        self.ui.say(format!(
+        self.ui.print(format!(
             "  {} calls, {} failed, shares {verdict}",
             tally.answered() + tally.failures,
             tally.failures
@@ -389,7 +389,7 @@ impl Scene {
         let gone_after = dead.elapsed().as_secs_f64();
         let totals = load.totals();
         let calls_meanwhile = totals.calls - calls_before;
-        self.ui.say(format!(
+        self.ui.print(format!(
             "  its key was gone after {gone_after:.1} s; {calls_meanwhile} calls were made meanwhile, {} failed that should not have",
             totals.failed()
         ));

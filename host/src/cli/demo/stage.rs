@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant, sleep};
 use super::{DemoError, ui::Ui};
 use crate::{
     admin::client::{NodeClient, PolicySource, PolicyStatus, Service, SetPolicy},
-    app::{Node, default_plugin_cache},
+    app::{AppError, Node, default_plugin_cache},
     config::{NodeConfig, PluginChoice, RegistrySource},
     model::ServiceName,
     naming::Entry,
@@ -37,13 +37,15 @@ pub(super) struct Stage {
 impl Stage {
     /// Starts the node, with a registry in this process if none is given.
     pub(super) async fn start(registry: Option<&[String]>) -> Result<Self, DemoError> {
-        let [listen, admin] = DEFAULT_PORTS.map(free_or_any);
-        let source = match registry {
-            Some(endpoints) => etcd(endpoints),
-            None => RegistrySource::Embedded(loopback(0)),
+        let start = async |[listen, admin]: [SocketAddr; 2]| {
+            let registry = registry.map_or(RegistrySource::Embedded(loopback(0)), etcd);
+            Node::start(NodeConfig { listen, admin, zone: ZONE.into(), registry, ..base() }).await
         };
-        let config = NodeConfig { listen, admin, zone: ZONE.into(), registry: source, ..base() };
-        let node = Node::start(config).await?;
+        let node = match start(DEFAULT_PORTS.map(free_or_any)).await {
+            // Somebody was faster.
+            Err(AppError::Listen { .. }) => start([loopback(0); 2]).await?,
+            started => started?,
+        };
         // A node goes on trying when its registry is away. A demo without one shows nothing.
         if let Err(error) = node.registry().check().await {
             node.shutdown().await;

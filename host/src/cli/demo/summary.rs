@@ -249,7 +249,7 @@ impl Report {
             self.calls.total, self.seconds, self.calls.failed
         ));
         for failure in &self.calls.failures {
-            line(&format!("  failed: {failure}"));
+            line(&format!("  failed: {}", output::plain(failure)));
         }
         line("");
         if self.ok {
@@ -269,13 +269,13 @@ impl Report {
             let time = |seconds: f64| Cell::new(short(seconds)).set_alignment(CellAlignment::Right);
             let part = |part: fn(&SwapTimes) -> f64| time(policy.swap.as_ref().map(part).unwrap_or_default());
             table.add_row(vec![
-                Cell::new(&policy.name),
+                Cell::new(output::plain(&policy.name)),
                 time(policy.swap_round_trip_seconds),
                 part(|swap| swap.load_seconds),
                 part(|swap| swap.build_seconds),
                 part(|swap| swap.publish_seconds),
                 Cell::new(policy.sha256.get(..12).unwrap_or_default()),
-                Cell::new(&policy.origin),
+                Cell::new(output::plain(&policy.origin)),
             ]);
         }
         lines_of(&table)
@@ -288,7 +288,7 @@ impl Report {
         let mut table = output::table(header);
         for policy in &self.policies {
             let mut seen = vec![
-                Cell::new(&policy.name),
+                Cell::new(output::plain(&policy.name)),
                 Cell::new(&policy.plan),
                 number(policy.answered + policy.failed),
                 number(policy.failed),

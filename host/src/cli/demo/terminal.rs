@@ -13,7 +13,7 @@ use crossterm::{
 };
 
 use super::screen::{Line, Style, wrap};
-use crate::cli::output;
+use crate::cli::output::{self, plain};
 
 /// The widest text that is pleasant to read.
 const WIDEST: usize = 110;
@@ -54,21 +54,26 @@ impl Out {
 
     /// A lasting text, in lines of a pleasant length.
     pub(super) fn say(&mut self, text: &str) {
-        self.last(wrap(text, width().min(WIDEST)), Style::Plain);
+        self.last(&wrap(&plain(text), width().min(WIDEST)), Style::Plain);
     }
 
     /// A lasting text, as it is.
     pub(super) fn print(&mut self, text: &str) {
-        self.last(text.lines().map(str::to_owned).collect(), Style::Plain);
+        self.last(&[plain(text)], Style::Plain);
+    }
+
+    /// A lasting text with colours of its own.
+    pub(super) fn report(&mut self, text: &str) {
+        self.last(&[text.to_owned()], Style::Plain);
     }
 
     /// A lasting text that begins a part of the story.
     pub(super) fn head(&mut self, text: &str) {
-        self.last(vec![String::new()], Style::Plain);
-        self.last(wrap(text, width().min(WIDEST)), Style::Bold);
+        self.last(&[String::new()], Style::Plain);
+        self.last(&wrap(&plain(text), width().min(WIDEST)), Style::Bold);
     }
 
-    fn last(&mut self, lines: Vec<String>, style: Style) {
+    fn last(&mut self, lines: &[String], style: Style) {
         if self.kind == Kind::Quiet {
             return;
         }
@@ -88,7 +93,7 @@ impl Out {
         self.write(|to, drawn| {
             erase(to, drawn)?;
             for line in lines.iter().take(rows) {
-                write_line(to, &line.text, line.style)?;
+                write_line(to, &plain(&line.text), line.style)?;
                 drawn.push(line.text.chars().count());
             }
             Ok(())
@@ -159,8 +164,6 @@ fn write_line(to: &mut dyn Write, text: &str, style: Style) -> io::Result<()> {
             }
         }
     }
-    // What others wrote (a status message, a key in etcd) must not steer the terminal.
-    let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     to.write_all(text.as_bytes())?;
     if colourful && style != Style::Plain {
         to.queue(SetAttribute(Attribute::Reset))?.queue(ResetColor)?;

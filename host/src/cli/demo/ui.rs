@@ -44,6 +44,7 @@ enum Message {
     Head(String),
     Say(String),
     Print(String),
+    Report(String),
     Event(String),
     Show(Box<Subject>),
     Hide,
@@ -77,6 +78,11 @@ impl Ui {
     /// Output, commands and tables: printed as they are.
     pub(super) fn print(&self, text: impl Into<String>) {
         self.send(Message::Print(text.into()));
+    }
+
+    /// Tables with colours of their own.
+    pub(super) fn report(&self, text: impl Into<String>) {
+        self.send(Message::Report(text.into()));
     }
 
     /// Something happened; shown with its time.
@@ -143,6 +149,7 @@ impl Teller {
             Message::Head(text) => self.out.head(&text),
             Message::Say(text) => self.out.say(&text),
             Message::Print(text) => self.out.print(&text),
+            Message::Report(text) => self.out.report(&text),
             Message::Event(text) => {
                 if !self.out.is_live() || self.subject.is_none() {
                     self.out.print(&format!("{} {text}", self.now()));
