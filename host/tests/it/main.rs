@@ -4,5 +4,6 @@
 
 mod admin;
 mod dataplane;
+mod demo;
 mod embedded;
 mod guests;
