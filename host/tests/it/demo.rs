@@ -44,7 +44,9 @@ impl Told {
     /// The addresses of the instances it told of.
     fn instances(&self) -> Vec<String> {
         let registered = self.heard.iter().filter(|line| line.contains("is registered"));
-        registered.map(|line| line.split_whitespace().find(|word| word.contains("127.0.0.1:")).unwrap().into()).collect()
+        registered
+            .map(|line| line.split_whitespace().find(|word| word.contains("127.0.0.1:")).unwrap().into())
+            .collect()
     }
 
     fn interrupt(&self) {
