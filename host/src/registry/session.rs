@@ -455,12 +455,12 @@ impl Session {
         alive.put_back_at = Some(alive.put_back_at.map_or(at, |sooner| sooner.min(at)));
         self.metrics.put_back(reason);
         let seconds = pause.as_secs_f64();
-        if reason != PutBackReason::Unsure {
+        if reason == PutBackReason::Unsure {
+            tracing::info!(service = %self.encoder.config.service, pause_seconds = seconds, "own entry may not be as it was written; writing it again");
+        } else {
             tracing::warn!(service = %self.encoder.config.service, ?reason, pause_seconds = seconds, "own entry is not as it was written; putting it back");
             self.metrics.registered(false);
             self.tell(RegistrationState::Registering);
-        } else {
-            tracing::info!(service = %self.encoder.config.service, pause_seconds = seconds, "own entry may not be as it was written; writing it again");
         }
     }
 

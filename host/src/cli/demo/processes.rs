@@ -110,10 +110,11 @@ impl Process {
         let ready = async {
             while let Some(lines) = &mut lines {
                 match lines.next_line().await {
-                    Ok(Some(line)) => match line.strip_prefix(READY).map(str::parse) {
-                        Some(Ok(address)) => return Some(address),
-                        _ => {}
-                    },
+                    Ok(Some(line)) => {
+                        if let Some(Ok(address)) = line.strip_prefix(READY).map(str::parse) {
+                            return Some(address);
+                        }
+                    }
                     Ok(None) | Err(_) => break,
                 }
             }
