@@ -40,7 +40,9 @@ impl Observer {
                 match client.service(&name, false).await {
                     Ok(now) => {
                         silent = false;
-                        events(&former, &now, &roster).into_iter().for_each(|event| ui.event(event));
+                        for event in events(&former, &now, &roster) {
+                            ui.event(event);
+                        }
                         former = now.clone();
                         told.send_replace(now);
                     }
