@@ -32,6 +32,9 @@ pub(super) struct Args {
     /// Where the node's API, health, metrics and dashboard are [default: 127.0.0.1:7001].
     #[arg(long, env = "WAYMARK_ADMIN", value_name = "IP:PORT", value_parser = listen_address)]
     admin: Option<SocketAddr>,
+    /// Where a registry inside this node listens, for others to use [default: a free port of loopback].
+    #[arg(long, env = "WAYMARK_EMBEDDED_LISTEN", value_name = "IP:PORT", value_parser = listen_address)]
+    embedded_listen: Option<SocketAddr>,
     /// The zone this node stands in, for policies that prefer their own.
     #[arg(long, env = "WAYMARK_ZONE", value_name = "ZONE")]
     zone: Option<String>,
@@ -56,6 +59,9 @@ impl Args {
         let mut file = self.registry.file()?;
         if self.hash_key.is_some() {
             file.policy.hash_key = self.hash_key;
+        }
+        if let Some(listen) = self.embedded_listen {
+            file.registry.embedded_listen = Some(listen.to_string());
         }
         let mut config = file.into_node()?;
         config.listen = self.listen.unwrap_or(config.listen);

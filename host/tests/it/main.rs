@@ -7,3 +7,4 @@ mod dataplane;
 mod demo;
 mod embedded;
 mod guests;
+mod node;

@@ -105,7 +105,7 @@ impl Side {
         match self.random.u8(0..8) {
             0 => 0,
             1 => self.r.revision(self.read + self.random.i64(0..3)),
-            _ => self.r.revision(self.random.i64(0..self.read + 1)),
+            _ => self.r.revision(self.random.i64(0..=self.read)),
         }
     }
 

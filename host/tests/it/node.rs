@@ -1,0 +1,302 @@
+//! A whole node: embedded registry, registered Greeter servers, the proxy, and policies swapped under load.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use greeter::{
+    GreeterConfig, INSTANCE_HEADER,
+    hello::{HelloRequest, greeter1_client::Greeter1Client, greeter2_client::Greeter2Client},
+};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+use tonic::{Code, Request, Status, transport::Channel};
+use waymark::{
+    admin::client::{NodeClient, PolicySource, SetPolicy},
+    app::Node,
+    config::{NodeConfig, PluginChoice},
+    model::{Endpoint, Locality, ServiceName},
+    plugin::bundled,
+    registry::{Registration, RegistrationConfig},
+};
+
+const SERVICE: &str = "ayang/server1";
+
+fn free() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::new(name).unwrap()
+}
+
+async fn node(key_scheme: &str) -> Node {
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        zone: "a".into(),
+        key_scheme: PluginChoice::bundled(key_scheme),
+        drain_timeout: Duration::from_secs(5),
+        ..NodeConfig::default()
+    };
+    Node::start(config).await.unwrap()
+}
+
+/// A Greeter server with its registration. It has a runtime of its own, so that it can crash with all its connections.
+struct Server {
+    address: SocketAddr,
+    registration: Registration,
+    runtime: Option<Runtime>,
+}
+
+impl Server {
+    async fn start(node: &Node, name: &str, zone: &str, weight: u32) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (bound, address) = oneshot::channel();
+        runtime.spawn(async move {
+            let listener = TcpListener::bind(free()).await.unwrap();
+            bound.send(listener.local_addr().unwrap()).unwrap();
+            greeter::serve(listener, GreeterConfig::default(), std::future::pending()).await.unwrap();
+        });
+        let address = address.await.unwrap();
+        let endpoint =
+            Endpoint { locality: Locality::zone(zone), weight, ..Endpoint::at(address.to_string().parse().unwrap()) };
+        let config = RegistrationConfig::new(service(name), endpoint);
+        let registration = node.registry().register(config, node.key_scheme()).await.unwrap();
+        registration.registered().await.unwrap();
+        Self { address, registration, runtime: Some(runtime) }
+    }
+
+    /// Gone without a word to the registry: its key stays.
+    fn crash(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.crash();
+    }
+}
+
+async fn dial(node: &Node) -> Channel {
+    Channel::from_shared(format!("http://{}", node.proxy_addr())).unwrap().connect().await.unwrap()
+}
+
+fn request(name: &str) -> Request<HelloRequest> {
+    let mut request = Request::new(HelloRequest { name: "hello".into() });
+    request.metadata_mut().insert("waymark-service", name.parse().unwrap());
+    request
+}
+
+/// Calls once and says who answered.
+async fn call(client: &mut Greeter1Client<Channel>, name: &str) -> Result<String, Status> {
+    let response = client.say_hello1(request(name)).await?;
+    assert_eq!(response.get_ref().reply, "server1:hello");
+    Ok(response.metadata().get(INSTANCE_HEADER).unwrap().to_str().unwrap().to_owned())
+}
+
+/// Waits until the node sees this many endpoints.
+async fn sees(node: &Node, name: &str, n: usize) {
+    let handle = node.services().discover(&service(name)).await.unwrap();
+    let mut reader = handle.subscribe();
+    let seen = async {
+        while reader.current().endpoints.len() != n {
+            reader.changed().await.unwrap();
+        }
+    };
+    timeout(Duration::from_secs(30), seen).await.unwrap();
+}
+
+fn set(source: PolicySource, n: usize) -> SetPolicy {
+    SetPolicy { service: service(SERVICE), source, config: String::new(), by: format!("swap {n}"), discover: true }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_swaps_under_load_fail_no_call() {
+    let node = node("etcd_naming").await;
+    let mut servers = Vec::new();
+    for (zone, weight) in [("a", 1), ("a", 2), ("b", 3)] {
+        servers.push(Server::start(&node, SERVICE, zone, weight).await);
+    }
+    sees(&node, SERVICE, 3).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let calls = Arc::new(AtomicU64::new(0));
+    let channel = dial(&node).await;
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        let (stop, calls, mut client) = (Arc::clone(&stop), Arc::clone(&calls), Greeter1Client::new(channel.clone()));
+        callers.push(tokio::spawn(async move {
+            while !stop.load(SeqCst) {
+                call(&mut client, SERVICE).await?;
+                calls.fetch_add(1, SeqCst);
+            }
+            Ok::<_, Status>(())
+        }));
+    }
+    let admin = NodeClient::connect(&node.admin_addr().to_string()).await.unwrap();
+    let from_disk = bundled::ALL.iter().find(|plugin| plugin.name == "least_request").unwrap().bytes.to_vec();
+    for n in 0..100 {
+        let before = calls.load(SeqCst);
+        let source = match n % 4 {
+            0 => PolicySource::Bundled("weighted".into()),
+            1 => PolicySource::Bundled("zone_aware".into()),
+            2 => PolicySource::Component { bytes: from_disk.clone(), origin: "least_request.wasm".into() },
+            _ => PolicySource::Bundled("round_robin".into()),
+        };
+        let status = if n % 10 == 9 {
+            admin.roll_back(&service(SERVICE), 0, "test").await.unwrap()
+        } else {
+            admin.set_policy(set(source, n)).await.unwrap()
+        };
+        assert!(!status.running.name.is_empty());
+        // Calls are made on every generation.
+        while calls.load(SeqCst) < before + 8 && !callers.iter().any(JoinHandle::is_finished) {
+            tokio::task::yield_now().await;
+        }
+    }
+    stop.store(true, SeqCst);
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    assert!(calls.load(SeqCst) > 800);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_instance_costs_no_call_and_its_key_goes_with_its_registration() {
+    let node = node("etcd_naming").await;
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        servers.push(Server::start(&node, SERVICE, "a", 1).await);
+    }
+    sees(&node, SERVICE, 3).await;
+    let mut client = Greeter1Client::new(dial(&node).await);
+    let mut answered = BTreeMap::new();
+    for _ in 0..30 {
+        *answered.entry(call(&mut client, SERVICE).await.unwrap()).or_insert(0) += 1;
+    }
+    assert_eq!(answered.into_values().collect::<Vec<_>>(), [10, 10, 10], "round robin is exact");
+    let address = servers[0].address.to_string();
+    servers[0].crash();
+    for _ in 0..200 {
+        assert_ne!(call(&mut client, SERVICE).await.unwrap(), address);
+    }
+    servers[0].registration.pause().await.unwrap();
+    sees(&node, SERVICE, 2).await;
+    for _ in 0..20 {
+        call(&mut client, SERVICE).await.unwrap();
+    }
+    let fresh = Server::start(&node, SERVICE, "a", 1).await;
+    sees(&node, SERVICE, 3).await;
+    let mut names = Vec::new();
+    for _ in 0..6 {
+        names.push(call(&mut client, SERVICE).await.unwrap());
+    }
+    assert!(names.contains(&fresh.address.to_string()), "{names:?}");
+    node.shutdown().await;
+}
+
+/// What the study note is about: a bare prefix matches a service's neighbour too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bare_prefix_mixes_two_services_and_etcd_naming_does_not() {
+    let node = node("bare_prefix").await;
+    for (name, serving) in [("ayang/server1", greeter::Serving::One), ("ayang/server2", greeter::Serving::Two)] {
+        let listener = TcpListener::bind(free()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = GreeterConfig { serving, ..GreeterConfig::default() };
+        tokio::spawn(greeter::serve(listener, config, std::future::pending()));
+        let config = RegistrationConfig::new(service(name), Endpoint::at(address.to_string().parse().unwrap()));
+        let registration = node.registry().register(config, node.key_scheme()).await.unwrap();
+        registration.registered().await.unwrap();
+        registration.orphan();
+    }
+    sees(&node, "ayang/server", 2).await;
+    let mut client = Greeter1Client::new(dial(&node).await);
+    let mut codes = Vec::new();
+    for _ in 0..10 {
+        codes.push(client.say_hello1(request("ayang/server")).await.map_or_else(|status| status.code(), |_| Code::Ok));
+    }
+    assert_eq!(codes.iter().filter(|code| **code == Code::Unimplemented).count(), 5, "{codes:?}");
+    let proper = Node::start(NodeConfig {
+        listen: free(),
+        admin: free(),
+        registry: waymark::config::RegistrySource::Etcd(Box::new(waymark::registry::RegistryConfig::new(
+            node.registry_urls().to_vec(),
+        ))),
+        ..NodeConfig::default()
+    })
+    .await
+    .unwrap();
+    let status = Greeter1Client::new(dial(&proper).await).say_hello1(request("ayang/server")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "no instance is registered under exactly that name");
+    let mut two = Greeter2Client::new(dial(&proper).await);
+    for _ in 0..4 {
+        let reply = two.say_hello2(request("ayang/server2")).await.unwrap();
+        assert_eq!(reply.get_ref().reply, "server2:hello");
+    }
+    proper.shutdown().await;
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_channel_in_process_is_the_same_balancer() {
+    let node = node("etcd_naming").await;
+    let servers = [Server::start(&node, SERVICE, "a", 3).await, Server::start(&node, SERVICE, "a", 1).await];
+    sees(&node, SERVICE, 2).await;
+    let admin = NodeClient::connect(&node.admin_addr().to_string()).await.unwrap();
+    admin.set_policy(set(PolicySource::Bundled("weighted".into()), 0)).await.unwrap();
+    let mut client = Greeter1Client::new(node.channel(service(SERVICE)));
+    let mut first = 0;
+    for _ in 0..40 {
+        let response = client.say_hello1(HelloRequest { name: "hello".into() }).await.unwrap();
+        let instance = response.metadata().get(INSTANCE_HEADER).unwrap().to_str().unwrap().to_owned();
+        first += usize::from(instance == servers[0].address.to_string());
+    }
+    assert_eq!(first, 30);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_node_from_starting_is_named() {
+    let taken = TcpListener::bind(free()).await.unwrap();
+    let start = async |config: NodeConfig| Node::start(config).await.map(|_| ()).unwrap_err().to_string();
+    let base = || NodeConfig { listen: free(), admin: free(), ..NodeConfig::default() };
+    let listen = taken.local_addr().unwrap();
+    let error = start(NodeConfig { listen, ..base() }).await;
+    assert!(error.contains("in use") && error.contains("--listen"), "{error}");
+    let policy = PluginChoice { config: r#"{"choice_count": 1000}"#.into(), ..PluginChoice::bundled("least_request") };
+    let error = start(NodeConfig { policy, ..base() }).await;
+    assert!(error.contains("choice_count"), "{error}");
+    let error = start(NodeConfig { policy: PluginChoice::bundled("nope"), ..base() }).await;
+    assert!(error.contains("nope") && error.contains("round_robin"), "{error}");
+    let missing = PluginChoice { plugin: "./missing.wasm".parse().unwrap(), config: "{}".into() };
+    let error = start(NodeConfig { policy: missing, ..base() }).await;
+    assert!(error.contains("missing.wasm"), "{error}");
+    // Something that is no etcd: it accepts connections and speaks HTTP/1.
+    let other = tokio::spawn(async move {
+        loop {
+            let Ok((mut stream, _)) = taken.accept().await else { return };
+            let answer = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+        }
+    });
+    let registry = waymark::registry::RegistryConfig::new([format!("http://{listen}")]);
+    let registry = waymark::config::RegistrySource::Etcd(Box::new(registry));
+    let error = start(NodeConfig { registry, ..base() }).await;
+    assert!(error.contains(&listen.to_string()), "{error}");
+    other.abort();
+}
