@@ -114,13 +114,13 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let program = env::current_exe()
         .map_err(|source| DemoError::Io { what: "find the program that instances are started from".into(), source })?;
     let (ui, teller) = Ui::start(Out::choose(args.plain, args.json), began);
-    let played = play(&args, pace, program, ui.clone(), began).await;
+    let outcome = play(&args, pace, program, ui.clone(), began).await;
     // The last handle: the task ends and puts the terminal back, whatever happened.
     drop(ui);
     if let Err(panic) = teller.await {
         return Err(Failure::failed(format!("the demo's output ended badly: {panic}")));
     }
-    played
+    outcome
 }
 
 async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant) -> Result<ExitCode, Failure> {
@@ -133,9 +133,9 @@ async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant)
         stage = Stage::start(args.registry.as_deref()) => stage?,
         _ = terminated() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    let place = if started.is_embedded() { "inside this process" } else { "etcd" };
+    let where_it_is = if started.is_embedded() { "inside this process" } else { "etcd" };
     ui.say(format!(
-        "Registry: {} ({place}). Node: calls on {}, API and dashboard on http://{}.",
+        "Registry: {} ({where_it_is}). Node: calls on {}, API and dashboard on http://{}.",
         started.registry(),
         started.proxy(),
         started.admin()

@@ -108,14 +108,10 @@ impl Process {
         let rope = child.stdin.take();
         let mut lines = child.stdout.take().map(|stdout| BufReader::new(stdout).lines());
         let ready = async {
-            while let Some(lines) = &mut lines {
-                match lines.next_line().await {
-                    Ok(Some(line)) => {
-                        if let Some(Ok(address)) = line.strip_prefix(READY).map(str::parse) {
-                            return Some(address);
-                        }
-                    }
-                    Ok(None) | Err(_) => break,
+            let lines = lines.as_mut()?;
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(Ok(address)) = line.strip_prefix(READY).map(str::parse) {
+                    return Some(address);
                 }
             }
             None
