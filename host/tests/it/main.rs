@@ -7,3 +7,4 @@ mod dataplane;
 mod embedded;
 mod guests;
 mod node;
+mod registry;
