@@ -4,6 +4,7 @@
 
 mod admin;
 mod dataplane;
+mod demo;
 mod embedded;
 mod guests;
 mod node;

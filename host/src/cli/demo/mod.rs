@@ -44,6 +44,7 @@ use super::{
     output::{self, Failure},
     terminated,
 };
+use crate::admin::NodeClient;
 
 /// The exit code of a process that a signal ended: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -190,12 +191,14 @@ async fn keep(scene: &Scene, ui: &Ui) {
 fn commands(scene: &Scene) -> String {
     let (proxy, admin, registry) = (scene.stage.proxy(), scene.stage.admin(), scene.stage.registry());
     let waymark = scene.program.display();
+    let node =
+        if admin.to_string() == NodeClient::DEFAULT_ADDRESS { String::new() } else { format!(" --node {admin}") };
     let file = scene.file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
     [
-        ("swap the policy, and watch the bars", format!("{waymark} policy set {SERVICE} weighted --node {admin}")),
-        ("set one from a file", format!("{waymark} policy set {SERVICE} {file} --node {admin}")),
-        ("see what ran before, and go back", format!("{waymark} policy history {SERVICE} --node {admin}")),
-        ("", format!("{waymark} policy rollback {SERVICE} --node {admin}")),
+        ("swap the policy, and watch the bars", format!("{waymark} policy set {SERVICE} weighted{node}")),
+        ("set one from a file", format!("{waymark} policy set {SERVICE} {file}{node}")),
+        ("see what ran before, and go back", format!("{waymark} policy history {SERVICE}{node}")),
+        ("", format!("{waymark} policy rollback {SERVICE}{node}")),
         ("see what the registry has, and every change", format!("{waymark} watch {SERVICE} --registry {registry}")),
         (
             "add an instance",

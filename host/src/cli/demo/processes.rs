@@ -191,15 +191,18 @@ fn keep_last_lines(stderr: Option<tokio::process::ChildStderr>) -> Arc<Mutex<Vec
 #[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
+    /// Written by another process: while this one has the file open for writing, a child that another test forks keeps it open,
+    /// and the kernel does not start what is being written.
     fn script(body: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let written = std::process::Command::new("sh")
+            .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$1" > "$0"; chmod +x "$0""#])
+            .args([path.as_os_str(), body.as_ref()])
+            .status();
+        assert!(written.unwrap().success());
         (dir, path)
     }
 
