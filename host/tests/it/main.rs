@@ -8,3 +8,4 @@ mod demo;
 mod embedded;
 mod guests;
 mod node;
+mod registry;
