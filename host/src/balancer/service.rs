@@ -122,6 +122,7 @@ pub(super) struct ServiceSetup {
     pub(super) zone: Arc<str>,
     pub(super) initial: Candidate,
     pub(super) hash_key: Option<HashKey>,
+    pub(super) idempotent: bool,
     pub(super) coalesce: Duration,
     pub(super) quarantine: Quarantine,
 }
@@ -168,6 +169,7 @@ impl ServiceHandle {
             stale: None,
             skipped: 0,
             listed: false,
+            idempotent: setup.idempotent,
             hash_key: setup.hash_key.clone(),
             plan: Arc::new(Plan::Rotation(Box::default())),
             fallback: None,
@@ -446,6 +448,7 @@ impl Task {
             stale: snapshot.stale.clone(),
             skipped: snapshot.skipped,
             listed: snapshot.listed,
+            idempotent: self.setup.idempotent,
             hash_key: self.setup.hash_key.clone(),
             plan: plans.plan,
             fallback: plans.fallback,

@@ -128,6 +128,9 @@ pub struct ServiceConfig {
     pub policy: Option<PluginChoice>,
     /// What of a request is its key, for policies that hash.
     pub hash_key: Option<HashKey>,
+    /// Whether its calls may be carried out twice: then one whose instance was lost before it answered is sent to another.
+    /// Default false.
+    pub idempotent: bool,
 }
 
 /// Everything a node needs to start.
@@ -192,7 +195,7 @@ impl FileConfig {
                 (None, None) => None,
             };
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
-            Ok(ServiceConfig { name, policy, hash_key })
+            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
         for (index, service) in services.iter().enumerate() {
