@@ -416,9 +416,7 @@ impl<B: RequestBody> Call<'_, B> {
                         _ => Outcome::Answered,
                     });
                     Err(match failure {
-                        Failure::Lost { cause, .. } if self.idempotent => {
-                            Unanswered::Unseen(AttemptCause::Lost(cause))
-                        }
+                        Failure::Lost { cause, .. } if self.idempotent => Unanswered::Unseen(AttemptCause::Lost(cause)),
                         failure => Unanswered::Failed(failure),
                     })
                 }

@@ -90,7 +90,8 @@ impl Bench {
             }
         };
         let initial = bundled("round_robin");
-        let defaults = move |_: &ServiceName| ServiceDefaults { policy: initial.clone(), hash_key: None, idempotent: false };
+        let defaults =
+            move |_: &ServiceName| ServiceDefaults { policy: initial.clone(), hash_key: None, idempotent: false };
         let config = ServicesConfig { coalesce: Duration::ZERO, ..ServicesConfig::new(follow, defaults) };
         let services = Services::new(config);
         let handle = services.add(&ServiceName::new("svc").unwrap()).await.unwrap();

@@ -40,7 +40,12 @@ impl Stage {
         let start = async |[listen, admin]: [SocketAddr; 2]| {
             let registry = registry.map_or(RegistrySource::Embedded(loopback(0)), etcd);
             // Saying hello twice does no harm, so that a call inside an instance that is killed may go to another one.
-            let greeter = ServiceConfig { name: SERVICE.parse()?, policy: None, hash_key: None, idempotent: true };
+            let greeter = ServiceConfig {
+                name: SERVICE.parse().expect("a plain name"),
+                policy: None,
+                hash_key: None,
+                idempotent: true,
+            };
             let services = vec![greeter];
             Node::start(NodeConfig { listen, admin, zone: ZONE.into(), registry, services, ..base() }).await
         };
