@@ -5,5 +5,6 @@
 mod admin;
 mod dataplane;
 mod embedded;
+mod go_interop;
 mod guests;
 mod node;
