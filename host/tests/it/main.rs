@@ -6,6 +6,7 @@ mod admin;
 mod dataplane;
 mod demo;
 mod embedded;
+mod go_interop;
 mod guests;
 mod node;
 mod registry;
