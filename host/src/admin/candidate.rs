@@ -7,8 +7,8 @@ use tonic::{Code, Status};
 
 use super::proto::set_policy_request::Source;
 use crate::{
-    balancer::{Candidate, PolicyInfo},
-    plugin::{Engine, Kind, LoadError, Plugin},
+    balancer::Candidate,
+    plugin::{Engine, Kind, LoadError},
 };
 
 /// The longest configuration, in bytes: it is kept in the history with each version.
@@ -71,28 +71,13 @@ impl Candidates {
                 Source::Bundled(name) => engine.load_bundled(Kind::Policy, &name),
                 Source::Component(bytes) => engine.load(&bytes, &origin),
             }?;
-            candidate(plugin, &config, by)
+            Ok(Candidate::new(plugin.into_policy(&config)?, by))
         };
         let loaded = tokio::task::spawn_blocking(load)
             .await
             .map_err(|panic| Status::internal(format!("loading the plugin failed: {panic}")))?;
         loaded.map_err(|error| refused(&error))
     }
-}
-
-fn candidate(plugin: Plugin, config: &str, by: String) -> Result<Candidate, LoadError> {
-    let load_time = plugin.load_time;
-    let policy = plugin.into_policy(config)?;
-    let plugin = policy.plugin();
-    let info = PolicyInfo {
-        name: plugin.description.name.as_str().into(),
-        plugin_version: plugin.description.version.clone(),
-        sha256: plugin.sha256.clone(),
-        origin: plugin.origin.clone(),
-        config: policy.config().to_owned(),
-        by,
-    };
-    Ok(Candidate { policy: Arc::new(policy), info, load_time })
 }
 
 /// The status that `proto/waymark/v1/node.proto` promises for each fault.

@@ -227,38 +227,17 @@ impl Plugin {
             Kind::Policy => {
                 let pre = self.policy_pre()?;
                 let guest = pre.instantiate(&mut store).map_err(|error| failed("its start", &mut store, error))?;
-                let said = guest
-                    .waymark_plugin_balancer()
-                    .call_describe(&mut store)
-                    .map_err(|error| failed("describe", &mut store, error))?;
-                let fields =
-                    said.fields.into_iter().map(|f| ConfigField { name: f.name, default: f.default, doc: f.doc });
-                Description {
-                    fields: fields.collect(),
-                    name: said.name,
-                    version: said.version,
-                    summary: said.summary,
-                    warning: said.warning,
-                }
+                let said = guest.waymark_plugin_balancer().call_describe(&mut store);
+                said.map(Description::from)
             }
             Kind::KeyScheme => {
                 let pre = self.key_scheme_pre()?;
                 let guest = pre.instantiate(&mut store).map_err(|error| failed("its start", &mut store, error))?;
-                let said = guest
-                    .waymark_plugin_key_scheme()
-                    .call_describe(&mut store)
-                    .map_err(|error| failed("describe", &mut store, error))?;
-                let fields =
-                    said.fields.into_iter().map(|f| ConfigField { name: f.name, default: f.default, doc: f.doc });
-                Description {
-                    fields: fields.collect(),
-                    name: said.name,
-                    version: said.version,
-                    summary: said.summary,
-                    warning: said.warning,
-                }
+                let said = guest.waymark_plugin_key_scheme().call_describe(&mut store);
+                said.map(Description::from)
             }
         };
+        let description = description.map_err(|error| failed("describe", &mut store, error))?;
         description.check().map_err(|reason| LoadError::BadDescription { origin: self.origin.clone(), reason })?;
         Ok(description)
     }
@@ -279,6 +258,26 @@ impl Plugin {
             .map_err(|error| self.mismatch(&error))
     }
 }
+
+/// The two worlds have the same record, as two types.
+macro_rules! description_from {
+    ($($types:path),*) => {$(const _: () = {
+        use $types as wit;
+        impl From<wit::Description> for Description {
+            fn from(said: wit::Description) -> Self {
+                let field = |f: wit::ConfigField| ConfigField { name: f.name, default: f.default, doc: f.doc };
+                Self {
+                    name: said.name,
+                    version: said.version,
+                    summary: said.summary,
+                    fields: said.fields.into_iter().map(field).collect(),
+                    warning: said.warning,
+                }
+            }
+        }
+    };)*};
+}
+description_from!(balancer::waymark::plugin::types, key_scheme::waymark::plugin::types);
 
 impl Description {
     /// Names end up in metrics, tables and logs: they are short and plain.

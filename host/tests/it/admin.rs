@@ -22,7 +22,7 @@ use waymark::{
         self, Admin, AdminError, ClientError, NodeClient, Readiness,
         client::{PolicySource, Service, SetPolicy},
     },
-    balancer::{Candidate, Pick, PickRequest, PolicyInfo, ServiceDefaults, Services, ServicesConfig},
+    balancer::{Candidate, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig},
     model::{Endpoint, Revision, ServiceName, Update},
     naming::NamingError,
     plugin::{Engine, EngineConfig, Kind},
@@ -47,17 +47,7 @@ fn name(text: &str) -> ServiceName {
 
 fn round_robin(engine: &Engine) -> Candidate {
     let plugin = engine.load_bundled(Kind::Policy, "round_robin").unwrap();
-    let policy = plugin.into_policy("{}").unwrap();
-    let plugin = policy.plugin();
-    let info = PolicyInfo {
-        name: plugin.description.name.as_str().into(),
-        plugin_version: plugin.description.version.clone(),
-        sha256: plugin.sha256.clone(),
-        origin: plugin.origin.clone(),
-        config: "{}".into(),
-        by: "test".into(),
-    };
-    Candidate { load_time: plugin.load_time, policy: Arc::new(policy), info }
+    Candidate::new(plugin.into_policy("{}").unwrap(), "test")
 }
 
 async fn door() -> Door {
