@@ -12,6 +12,8 @@ mod history;
 mod service;
 mod services;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use endpoint::{CallGuard, EndpointCell, Outcome};
 pub use hash::{HashKey, HashKeyError};

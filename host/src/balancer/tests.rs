@@ -1,0 +1,294 @@
+//! The task and the pick, with policies written for the test.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use http::HeaderMap;
+use tokio::time::{Duration, Instant};
+
+use super::*;
+use crate::{
+    model::{Endpoint, Revision, ServiceName, Update},
+    policy::{BuildError, Decision, PickContext, PickError, Picker, Plan, Policy, RequestFacts, Scope},
+    snapshot::{self, Writer},
+};
+
+type Build = dyn Fn(&[Endpoint]) -> Result<Plan, BuildError> + Send + Sync;
+
+/// A policy that does what the test says, and counts.
+struct Fake {
+    name: &'static str,
+    build: Box<Build>,
+    builds: Arc<AtomicUsize>,
+}
+
+impl Policy for Fake {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn build(&self, _: &Scope, endpoints: &[Endpoint]) -> Result<Plan, BuildError> {
+        self.builds.fetch_add(1, SeqCst);
+        (self.build)(endpoints)
+    }
+}
+
+fn fake(
+    name: &'static str,
+    build: impl Fn(&[Endpoint]) -> Result<Plan, BuildError> + Send + Sync + 'static,
+) -> (Candidate, Arc<AtomicUsize>) {
+    let builds = Arc::new(AtomicUsize::new(0));
+    let policy = Arc::new(Fake { name, build: Box::new(build), builds: Arc::clone(&builds) });
+    let info = PolicyInfo {
+        name: name.into(),
+        plugin_version: "1".into(),
+        sha256: String::new(),
+        origin: "test".into(),
+        config: "{}".into(),
+        by: "test".into(),
+    };
+    (Candidate { policy, info, load_time: Duration::ZERO }, builds)
+}
+
+fn everyone(endpoints: &[Endpoint]) -> Result<Plan, BuildError> {
+    Ok(Plan::Rotation((0..endpoints.len() as u32).collect()))
+}
+
+fn refuse(_: &[Endpoint]) -> Result<Plan, BuildError> {
+    Err(BuildError::Refused { policy: "test".into(), reason: "not today".into() })
+}
+
+/// A picker made of a function.
+struct Asked<F>(F);
+
+impl<F: Fn(PickContext, &dyn RequestFacts) -> Result<Decision, PickError> + Send + Sync + 'static> Picker for Asked<F> {
+    fn pick(&self, context: PickContext, facts: &dyn RequestFacts) -> Result<Decision, PickError> {
+        (self.0)(context, facts)
+    }
+}
+
+struct Service {
+    handle: ServiceHandle,
+    writer: Arc<Mutex<Option<Writer>>>,
+    _services: Services,
+}
+
+impl Service {
+    async fn new(policy: Candidate) -> Self {
+        let writer = Arc::<Mutex<Option<Writer>>>::default();
+        let follow = {
+            let writer = Arc::clone(&writer);
+            move |service| {
+                let (tx, rx) = snapshot::channel(service);
+                *writer.lock().unwrap() = Some(tx);
+                std::future::ready(Ok(rx))
+            }
+        };
+        let defaults =
+            move |_: &ServiceName| ServiceDefaults { policy: policy.clone(), hash_key: None, idempotent: false };
+        let services = Services::new(ServicesConfig::new(follow, defaults));
+        let handle = services.add(&ServiceName::new("svc").unwrap()).await.unwrap();
+        Self { handle, writer, _services: services }
+    }
+
+    fn update(&self, update: Update) {
+        self.writer.lock().unwrap().as_mut().unwrap().apply(update);
+    }
+
+    fn list(&self, revision: i64, endpoints: &[(u8, u32)]) {
+        let endpoint = |(n, weight): &(u8, u32)| Endpoint {
+            weight: *weight,
+            ..Endpoint::at(format!("192.0.2.{n}:80").parse().unwrap())
+        };
+        let endpoints = endpoints.iter().map(endpoint).collect();
+        self.update(Update::Reset { revision: Revision(revision), endpoints, skipped: 0 });
+    }
+
+    async fn at(&self, revision: i64) -> Arc<ServiceState> {
+        let mut reader = self.handle.subscribe();
+        while reader.current().revision != Revision(revision) {
+            reader.changed().await.unwrap();
+        }
+        reader.current()
+    }
+}
+
+fn pick(state: &ServiceState, tried: &[u32]) -> Pick {
+    state.pick(&PickRequest { path: "/a.B/C", headers: &HeaderMap::new(), peer: None, tried })
+}
+
+#[tokio::test]
+async fn before_the_first_list_there_are_no_endpoints_and_that_is_told_apart() {
+    let service = Service::new(fake("all", everyone).0).await;
+    assert_eq!(pick(&service.handle.state(), &[]), Pick::NoEndpoints { listed: false });
+    service.list(1, &[]);
+    assert_eq!(pick(&*service.at(1).await, &[]), Pick::NoEndpoints { listed: true });
+}
+
+#[tokio::test]
+async fn a_rotation_skips_what_cannot_be_used_and_keeps_a_request_at_its_place() {
+    let service = Service::new(fake("all", everyone).0).await;
+    service.list(1, &[(1, 1), (2, 1), (3, 1)]);
+    let state = service.at(1).await;
+    let firsts: Vec<_> = (0..6).map(|_| pick(&state, &[])).collect();
+    assert_eq!(firsts[..3], firsts[3..], "exact rotation");
+    state.endpoints[0].cell.set_backing_off(true);
+    for _ in 0..9 {
+        assert!(matches!(pick(&state, &[]), Pick::Endpoint(1 | 2)));
+        assert_eq!(pick(&state, &[1]), Pick::Endpoint(2));
+    }
+    assert_eq!(pick(&state, &[1, 2]), Pick::NoneUsable { known: 3, backing_off: 1 });
+    // Two endpoints, of which one refuses everything: it is asked first by every second request only.
+    let firsts: Vec<_> = (0..8)
+        .map(|_| {
+            let first = pick(&state, &[]);
+            let Pick::Endpoint(index) = first else { panic!("{first:?}") };
+            pick(&state, &[index]);
+            index
+        })
+        .collect();
+    assert!(firsts.contains(&1) && firsts.contains(&2), "{firsts:?}");
+}
+
+#[tokio::test]
+async fn what_has_weight_0_gets_nothing_from_the_native_rotation() {
+    let service = Service::new(fake("refuses", refuse).0).await;
+    service.list(1, &[(1, 0), (2, 1)]);
+    let state = service.at(1).await;
+    assert!((0..4).all(|_| pick(&state, &[]) == Pick::Endpoint(1)));
+}
+
+#[tokio::test]
+async fn a_policy_that_names_an_unusable_endpoint_is_asked_again_and_told() {
+    let (policy, _) = fake("stubborn", |_: &[Endpoint]| {
+        Ok(Plan::EachRequest(Box::new(Asked(|_: PickContext, facts: &dyn RequestFacts| {
+            Ok(Decision::Endpoint(if facts.tried(0) { 1 } else { 0 }))
+        }))))
+    });
+    let service = Service::new(policy).await;
+    service.list(1, &[(1, 1), (2, 1)]);
+    let state = service.at(1).await;
+    assert_eq!(pick(&state, &[]), Pick::Endpoint(0));
+    state.endpoints[0].cell.set_backing_off(true);
+    assert_eq!(pick(&state, &[]), Pick::Endpoint(1));
+}
+
+#[tokio::test]
+async fn the_less_loaded_of_two_is_taken() {
+    let (policy, _) = fake("two", |_: &[Endpoint]| {
+        Ok(Plan::EachRequest(Box::new(Asked(|_: PickContext, _: &dyn RequestFacts| Ok(Decision::Either(0, 1))))))
+    });
+    let service = Service::new(policy).await;
+    service.list(1, &[(1, 1), (2, 1)]);
+    let state = service.at(1).await;
+    let busy = state.endpoints[0].cell.begin();
+    assert_eq!(pick(&state, &[]), Pick::Endpoint(1));
+    drop(busy);
+    let _busy = state.endpoints[1].cell.begin();
+    assert_eq!(pick(&state, &[]), Pick::Endpoint(0));
+}
+
+#[tokio::test]
+async fn endpoints_that_the_policy_cannot_serve_are_served_by_the_one_before() {
+    let service = Service::new(
+        fake("good", |endpoints: &[Endpoint]| {
+            // Backwards, so that it can be told from the native rotation.
+            Ok(Plan::Rotation((0..endpoints.len() as u32).rev().take(1).collect()))
+        })
+        .0,
+    )
+    .await;
+    service.list(1, &[(1, 1), (2, 1)]);
+    service.at(1).await;
+    let (picky, _) = fake(
+        "picky",
+        |endpoints: &[Endpoint]| {
+            if endpoints.len() > 2 { refuse(endpoints) } else { everyone(endpoints) }
+        },
+    );
+    service.handle.set_policy(picky).await.unwrap();
+    service.list(2, &[(1, 1), (2, 1), (3, 1)]);
+    let state = service.at(2).await;
+    assert_eq!(pick(&state, &[]), Pick::Endpoint(2));
+    let running = &service.handle.history()[0];
+    assert_eq!((running.outcome, running.reason.contains("not today")), (PolicyOutcome::Running, true));
+    // It is given another chance with the next endpoints.
+    service.list(3, &[(1, 1), (2, 1)]);
+    service.at(3).await;
+    assert!(service.handle.history()[0].reason.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_changes_is_built_once_after_the_first() {
+    let (policy, builds) = fake("all", everyone);
+    let service = Service::new(policy).await;
+    let began = Instant::now();
+    service.list(1, &[(1, 1)]);
+    service.at(1).await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "a first change is built at once");
+    for n in 2..=20 {
+        service.list(n, &[(1, 1), (n.try_into().unwrap(), 1)]);
+        tokio::task::yield_now().await;
+    }
+    service.at(20).await;
+    assert!(began.elapsed() >= Duration::from_millis(50));
+    assert_eq!(builds.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn losing_the_registry_publishes_the_same_plan_as_stale() {
+    let (policy, builds) = fake("all", everyone);
+    let service = Service::new(policy).await;
+    service.list(1, &[(1, 1)]);
+    let before = service.at(1).await;
+    let mut reader = service.handle.subscribe();
+    service.update(Update::Stale { reason: "connection refused".into() });
+    reader.changed().await.unwrap();
+    let after = reader.current();
+    assert!(after.stale.is_some() && pick(&after, &[]) == Pick::Endpoint(0));
+    assert!(Arc::ptr_eq(&before.endpoints[0].cell, &after.endpoints[0].cell));
+    assert_eq!(builds.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_rollback_goes_back_and_says_where_it_cannot() {
+    let service = Service::new(fake("first", everyone).0).await;
+    service.list(1, &[(1, 1)]);
+    service.at(1).await;
+    let error = service.handle.roll_back(0, "ann".into()).await.unwrap_err();
+    assert!(error.to_string().contains("it can go back to: none"), "{error}");
+    service.handle.set_policy(fake("second", everyone).0).await.unwrap();
+    let refused = service.handle.set_policy(fake("third", refuse).0).await.unwrap_err();
+    assert!(matches!(refused, SwapError::Refused { .. }));
+    let published = service.handle.roll_back(0, "ann".into()).await.unwrap();
+    assert_eq!((published.version, &*service.handle.state().policy_name), (4, "first"));
+    let history = service.handle.history();
+    assert_eq!((&*history[0].info.by, history[0].outcome), ("ann", PolicyOutcome::Running));
+    assert_eq!(history[1].outcome, PolicyOutcome::Refused);
+    let error = service.handle.roll_back(3, "ann".into()).await.unwrap_err();
+    assert!(matches!(error, SwapError::NoSuchVersion { version: 3, .. }), "a refused version never ran: {error}");
+}
+
+#[tokio::test]
+async fn too_many_services_are_refused_and_empty_ones_make_room_in_time() {
+    let follow = |service: ServiceName| {
+        let (mut writer, reader) = snapshot::channel(service);
+        writer.apply(Update::Reset { revision: Revision(1), endpoints: Vec::new(), skipped: 0 });
+        std::future::ready(Ok(reader))
+    };
+    let policy = fake("all", everyone).0;
+    let defaults = move |_: &ServiceName| ServiceDefaults { policy: policy.clone(), hash_key: None, idempotent: false };
+    let services = Services::new(ServicesConfig { max_services: 2, ..ServicesConfig::new(follow, defaults) });
+    let name = |n: u8| ServiceName::new(format!("svc-{n}")).unwrap();
+    services.discover(&name(1)).await.unwrap();
+    services.discover(&name(2)).await.unwrap();
+    let error = services.discover(&name(3)).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, DiscoverError::TooMany { limit: 2, .. }));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    services.discover(&name(3)).await.unwrap();
+    assert_eq!(services.list().len(), 1);
+}
