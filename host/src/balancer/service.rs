@@ -191,6 +191,7 @@ impl ServiceHandle {
             published,
             snapshot: reader.current(),
             cells: HashMap::new(),
+            made_for: Arc::default(),
             running: None,
             last_good: None,
             counters,
@@ -295,6 +296,8 @@ struct Task {
     /// The snapshot that the published generation is made of.
     snapshot: Arc<Snapshot>,
     cells: HashMap<(InstanceId, Address), Arc<EndpointCell>>,
+    /// The endpoints that `cells` and the published list were made for.
+    made_for: Arc<[Endpoint]>,
     /// None once every policy was taken out of service: the native rotation serves.
     running: Option<Runnable>,
     /// What ran before the running one, without being taken out.
@@ -420,18 +423,30 @@ impl Task {
         Plans { plan: Arc::new(Plan::Rotation(list)), fallback: None }
     }
 
-    fn publish(&mut self, plans: Plans) -> u64 {
-        let snapshot = &self.snapshot;
-        let mut cells = HashMap::with_capacity(snapshot.endpoints.len());
-        let endpoints = snapshot.endpoints.iter().map(|endpoint| {
+    /// The snapshot's endpoints with what is kept for each. A new list is made only where they changed: a swap, or a sign of life from
+    /// the registry, costs a service of thousands of endpoints nothing here, nor whoever drops the last use of the former list.
+    fn endpoints(&mut self) -> Arc<[EndpointState]> {
+        let endpoints = &self.snapshot.endpoints;
+        if Arc::ptr_eq(endpoints, &self.made_for) {
+            return Arc::clone(&self.shared.state.load().endpoints);
+        }
+        let mut cells = HashMap::with_capacity(endpoints.len());
+        let list = endpoints.iter().map(|endpoint| {
             let key = (endpoint.id.clone(), endpoint.address.clone());
             let cell = self.cells.remove(&key).unwrap_or_default();
             cells.insert(key, Arc::clone(&cell));
             EndpointState { endpoint: endpoint.clone(), cell }
         });
-        let endpoints = endpoints.collect();
+        let list = list.collect();
+        self.made_for = Arc::clone(endpoints);
         // What is left in the old map has gone from the service: its connection closes when its last call ends.
         self.cells = cells;
+        list
+    }
+
+    fn publish(&mut self, plans: Plans) -> u64 {
+        let endpoints = self.endpoints();
+        let snapshot = &self.snapshot;
         let generation = self.shared.state.load().generation + 1;
         let failures: Arc<dyn FailureSink> = match &self.running {
             Some(running) => Arc::clone(&running.failures) as _,
@@ -632,4 +647,77 @@ fn try_out(policy: &str, picker: &dyn Picker) -> Result<(), BuildError> {
         let _: Decision = picker.pick(context, &Nobody).map_err(failed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::model::Update;
+
+    struct InOrder;
+
+    impl Policy for InOrder {
+        fn name(&self) -> &'static str {
+            "in_order"
+        }
+
+        fn build(&self, _: &Scope, endpoints: &[Endpoint]) -> Result<Plan, BuildError> {
+            Ok(Plan::Rotation((0..endpoints.len() as u32).collect()))
+        }
+    }
+
+    fn candidate() -> Candidate {
+        let info = PolicyInfo {
+            name: "in_order".into(),
+            plugin_version: String::new(),
+            sha256: String::new(),
+            origin: String::new(),
+            config: "{}".into(),
+            by: "test".into(),
+        };
+        Candidate { policy: Arc::new(InOrder), info, load_time: Duration::ZERO }
+    }
+
+    fn endpoint(n: u8) -> Endpoint {
+        Endpoint::at(format!("192.0.2.{n}:80").parse().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_swap_keeps_the_list_of_endpoints_and_a_change_keeps_what_is_known_of_them() {
+        let service = ServiceName::new("svc").unwrap();
+        let (mut writer, reader) = snapshot::channel(service.clone());
+        let setup = ServiceSetup {
+            service,
+            zone: Arc::default(),
+            initial: candidate(),
+            hash_key: None,
+            idempotent: false,
+            coalesce: Duration::from_millis(50),
+            quarantine: Quarantine { failures: 1, window: Duration::from_secs(1) },
+        };
+        let handle = ServiceHandle::spawn(setup, reader);
+        let mut states = handle.subscribe();
+        writer.apply(Update::Reset { revision: Revision(1), endpoints: vec![endpoint(1), endpoint(2)], skipped: 0 });
+        states.changed().await.unwrap();
+        let first = states.current();
+
+        handle.set_policy(candidate()).await.unwrap();
+        let swapped = states.current();
+        assert_eq!(swapped.generation, first.generation + 1);
+        assert!(Arc::ptr_eq(&first.endpoints, &swapped.endpoints));
+
+        states.changed().await.unwrap();
+        writer.apply(Update::Changed {
+            revision: Revision(2),
+            upserted: vec![endpoint(3)],
+            removed: vec![endpoint(1).id],
+            skipped: 0,
+        });
+        states.changed().await.unwrap();
+        let changed = states.current();
+        let ids: Vec<_> = changed.endpoints.iter().map(|e| e.endpoint.id.as_str()).collect();
+        assert_eq!(ids, ["192.0.2.2:80", "192.0.2.3:80"]);
+        assert!(Arc::ptr_eq(&first.endpoints[1].cell, &changed.endpoints[0].cell));
+    }
 }

@@ -147,7 +147,9 @@ impl Connection {
         }
         let service = service_fn(|request| {
             let (shared, peer) = (Arc::clone(&self.shared), self.peer);
-            async move { Ok::<_, Infallible>(answer(&shared, request, peer).await) }
+            // Boxed: the future of a call has some kilobytes, which hyper and the runtime would otherwise move half a dozen times
+            // on the way into a task and out of it.
+            Box::pin(async move { Ok::<_, Infallible>(answer(&shared, request, peer).await) })
         });
         let mut connection = pin!(self.server.http2.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {

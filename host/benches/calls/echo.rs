@@ -1,0 +1,108 @@
+//! The service that is called: it answers what it was sent.
+
+use std::{
+    convert::Infallible,
+    future::{Future, Ready, ready},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    client::GrpcService,
+    metadata::MetadataMap,
+    server::{self, UnaryService},
+};
+use tonic_prost::ProstCodec;
+use tower_service::Service;
+use waymark::dataplane::WAYMARK_SERVICE;
+
+/// The length of a message's payload.
+pub(crate) const PAYLOAD: usize = 64;
+
+const PATH: &str = "/bench.Echo/Echo";
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Message {
+    #[prost(bytes = "bytes", tag = "1")]
+    payload: Bytes,
+}
+
+impl Message {
+    /// One that no other call sends.
+    fn unique(stream: u64, call: u64) -> Self {
+        let mut payload = BytesMut::with_capacity(PAYLOAD);
+        payload.put_u64(stream);
+        payload.put_u64(call);
+        payload.put_bytes(b'.', PAYLOAD - payload.len());
+        Self { payload: payload.freeze() }
+    }
+}
+
+/// The service as tonic serves it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Echo;
+
+impl Service<http::Request<Body>> for Echo {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(async move { Ok(server::Grpc::new(ProstCodec::default()).unary(Method, request).await) })
+    }
+}
+
+struct Method;
+
+impl UnaryService<Message> for Method {
+    type Response = Message;
+    type Future = Ready<Result<Response<Message>, Status>>;
+
+    fn call(&mut self, request: Request<Message>) -> Self::Future {
+        ready(Ok(Response::new(request.into_inner())))
+    }
+}
+
+/// A client of it.
+pub(crate) struct Client<T> {
+    grpc: tonic::client::Grpc<T>,
+    metadata: MetadataMap,
+}
+
+impl<T> Client<T>
+where
+    T: GrpcService<Body>,
+    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Calls over `channel`. Every request names `service`, whether a node is there to heed it or not: all contestants send
+    /// the same.
+    pub(crate) fn new(channel: T, service: &'static str) -> Self {
+        let headers = HeaderMap::from_iter([(WAYMARK_SERVICE, HeaderValue::from_static(service))]);
+        Self { grpc: tonic::client::Grpc::new(channel), metadata: MetadataMap::from_headers(headers) }
+    }
+
+    /// One call, and whether its answer is what was sent.
+    pub(crate) async fn call(&mut self, stream: u64, call: u64) -> Result<(), Status> {
+        let sent = Message::unique(stream, call);
+        let mut request = Request::new(sent.clone());
+        self.metadata.clone_into(request.metadata_mut());
+        let ready = self.grpc.ready().await;
+        ready.map_err(|error| Status::unavailable(format!("the channel is not ready: {}", error.into())))?;
+        let codec = ProstCodec::<Message, Message>::default();
+        let answer = self.grpc.unary(request, PathAndQuery::from_static(PATH), codec).await?.into_inner();
+        if answer == sent {
+            Ok(())
+        } else {
+            Err(Status::data_loss(format!("sent {:?}, was answered {:?}", sent.payload, answer.payload)))
+        }
+    }
+}
