@@ -53,6 +53,7 @@ fn fake(
     (Candidate { policy, info, load_time: Duration::ZERO }, builds)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it stands for Policy::build")]
 fn everyone(endpoints: &[Endpoint]) -> Result<Plan, BuildError> {
     Ok(Plan::Rotation((0..endpoints.len() as u32).collect()))
 }
@@ -165,7 +166,7 @@ async fn what_has_weight_0_gets_nothing_from_the_native_rotation() {
 async fn a_policy_that_names_an_unusable_endpoint_is_asked_again_and_told() {
     let (policy, _) = fake("stubborn", |_: &[Endpoint]| {
         Ok(Plan::EachRequest(Box::new(Asked(|_: PickContext, facts: &dyn RequestFacts| {
-            Ok(Decision::Endpoint(if facts.tried(0) { 1 } else { 0 }))
+            Ok(Decision::Endpoint(u32::from(facts.tried(0))))
         }))))
     });
     let service = Service::new(policy).await;
