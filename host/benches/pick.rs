@@ -34,6 +34,7 @@ use self::harness::{
     report::{Report, Table, Unit},
     rounds,
     services::{KEY_HEADER, Native, ZONE, bundled, endpoints, scatter, services, started},
+    stay_on_core,
 };
 
 /// Pick, build and swap: what each costs, natively and by a component.
@@ -138,12 +139,14 @@ struct Picks {
     /// On one thread and on two: processor time a pick, and picks a second of real time by all threads together.
     cpu_ns: [Samples; 2],
     per_second: [Samples; 2],
+    /// How many cores the two threads had: below 2 they ran in turns for part of the time, and did not get in each other's way.
+    cores: Samples,
 }
 
 impl Picks {
     fn new(name: impl Into<String>, run: impl Fn(u64) + Sync + 'static) -> Self {
-        let (cpu_ns, per_second) = Default::default();
-        Self { name: name.into(), run: Box::new(run), times: 0, cpu_ns, per_second }
+        let (cpu_ns, per_second, cores) = Default::default();
+        Self { name: name.into(), run: Box::new(run), times: 0, cpu_ns, per_second, cores }
     }
 
     /// All ways to pick; the first one is the baseline.
@@ -177,7 +180,8 @@ impl Picks {
         let (times, run, together) = (self.times, &self.run, Barrier::new(threads));
         let (mut cpu, mut real) = (Duration::ZERO, Duration::ZERO);
         thread::scope(|scope| {
-            let one = || {
+            let one = |n| {
+                stay_on_core(n);
                 plugin::prepare_thread();
                 // Its first picks set the thread up.
                 run(64);
@@ -186,7 +190,7 @@ impl Picks {
                 run(times);
                 (began.elapsed(), clock.elapsed())
             };
-            let all: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+            let all: Vec<_> = (0..threads).map(|n| scope.spawn(move || one(n))).collect();
             for thread in all {
                 let (took, used) = thread.join().expect("a pick does not panic");
                 real = real.max(took);
@@ -196,6 +200,9 @@ impl Picks {
         let picks = (times * threads as u64) as f64;
         self.cpu_ns[threads - 1].push(cpu.as_nanos() as f64 / picks);
         self.per_second[threads - 1].push(picks / real.as_secs_f64());
+        if threads > 1 {
+            self.cores.push(cpu.as_secs_f64() / real.as_secs_f64());
+        }
     }
 }
 
@@ -219,13 +226,14 @@ impl Contestants {
                 ("to native", Unit::Ratio),
                 ("2 threads", Unit::Nanoseconds),
                 ("to native, 2 threads", Unit::Ratio),
+                ("in use by 2 threads", Unit::Cores),
                 ("picks a second, 2 threads to 1", Unit::Ratio),
             ],
         );
         let baseline = self.0[0].cpu_ns.clone();
-        for Picks { name, cpu_ns: [one, two], per_second: [alone, together], .. } in self.0 {
+        for Picks { name, cpu_ns: [one, two], per_second: [alone, together], cores, .. } in self.0 {
             let ratios = (one.ratio(&baseline[0]), two.ratio(&baseline[1]));
-            table.row(name, vec![one, ratios.0, two, ratios.1, together.ratio(&alone)]);
+            table.row(name, vec![one, ratios.0, two, ratios.1, cores, together.ratio(&alone)]);
         }
         table
     }

@@ -13,6 +13,8 @@ pub(crate) enum Unit {
     Nanoseconds,
     Microseconds,
     PerSecond,
+    /// Processor time over real time.
+    Cores,
     /// Times the baseline of the same round.
     Ratio,
 }
@@ -23,6 +25,7 @@ impl Unit {
             Self::Nanoseconds => "ns",
             Self::Microseconds => "us",
             Self::PerSecond => "1/s",
+            Self::Cores => "cores",
             Self::Ratio => "ratio",
         }
     }
