@@ -58,6 +58,8 @@ struct Stream {
     pending: Vec<PbWatchResponse>,
     /// The newest revision that each watcher has had an event of.
     seen: HashMap<i64, i64>,
+    /// The watcher of the fence is there.
+    begun: bool,
     /// Ended, or did not say what was waited for: not waited for again.
     dead: bool,
 }
@@ -82,7 +84,15 @@ impl Stream {
             }
         });
         let requests = Some(requests);
-        Self { requests, answers, watchers: Vec::new(), pending: Vec::new(), seen: HashMap::new(), dead: false }
+        Self {
+            requests,
+            answers,
+            watchers: Vec::new(),
+            pending: Vec::new(),
+            seen: HashMap::new(),
+            begun: false,
+            dead: false,
+        }
     }
 
     fn send(&self, union: PbWatchRequestUnion) {
@@ -127,7 +137,9 @@ impl Stream {
         if message.canceled {
             self.watchers.iter_mut().filter(|watcher| watcher.id == message.watch_id).for_each(|w| w.over = true);
         }
-        if message.watch_id != FENCE_WATCHER {
+        if message.watch_id == FENCE_WATCHER {
+            self.begun |= message.created;
+        } else {
             self.pending.push(message);
         }
     }
@@ -379,6 +391,8 @@ impl Runner {
         match timeout(self.patience, self.wire.duplex("/etcdserverpb.Watch/Watch", requests)).await {
             Ok(Ok(messages)) => {
                 self.streams.insert(number, Stream::new(sender, messages));
+                // Its answer, which is nobody's business, comes first: a fence written before would not be told.
+                self.read(number, "the first watcher", |stream| stream.begun).await;
             }
             Ok(Err(status)) => self.say(format!("stream {number}: {}", refusal(&status))),
             Err(_) => self.say(format!("stream {number}: no answer")),

@@ -78,6 +78,9 @@ async fn storm(wire: &Wire, patience: Duration, known: &mut Known) -> Result<Vec
         };
         lines.push(format!("watcher of {name}: {line}"));
     }
+    // Which of the writers was when shows in what they left.
+    let left: PbDeleteResponse = wire.unary("/etcdserverpb.KV/DeleteRange", delete_request("s/", "s0")).await?;
+    known.note(left.header.as_ref());
     Ok(lines)
 }
 
