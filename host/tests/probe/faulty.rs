@@ -19,7 +19,7 @@ use futures::{Stream, StreamExt, stream};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming, body::Body};
-use tower::Service;
+use tower::{Service, ServiceExt};
 
 use super::{
     faults::Fault,
@@ -54,7 +54,7 @@ impl Proxy {
         let lease = PbLeaseServer::new(faulty.clone());
         let front = tower::service_fn(move |request: http::Request<Body>| {
             let (mut kv, mut watch, mut lease) = (kv.clone(), watch.clone(), lease.clone());
-            let mut rest = faulty.wire.channel.clone();
+            let rest = faulty.wire.channel.clone();
             async move {
                 let path = request.uri().path();
                 let known = |service: &str| path.starts_with(service) && !path.ends_with("/NoSuchMethod");
@@ -66,7 +66,7 @@ impl Proxy {
                     lease.call(request).await
                 } else {
                     let lost = |error: tonic::transport::Error| Status::unavailable(error.to_string()).into_http();
-                    Ok::<_, Infallible>(rest.call(request).await.unwrap_or_else(lost))
+                    Ok::<_, Infallible>(rest.oneshot(request).await.unwrap_or_else(lost))
                 }
             }
         });
@@ -293,7 +293,10 @@ impl PbKvService for Faulty {
 
 #[tonic::async_trait]
 impl PbLeaseService for Faulty {
-    async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Result<Response<PbLeaseGrantResponse>, Status> {
+    async fn lease_grant(
+        &self,
+        request: Request<PbLeaseGrantRequest>,
+    ) -> Result<Response<PbLeaseGrantResponse>, Status> {
         let grant = request.into_inner();
         let asked = grant.ttl;
         let mut answer: PbLeaseGrantResponse = self.wire.unary("/etcdserverpb.Lease/LeaseGrant", grant).await?;
@@ -391,6 +394,8 @@ impl PbWatchService for Faulty {
             stream::iter(told)
         });
         let both = stream::select(UnboundedReceiverStream::new(own), answers.chain(stream::once(async { None })));
-        Ok(Response::new(Box::pin(both.take_while(|said| std::future::ready(said.is_some())).filter_map(std::future::ready))))
+        Ok(Response::new(Box::pin(
+            both.take_while(|said| std::future::ready(said.is_some())).filter_map(std::future::ready),
+        )))
     }
 }

@@ -65,10 +65,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(
-        requests: mpsc::UnboundedSender<PbWatchRequest>,
-        mut messages: Streaming<PbWatchResponse>,
-    ) -> Self {
+    fn new(requests: mpsc::UnboundedSender<PbWatchRequest>, mut messages: Streaming<PbWatchResponse>) -> Self {
         let (sender, answers) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             loop {
@@ -105,9 +102,8 @@ impl Stream {
     /// Whether all watchers that can be have been told of this revision, which all of them cover.
     fn has_reached(&self, revision: i64) -> bool {
         let reached = |id| self.seen.get(&id).is_some_and(|seen| *seen >= revision);
-        let covering = |watcher: &&Watcher| {
-            !watcher.over && watcher.create.covers_fence() && watcher.create.start <= revision
-        };
+        let covering =
+            |watcher: &&Watcher| !watcher.over && watcher.create.covers_fence() && watcher.create.start <= revision;
         reached(FENCE_WATCHER) && self.watchers.iter().filter(covering).all(|watcher| reached(watcher.id))
     }
 

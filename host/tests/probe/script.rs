@@ -39,7 +39,10 @@ pub(crate) enum Action {
     Compact(PbCompactionRequest),
     Grant(PbLeaseGrantRequest),
     Revoke(i64),
-    TimeToLive { id: i64, keys: bool },
+    TimeToLive {
+        id: i64,
+        keys: bool,
+    },
     Leases,
     /// All on one stream.
     KeepAlive(Vec<i64>),
@@ -294,11 +297,5 @@ pub(crate) fn compare(key: &str, end: &str, is: Is, with: PbTargetUnion) -> PbCo
         PbTargetUnion::Value(_) => 3,
         PbTargetUnion::Lease(_) => 4,
     };
-    PbCompare {
-        key: key.into(),
-        range_end: end.into(),
-        result: is as i32,
-        target,
-        target_union: Some(with),
-    }
+    PbCompare { key: key.into(), range_end: end.into(), result: is as i32, target, target_union: Some(with) }
 }

@@ -1,8 +1,6 @@
 //! Keys and values: revisions, versions, ranges, their order and limits, compaction.
 
-use crate::script::{
-    Action, NOW, REST, START, Script, compact, delete, get, get_with, put, put_leased, put_with,
-};
+use crate::script::{Action, NOW, REST, START, Script, compact, delete, get, get_with, put, put_leased, put_with};
 
 pub(super) fn add(s: &mut Script) {
     s.rule("a fresh store").act(get("a", "")).act(get(REST, REST)).clear();
@@ -28,7 +26,10 @@ pub(super) fn add(s: &mut Script) {
     s.rule("range_end at or before the key is an empty range");
     s.act(get("b", "b")).act(get("b", "a")).act(delete("b", "b")).act(delete("c", "a"));
     s.rule("a range ends before its end").act(get("a", "c")).act(get("b", "c\0")).act(get("bb", "cb"));
-    s.rule("an end of one zero byte means everything after").act(get("c", REST)).act(get(REST, REST)).act(get("zz", REST));
+    s.rule("an end of one zero byte means everything after")
+        .act(get("c", REST))
+        .act(get(REST, REST))
+        .act(get("zz", REST));
 
     s.rule("count ignores the limit");
     for limit in [0, 1, 2, 6, 7, -1] {
@@ -103,7 +104,8 @@ pub(super) fn add(s: &mut Script) {
     s.act(put_with("l", "3", |put| put.ignore_lease = true)).act(get("l", ""));
     s.act(put_with("l", "", |put| (put.ignore_lease, put.ignore_value) = (true, true))).act(get("l", ""));
     s.rule("ignore_value and ignore_lease of a missing key are refused");
-    s.act(put_with("none", "", |put| put.ignore_value = true)).act(put_with("none", "v", |put| put.ignore_lease = true));
+    s.act(put_with("none", "", |put| put.ignore_value = true))
+        .act(put_with("none", "v", |put| put.ignore_lease = true));
     s.rule("ignore_value with a value, ignore_lease with a lease are refused");
     s.act(put_with("l", "v", |put| put.ignore_value = true));
     s.act(put_with("l", "v", |put| (put.ignore_lease, put.lease) = (true, 11)));
@@ -130,7 +132,10 @@ pub(super) fn add(s: &mut Script) {
 
     s.rule("a request over 1.5 MiB is refused").act(put("big", &"v".repeat(1600 * 1024)));
     s.rule("a message over 2 MiB is refused").act(put("big", &"v".repeat(2100 * 1024)));
-    s.rule("a value of 1 MiB is taken").act(put("big", &"v".repeat(1024 * 1024))).act(get("big", "")).act(delete("big", ""));
+    s.rule("a value of 1 MiB is taken")
+        .act(put("big", &"v".repeat(1024 * 1024)))
+        .act(get("big", ""))
+        .act(delete("big", ""));
     s.clear();
 }
 

@@ -24,9 +24,11 @@ pub(super) fn add(s: &mut Script) {
     s.act(alarm(0, 0)).act(alarm(0, 1)).act(Action::Status).act(alarm(2, 1)).act(alarm(0, 0)).act(put("a", "1"));
     s.rule("one member leads").act(Action::Status).act(Action::Members);
     s.rule("a member that is not there");
-    s.act(Action::Plain("/etcdserverpb.Cluster/MemberRemove")).act(Action::Plain("/etcdserverpb.Cluster/MemberPromote"));
+    s.act(Action::Plain("/etcdserverpb.Cluster/MemberRemove"))
+        .act(Action::Plain("/etcdserverpb.Cluster/MemberPromote"));
     s.act(Action::Plain("/etcdserverpb.Maintenance/MoveLeader"));
-    s.rule("a hash of the future is refused").act(Action::HashKv(PbHashKvRequest { revision: NOW + 1, ..Default::default() }));
+    s.rule("a hash of the future is refused")
+        .act(Action::HashKv(PbHashKvRequest { revision: NOW + 1, ..Default::default() }));
     s.rule("calls that do not exist");
     s.act(Action::Plain("/no.such.Service/Method")).act(Action::Plain("/etcdserverpb.KV/NoSuchMethod"));
     s.clear();

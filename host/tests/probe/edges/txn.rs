@@ -45,16 +45,32 @@ fn refused(s: &mut Script) {
     s.act(txn([], [op_put("a", "1"), op_put("a", "2")], [])).act(txn([], [], [op_put("a", "1"), op_put("a", "2")]));
     s.act(txn([], [op_put("a", "1")], [op_put("a", "2")]));
     s.rule("a put and a delete must not overlap");
-    s.act(txn([], [op_put("a", "1"), op_delete("a", "")], [])).act(txn([], [op_delete("a", "c"), op_put("b", "1")], []));
-    s.act(txn([], [op_put("b", "1"), op_delete("a", "b")], [])).act(txn([], [op_delete("c", "a"), op_put("b", "1")], []));
+    s.act(txn([], [op_put("a", "1"), op_delete("a", "")], [])).act(txn(
+        [],
+        [op_delete("a", "c"), op_put("b", "1")],
+        [],
+    ));
+    s.act(txn([], [op_put("b", "1"), op_delete("a", "b")], [])).act(txn(
+        [],
+        [op_delete("c", "a"), op_put("b", "1")],
+        [],
+    ));
     s.act(txn([], [op_delete("a", ""), op_delete("a", "b")], []));
     s.rule("the overlap is looked for in nested txns too");
     s.act(txn([], [op_put("a", "1"), op_txn(txn_request([], [op_put("a", "2")], []))], []));
     s.act(txn([], [op_delete("a", "b"), op_txn(txn_request([], [], [op_put("a", "2")]))], []));
     s.act(nested(txn_request([], [op_put("a", "1")], [op_put("a", "2")])));
-    s.act(txn([], [op_txn(txn_request([], [op_put("a", "1")], [])), op_txn(txn_request([], [op_put("a", "2")], []))], []));
+    s.act(txn(
+        [],
+        [op_txn(txn_request([], [op_put("a", "1")], [])), op_txn(txn_request([], [op_put("a", "2")], []))],
+        [],
+    ));
     s.rule("an empty key in a txn is refused");
-    s.act(txn([value("", Is::Equal, "")], [], [])).act(txn([], [op_put("", "1")], [])).act(txn([], [op_get("", "")], []));
+    s.act(txn([value("", Is::Equal, "")], [], [])).act(txn([], [op_put("", "1")], [])).act(txn(
+        [],
+        [op_get("", "")],
+        [],
+    ));
     s.act(txn([], [], [op_delete("", "")])).act(nested(txn_request([], [op_get("", "")], [])));
     s.rule("an empty operation in a txn is refused").act(txn([], [PbTxnRequestOp { request: None }], []));
     s.rule("what is refused in a put is refused in a txn, and nothing is written");
@@ -71,7 +87,7 @@ fn refused(s: &mut Script) {
     s.rule("a put that is never right is refused in any branch");
     s.act(txn([], [], [op(PbTxnOpRequest::RequestPut(ignoring))]));
     s.rule("revisions of reads are checked before anything is written");
-    for revision in [NOW + 1, START - 1, -1, NOW] {
+    for revision in [NOW + 1, START, -1, NOW] {
         let mut read = crate::script::get_request("other", "");
         read.revision = revision;
         s.act(txn([], [op_put("w", "1"), op(PbTxnOpRequest::RequestRange(read))], [])).act(get("w", ""));
