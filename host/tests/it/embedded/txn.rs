@@ -1,6 +1,6 @@
 //! Transactions over the wire; the finer rules are unit tests of the machine.
 
-use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use super::fixture::{Registry, on_both, refusal};
 
@@ -127,10 +127,19 @@ async fn deletes_may_overlap_and_the_end_from_here_on_escapes_the_check(mut r: R
     assert_eq!((found.kvs()[0].value(), found.kvs()[0].version()), (&b"new"[..], 1));
 }
 
+async fn a_put_wrong_in_two_ways_is_refused_for_its_lease_and_in_a_txn_for_its_key(mut r: Registry) {
+    let wrong = || PutOptions::new().with_ignore_value().with_lease(404);
+    let put = r.client.put("none", "", Some(wrong())).await;
+    assert_eq!(refusal(put), "NotFound: etcdserver: requested lease not found");
+    let txn = r.client.txn(Txn::new().and_then([TxnOp::put("none", "", Some(wrong()))])).await;
+    assert_eq!(refusal(txn), "InvalidArgument: etcdserver: key not found");
+}
+
 on_both!(
     operations_run_in_order_at_one_revision,
     a_txn_that_changes_nothing_makes_no_revision,
     every_kind_of_comparison_decides,
     forbidden_txns_are_refused_in_the_words_of_etcd,
     deletes_may_overlap_and_the_end_from_here_on_escapes_the_check,
+    a_put_wrong_in_two_ways_is_refused_for_its_lease_and_in_a_txn_for_its_key,
 );
