@@ -1,6 +1,6 @@
 //! Comparing what two servers said, step by step.
 
-use std::path::PathBuf;
+use std::{fmt::Write, path::PathBuf};
 
 use waymark::embedded::Options;
 
@@ -57,9 +57,12 @@ fn report(differences: &[Difference], theirs: &str) -> String {
     const SHOWN: usize = 20;
     let mut text = format!("{} steps are answered differently by {theirs}:\n", differences.len());
     for difference in differences.iter().take(SHOWN) {
-        text.push_str(&format!("step {:04}, {}\n", difference.step, difference.rule));
-        difference.ours.iter().for_each(|line| text.push_str(&format!("  ours   {line}\n")));
-        difference.theirs.iter().for_each(|line| text.push_str(&format!("  theirs {line}\n")));
+        let _ = writeln!(text, "step {:04}, {}", difference.step, difference.rule);
+        for (whose, lines) in [("ours  ", &difference.ours), ("theirs", &difference.theirs)] {
+            for line in lines {
+                let _ = writeln!(text, "  {whose} {line}");
+            }
+        }
     }
     text
 }
@@ -129,7 +132,7 @@ pub(crate) async fn with_etcds(steps: &[Step]) -> Result<(), String> {
         eprintln!("SKIPPED the probe on real etcd: neither WAYMARK_TEST_ETCD nor `etcd` on the PATH");
     }
     for program in programs {
-        with(program, steps).await?;
+        Box::pin(with(program, steps)).await?;
     }
     Ok(())
 }
@@ -137,7 +140,7 @@ pub(crate) async fn with_etcds(steps: &[Step]) -> Result<(), String> {
 /// An etcd 3.6 of our own building, where that is asked for.
 pub(crate) async fn with_etcd36(steps: &[Step]) -> Result<(), String> {
     match etcd36::program()? {
-        Some(program) => with(program, steps).await,
+        Some(program) => Box::pin(with(program, steps)).await,
         None => Ok(()),
     }
 }

@@ -94,14 +94,16 @@ pub(crate) async fn all_are_caught() -> Result<(), String> {
     if let Some(difference) = differences(right, &through).first() {
         return Err(format!("without a fault, the proxy is seen: {difference:?}"));
     }
-    let tried = FAULTS.map(|(fault, rule)| async move {
-        let found = differences(right, &with(fault, steps).await?);
-        if found.iter().any(|difference| difference.rule == rule) {
-            println!("probe:   caught {fault:?} in {} steps, among them: {rule}", found.len());
-            return Ok(());
-        }
-        let rules: Vec<_> = found.iter().map(|difference| difference.rule.as_str()).collect();
-        Err(format!("{fault:?} was not caught at \"{rule}\", only at {rules:?}"))
+    let tried = FAULTS.map(|(fault, rule)| {
+        Box::pin(async move {
+            let found = differences(right, &with(fault, steps).await?);
+            if found.iter().any(|difference| difference.rule == rule) {
+                println!("probe:   caught {fault:?} in {} steps, among them: {rule}", found.len());
+                return Ok(());
+            }
+            let rules: Vec<_> = found.iter().map(|difference| difference.rule.as_str()).collect();
+            Err(format!("{fault:?} was not caught at \"{rule}\", only at {rules:?}"))
+        })
     });
     let results: Vec<Result<(), String>> = stream::iter(tried).buffer_unordered(AT_ONCE).collect().await;
     let missed: Vec<_> = results.into_iter().filter_map(Result::err).collect();

@@ -112,7 +112,7 @@ async fn main() -> ExitCode {
     };
     let steps = script(arguments.seed, arguments.calls);
     if let Some(endpoint) = &arguments.endpoint {
-        return match run(endpoint, &steps, PATIENCE, print).await {
+        return match Box::pin(run(endpoint, &steps, PATIENCE, print)).await {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("probe: {error}");
@@ -141,10 +141,10 @@ async fn main() -> ExitCode {
 
 async fn check(name: &str, steps: &[Step]) -> Result<(), String> {
     match name {
-        "the_embedded_registry_says_what_etcd_says" => compare::with_etcds(steps).await,
-        "the_embedded_registry_says_what_etcd_3_6_says" => compare::with_etcd36(steps).await,
-        "where_the_revisions_start_makes_no_difference" => compare::with_other_start(steps).await,
-        "every_planted_fault_is_caught" => faults::all_are_caught().await,
+        "the_embedded_registry_says_what_etcd_says" => Box::pin(compare::with_etcds(steps)).await,
+        "the_embedded_registry_says_what_etcd_3_6_says" => Box::pin(compare::with_etcd36(steps)).await,
+        "where_the_revisions_start_makes_no_difference" => Box::pin(compare::with_other_start(steps)).await,
+        "every_planted_fault_is_caught" => Box::pin(faults::all_are_caught()).await,
         other => Err(format!("there is no check {other}")),
     }
 }

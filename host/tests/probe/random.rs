@@ -144,7 +144,14 @@ impl Random {
 
     fn op(&mut self, depth: u8) -> PbTxnRequestOp {
         match self.0.u8(0..8) {
-            0 | 1 => op(PbTxnOpRequest::RequestRange(self.range())),
+            0 | 1 => {
+                let mut range = self.range();
+                if range.revision != 0 {
+                    // One that is never refused: which of two refusals comes first differs between etcds (`accepted`).
+                    range.revision = NOW;
+                }
+                op(PbTxnOpRequest::RequestRange(range))
+            }
             2 if depth < 2 => op_txn(self.txn(depth + 1)),
             2 | 3 => {
                 // Deletes "from here on" escape etcd's overlap check, and a put with ignore_value after one brings a

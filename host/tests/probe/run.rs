@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     say::{Known, refusal},
-    script::{Action, Create, FENCE, REST, Step, get_request, put_request, resolve},
+    script::{Action, Create, FENCE, REST, Step, blank, get_request, put_request, resolve},
     storm,
     wire::Wire,
 };
@@ -453,7 +453,7 @@ impl Runner {
     }
 
     fn send_cancel(&self, number: usize, watch_id: i64) {
-        let mut cancel = PbWatchRequestUnion::CancelRequest(Default::default());
+        let mut cancel = PbWatchRequestUnion::CancelRequest(blank());
         if let PbWatchRequestUnion::CancelRequest(cancel) = &mut cancel {
             cancel.watch_id = watch_id;
         }
@@ -481,7 +481,7 @@ impl Runner {
 
     async fn progress(&mut self, number: usize) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        stream.send(PbWatchRequestUnion::ProgressRequest(Default::default()));
+        stream.send(PbWatchRequestUnion::ProgressRequest(blank()));
         // Whether there will be an answer is the question, so we ask for something that is always answered: an id in use.
         let taken = Create { watch_id: FENCE_WATCHER, ..Create::new("taken", "") };
         stream.send(taken.request().request_union.unwrap());

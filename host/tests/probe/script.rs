@@ -99,7 +99,7 @@ impl Create {
     }
 
     pub(crate) fn request(&self) -> PbWatchRequest {
-        let mut union = PbWatchRequestUnion::CreateRequest(Default::default());
+        let mut union = PbWatchRequestUnion::CreateRequest(blank());
         if let PbWatchRequestUnion::CreateRequest(create) = &mut union {
             create.key = self.key.clone().into_bytes();
             create.range_end = self.end.clone().into_bytes();
@@ -114,6 +114,11 @@ impl Create {
         }
         PbWatchRequest { request_union: Some(union) }
     }
+}
+
+/// A message of a type that `etcd-client` does not export.
+pub(crate) fn blank<T: Default>() -> T {
+    T::default()
 }
 
 /// Collects the steps.

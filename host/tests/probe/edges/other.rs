@@ -27,8 +27,7 @@ pub(super) fn add(s: &mut Script) {
     s.act(Action::Plain("/etcdserverpb.Cluster/MemberRemove"))
         .act(Action::Plain("/etcdserverpb.Cluster/MemberPromote"));
     s.act(Action::Plain("/etcdserverpb.Maintenance/MoveLeader"));
-    s.rule("a hash of the future is refused")
-        .act(Action::HashKv(PbHashKvRequest { revision: NOW + 1, ..Default::default() }));
+    s.rule("a hash of the future is refused").act(Action::HashKv(PbHashKvRequest { revision: NOW + 1 }));
     s.rule("calls that do not exist");
     s.act(Action::Plain("/no.such.Service/Method")).act(Action::Plain("/etcdserverpb.KV/NoSuchMethod"));
     s.clear();

@@ -78,11 +78,24 @@ fn refused(s: &mut Script) {
     ignoring.ignore_value = true;
     let refused = op(PbTxnOpRequest::RequestPut(ignoring.clone()));
     s.act(txn([], [op_put("other", "1"), refused.clone()], [])).act(get("other", ""));
-    s.rule("what is refused in the branch not taken does not matter").act(txn([], [op_put("other", "2")], [refused]));
+    s.rule("what is refused in the branch not taken does not matter").act(txn(
+        [],
+        [op_put("other", "2")],
+        [refused.clone()],
+    ));
     let mut leased = put_request("other", "3");
     leased.lease = 404;
     s.rule("a lease that is not there is refused in a txn");
     s.act(txn([], [op_put("x", "1"), op(PbTxnOpRequest::RequestPut(leased))], [])).act(get("x", ""));
+    s.rule("which of two refusals of a put comes first");
+    let mut both = put_request("none", "");
+    (both.lease, both.ignore_value) = (404, true);
+    s.act(Action::Put(both.clone())).act(txn([], [op(PbTxnOpRequest::RequestPut(both))], []));
+    s.rule("the puts of a txn are refused before its reads");
+    let mut late = crate::script::get_request("other", "");
+    late.revision = NOW + 1;
+    let (late, early) = (op(PbTxnOpRequest::RequestRange(late)), refused.clone());
+    s.act(txn([], [late.clone(), early.clone()], [])).act(txn([], [early, late], []));
     ignoring.value = b"value".to_vec();
     s.rule("a put that is never right is refused in any branch");
     s.act(txn([], [], [op(PbTxnOpRequest::RequestPut(ignoring))]));

@@ -19,6 +19,8 @@ pub(super) fn add(s: &mut Script) {
     progress(s);
     big(s);
     s.rule("many writers and many watchers at once").act(Action::Storm);
+    // Who of the writers came first must not show later on.
+    s.act(Action::Sync).act(compact(NOW));
 }
 
 fn ids(s: &mut Script) {
