@@ -203,7 +203,7 @@ mod tests {
             let (mut writer, reader) = pair();
             writer.apply(Update::Reset { revision: Revision(1), endpoints: vec![], skipped: 0 });
             let mut model = BTreeMap::new();
-            for (n, (put, id, weight)) in steps.into_iter().enumerate() {
+            for (revision, (put, id, weight)) in (2..).zip(steps) {
                 let e = endpoint(id, weight);
                 let (upserted, removed) = if put {
                     model.insert(e.id.clone(), e.clone());
@@ -212,7 +212,7 @@ mod tests {
                     model.remove(&e.id);
                     (vec![], vec![e.id])
                 };
-                writer.apply(Update::Changed { revision: Revision(2 + n as i64), upserted, removed, skipped: 0 });
+                writer.apply(Update::Changed { revision: Revision(revision), upserted, removed, skipped: 0 });
             }
             let (mut fresh, fresh_reader) = pair();
             fresh.apply(Update::Reset { revision: Revision(99), endpoints: model.into_values().collect(), skipped: 0 });

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 pub use self::load::{PluginError, default_plugin_cache, load_key_scheme, load_plugin, load_policy};
 use crate::{
     admin::{self, Admin, AdminError, Readiness},
-    balancer::{Candidate, ServiceDefaults, Services, ServicesConfig},
+    balancer::{Candidate, HashKey, ServiceDefaults, Services, ServicesConfig},
     config::{NodeConfig, PluginChoice, RegistrySource},
     dataplane::{self, Channel, Dataplane, Drained},
     embedded::{self, EmbeddedError},
@@ -244,8 +244,15 @@ fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 /// What each service begins with, loaded and tried before anything starts.
 struct Defaults {
     policy: Candidate,
-    hash_key: Option<crate::balancer::HashKey>,
-    services: HashMap<ServiceName, (Option<Candidate>, Option<crate::balancer::HashKey>)>,
+    hash_key: Option<HashKey>,
+    services: HashMap<ServiceName, Own>,
+}
+
+/// What one service has of its own.
+struct Own {
+    policy: Option<Candidate>,
+    hash_key: Option<HashKey>,
+    idempotent: bool,
 }
 
 impl Defaults {
@@ -266,20 +273,22 @@ impl Defaults {
         let policy = load(&config.policy, "the default policy".into()).await?;
         let mut services = HashMap::new();
         for service in &config.services {
-            let own = match &service.policy {
+            let policy = match &service.policy {
                 Some(choice) => Some(load(choice, format!("service {}", service.name)).await?),
                 None => None,
             };
-            services.insert(service.name.clone(), (own, service.hash_key.clone()));
+            let own = Own { policy, hash_key: service.hash_key.clone(), idempotent: service.idempotent };
+            services.insert(service.name.clone(), own);
         }
         Ok(Self { policy, hash_key: config.hash_key.clone(), services })
     }
 
     fn of(&self, service: &ServiceName) -> ServiceDefaults {
-        let (policy, hash_key) = self.services.get(service).cloned().unwrap_or_default();
+        let own = self.services.get(service);
         ServiceDefaults {
-            policy: policy.unwrap_or_else(|| self.policy.clone()),
-            hash_key: hash_key.or_else(|| self.hash_key.clone()),
+            policy: own.and_then(|own| own.policy.clone()).unwrap_or_else(|| self.policy.clone()),
+            hash_key: own.and_then(|own| own.hash_key.clone()).or_else(|| self.hash_key.clone()),
+            idempotent: own.is_some_and(|own| own.idempotent),
         }
     }
 }

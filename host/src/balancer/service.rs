@@ -122,6 +122,7 @@ pub(super) struct ServiceSetup {
     pub(super) zone: Arc<str>,
     pub(super) initial: Candidate,
     pub(super) hash_key: Option<HashKey>,
+    pub(super) idempotent: bool,
     pub(super) coalesce: Duration,
     pub(super) quarantine: Quarantine,
 }
@@ -168,6 +169,7 @@ impl ServiceHandle {
             stale: None,
             skipped: 0,
             listed: false,
+            idempotent: setup.idempotent,
             hash_key: setup.hash_key.clone(),
             plan: Arc::new(Plan::Rotation(Box::default())),
             fallback: None,
@@ -279,7 +281,7 @@ impl FailureSink for NoFailures {
 
 /// A policy that once served without trouble.
 #[derive(Clone)]
-struct Version {
+struct Runnable {
     version: u64,
     policy: Arc<dyn Policy>,
     failures: Arc<Failures>,
@@ -294,9 +296,9 @@ struct Task {
     snapshot: Arc<Snapshot>,
     cells: HashMap<(InstanceId, Address), Arc<EndpointCell>>,
     /// None once every policy was taken out of service: the native rotation serves.
-    running: Option<Version>,
+    running: Option<Runnable>,
     /// What ran before the running one, without being taken out.
-    last_good: Option<Version>,
+    last_good: Option<Runnable>,
     counters: Arc<ServiceCounters>,
     notify: Arc<Notify>,
 }
@@ -378,7 +380,7 @@ impl Task {
     }
 
     /// Builds and checks a policy against the current endpoints.
-    async fn build(&self, version: &Version) -> Result<Plans, BuildError> {
+    async fn build(&self, version: &Runnable) -> Result<Plans, BuildError> {
         let plan = self.build_one(&version.policy).await?;
         let fallback = match (&*plan, &self.last_good) {
             (Plan::EachRequest(_), Some(good)) if good.version != version.version => {
@@ -446,6 +448,7 @@ impl Task {
             stale: snapshot.stale.clone(),
             skipped: snapshot.skipped,
             listed: snapshot.listed,
+            idempotent: self.setup.idempotent,
             hash_key: self.setup.hash_key.clone(),
             plan: plans.plan,
             fallback: plans.fallback,
@@ -460,7 +463,7 @@ impl Task {
         let began = Instant::now();
         let name = Arc::clone(&candidate.info.name);
         let (failures, number) = self.number(&name);
-        let version = Version { version: number, policy: Arc::clone(&candidate.policy), failures };
+        let version = Runnable { version: number, policy: Arc::clone(&candidate.policy), failures };
         // While it is tried, what runs now is what it would fall back to.
         let former = (self.running.clone(), self.last_good.clone());
         if let Some(running) = &self.running {
@@ -500,7 +503,7 @@ impl Task {
                         Some((first, _)) => format!("{first} (rollback to {origin})"),
                         None => format!("{} (rollback to {origin})", entry.info.origin),
                     };
-                    let info = PolicyInfo { by, origin, ..entry.info.clone() };
+                    let info = PolicyInfo { origin, by, ..entry.info.clone() };
                     Ok(Candidate { policy: Arc::clone(&entry.policy), info, load_time: Duration::ZERO })
                 }
                 None => Err(history
@@ -564,14 +567,14 @@ impl Task {
         (Arc::new(failures), number)
     }
 
-    fn record(&self, policy: &Arc<dyn Policy>, info: PolicyInfo, outcome: PolicyOutcome, reason: String) -> Version {
+    fn record(&self, policy: &Arc<dyn Policy>, info: PolicyInfo, outcome: PolicyOutcome, reason: String) -> Runnable {
         let (failures, number) = self.number(&info.name);
-        let version = Version { version: number, policy: Arc::clone(policy), failures };
+        let version = Runnable { version: number, policy: Arc::clone(policy), failures };
         self.push(&version, info, "", outcome, reason);
         version
     }
 
-    fn push(&self, version: &Version, info: PolicyInfo, plan: &'static str, outcome: PolicyOutcome, reason: String) {
+    fn push(&self, version: &Runnable, info: PolicyInfo, plan: &'static str, outcome: PolicyOutcome, reason: String) {
         let entry = Entry {
             version: version.version,
             info,

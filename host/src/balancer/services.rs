@@ -20,6 +20,8 @@ pub struct ServiceDefaults {
     pub policy: Candidate,
     /// What of a request is its key, for policies that hash.
     pub hash_key: Option<HashKey>,
+    /// Whether its calls may be carried out twice; see [`ServiceState::idempotent`](super::ServiceState::idempotent).
+    pub idempotent: bool,
 }
 
 /// The reader of a service that is followed from now on.
@@ -142,6 +144,7 @@ impl Services {
                     zone: Arc::clone(&config.zone),
                     initial: defaults.policy,
                     hash_key: defaults.hash_key,
+                    idempotent: defaults.idempotent,
                     coalesce: config.coalesce,
                     quarantine: Quarantine {
                         failures: config.quarantine_failures.max(1),

@@ -53,6 +53,9 @@ pub struct ServiceState {
     pub skipped: u64,
     /// Whether the registry has answered at least once.
     pub listed: bool,
+    /// Whether a call whose endpoint was lost before it answered may be sent to another one: only whoever runs the service knows
+    /// that its calls may be carried out twice.
+    pub idempotent: bool,
     pub(super) hash_key: Option<HashKey>,
     pub(super) plan: Arc<Plan>,
     /// The last good policy's plan for the same endpoints; only beside a plan that can fail.

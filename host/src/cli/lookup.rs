@@ -150,8 +150,10 @@ fn difference(old: &BTreeMap<InstanceId, Endpoint>, new: &BTreeMap<InstanceId, E
 
 fn attributes(endpoint: &Endpoint) -> String {
     let zone = if endpoint.locality.zone.is_empty() { "-" } else { &endpoint.locality.zone };
-    let metadata: String = endpoint.metadata.iter().map(|(key, value)| format!(" {key}={value}")).collect();
-    format!("zone {zone} weight {}{metadata}", endpoint.weight)
+    let metadata = endpoint.metadata.iter().map(|(key, value)| format!("{key}={value}"));
+    let mut parts = vec![format!("zone {zone} weight {}", endpoint.weight)];
+    parts.extend(metadata);
+    parts.join(" ")
 }
 
 fn to_json(snapshot: &Snapshot) -> serde_json::Value {

@@ -15,7 +15,7 @@ use std::{
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Row, Table, presets};
 use serde::Serialize;
 
-use crate::{admin::ClientError, model::Endpoint};
+use crate::{admin::ClientError, app::AppError, config::ConfigError, model::Endpoint, registry::RegistryError};
 
 /// What kind of failure it was: the process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,17 @@ impl<E: Error + 'static> From<E> for Failure {
 
 /// Which exit code an error has, and what a person can do about it.
 fn kind_of(error: &(dyn Error + 'static)) -> (ExitKind, &'static str) {
+    if error.is::<ConfigError>() {
+        return (ExitKind::Usage, "");
+    }
+    match error.downcast_ref::<AppError>() {
+        Some(AppError::Plugin(_) | AppError::Policy { .. }) => return (ExitKind::Usage, ""),
+        Some(AppError::Registry(error)) => return kind_of(error),
+        _ => {}
+    }
+    if error.downcast_ref::<RegistryError>().is_some_and(RegistryError::is_transient) {
+        return (ExitKind::Unreachable, "");
+    }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Address { .. }) => (ExitKind::Usage, ""),
         Some(ClientError::Unreachable { .. }) => {

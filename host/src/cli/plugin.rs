@@ -67,9 +67,9 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Inspect(args) => {
             let plugin = load(&args.plugin).await?;
             if args.json {
-                output::print_json(&to_json(&plugin))
+                output::print_json(&to_json(&plugin));
             } else {
-                print(&plugin)
+                print(&plugin);
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -146,7 +146,7 @@ impl Args {
 fn say(args: &Args, state: &RegistrationState) {
     match state {
         RegistrationState::Registered { lease, ttl, .. } => {
-            eprintln!("registered {} as {} (lease {lease}, TTL {} s)", args.advertise, args.service, ttl.as_secs())
+            eprintln!("registered {} as {} (lease {lease}, TTL {} s)", args.advertise, args.service, ttl.as_secs());
         }
         RegistrationState::Lost { reason, .. } => {
             eprintln!("registration of {} is being restored: {reason}", args.advertise);

@@ -84,6 +84,9 @@ pub struct ServiceFile {
     pub config: Option<toml::Table>,
     /// What of a request is its key.
     pub hash_key: Option<String>,
+    /// Its calls may be carried out twice: one whose instance was lost before it answered is sent to another.
+    #[serde(default)]
+    pub idempotent: bool,
 }
 
 /// `[[route]]`

@@ -128,6 +128,9 @@ pub struct ServiceConfig {
     pub policy: Option<PluginChoice>,
     /// What of a request is its key, for policies that hash.
     pub hash_key: Option<HashKey>,
+    /// Whether its calls may be carried out twice: then one whose instance was lost before it answered is sent to another.
+    /// Default false.
+    pub idempotent: bool,
 }
 
 /// Everything a node needs to start.
@@ -187,12 +190,12 @@ impl FileConfig {
             let name = ServiceName::new(&service.name).map_err(|error| ConfigError::value("service.name", error))?;
             let setting = |field: &str| format!("service {name}: {field}");
             let policy = match (service.policy, service.config) {
-                (Some(policy), config) => Some(choice(policy, config)),
+                (Some(policy), config) => Some(choice(&policy, config)),
                 (None, Some(_)) => return Err(ConfigError::value(setting("config"), "there is no policy for it")),
                 (None, None) => None,
             };
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
-            Ok(ServiceConfig { policy, hash_key, name })
+            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
         for (index, service) in services.iter().enumerate() {
@@ -229,12 +232,12 @@ impl FileConfig {
             zone: self.zone.unwrap_or_default(),
             registry,
             key_scheme: match self.registry.key_scheme {
-                Some(scheme) => choice(scheme, self.registry.key_scheme_config),
+                Some(scheme) => choice(&scheme, self.registry.key_scheme_config),
                 None => default.key_scheme,
             },
             policy: match self.policy.plugin {
-                Some(policy) => choice(policy, self.policy.config),
-                None if self.policy.config.is_some() => choice(default.policy.plugin.to_string(), self.policy.config),
+                Some(policy) => choice(&policy, self.policy.config),
+                None if self.policy.config.is_some() => choice(&default.policy.plugin.to_string(), self.policy.config),
                 None => default.policy,
             },
             hash_key: self.policy.hash_key.map(|key| parse("policy.hash-key", &key)).transpose()?,
@@ -295,7 +298,7 @@ impl PluginRef {
     }
 }
 
-fn choice(plugin: String, config: Option<toml::Table>) -> PluginChoice {
+fn choice(plugin: &str, config: Option<toml::Table>) -> PluginChoice {
     let Ok(plugin) = plugin.parse();
     // TOML has dates, which JSON has not: they become texts.
     let config = config.map_or_else(|| "{}".into(), |table| serde_json::json!(table).to_string());

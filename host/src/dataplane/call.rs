@@ -8,7 +8,8 @@
 //!
 //! What counts as unseen: no connection came up; HTTP/2 did not take the request; the server answered REFUSED_STREAM, or GOAWAY
 //! with a last stream before this one (RFC 9113, section 8.7). Everything else may have been acted upon, and its failure is
-//! the caller's to judge.
+//! the caller's to judge; unless the service is configured as idempotent, then a call whose server was lost before it
+//! answered is tried elsewhere too.
 //!
 //! The whole call runs in the task of its caller: dropping the future, or the body it answers with, cancels it. Only a request
 //! that is still being sent when its answer begins gets a task of its own.
@@ -58,6 +59,8 @@ struct Call<'a, B> {
     peer: Option<IpAddr>,
     deadline: Deadline,
     has_timeout: bool,
+    /// Whether the service's calls may be carried out twice.
+    idempotent: bool,
     tried: Vec<u32>,
     attempts: usize,
     last: Option<AttemptError>,
@@ -65,7 +68,7 @@ struct Call<'a, B> {
 
 /// How one attempt ended short of an answer.
 enum Unanswered {
-    /// The server cannot have seen the request.
+    /// The server cannot have seen the request, or may carry it out twice.
     Unseen(AttemptCause),
     /// The connection was on its way out; the endpoint itself may be well.
     Closing(h2::Error),
@@ -120,6 +123,7 @@ pub(super) async fn call<B: RequestBody>(
         peer,
         deadline: Deadline::new(at),
         has_timeout: left.is_some(),
+        idempotent: false,
         tried: Vec::new(),
         attempts: 0,
         last: None,
@@ -238,6 +242,7 @@ impl<B: RequestBody> Call<'_, B> {
                 peer: self.peer,
                 tried: &self.tried,
             };
+            self.idempotent = state.idempotent;
             let mut patient = state.endpoints.len() == 1;
             let index = match state.pick(&request) {
                 Pick::Endpoint(index) => index,
@@ -410,7 +415,10 @@ impl<B: RequestBody> Call<'_, B> {
                         Failure::RequestBody(_) => Outcome::Cancelled,
                         _ => Outcome::Answered,
                     });
-                    Err(Unanswered::Failed(failure))
+                    Err(match failure {
+                        Failure::Lost { cause, .. } if self.idempotent => Unanswered::Unseen(AttemptCause::Lost(cause)),
+                        failure => Unanswered::Failed(failure),
+                    })
                 }
             },
         }

@@ -150,6 +150,8 @@ pub(super) enum AttemptCause {
     Refused(#[source] h2::Error),
     #[error("the connection was closing")]
     Closing(#[source] h2::Error),
+    #[error("the connection was lost before the answer")]
+    Lost(#[source] h2::Error),
     #[error("still connecting")]
     Slow,
 }

@@ -148,7 +148,7 @@ impl Inner {
             match inner.core.start(&inner.input) {
                 Ok((instance, _)) => *inner.shards[index].lock() = Some(instance),
                 Err(error) => {
-                    warn!(%error, "a failed policy instance cannot be replaced; its picks are answered by a fallback")
+                    warn!(%error, "a failed policy instance cannot be replaced; its picks are answered by a fallback");
                 }
             }
         }));

@@ -40,6 +40,9 @@ use crate::{
 /// however many keys it had. The Go client sets no limit either.
 const MAX_MESSAGE: usize = 1 << 30;
 
+/// However little time there is and however many members, one of them gets this long to answer.
+const LEAST_BOUND: Duration = Duration::from_millis(200);
+
 /// A connected, and where needed authenticated, client of one endpoint.
 #[derive(Clone)]
 struct Connected {
@@ -73,7 +76,7 @@ impl Member {
 /// The members of one cluster, as one.
 pub(super) struct EtcdClient {
     members: Box<[Member]>,
-    /// The member that answered last.
+    /// The member to ask first: the one that answered last, as far as is known.
     preferred: AtomicUsize,
     namespace: Namespace,
     config: Arc<RegistryConfig>,
@@ -148,29 +151,30 @@ impl EtcdClient {
     }
 
     /// One call to one member, bounded in time. Authenticates again where etcd says that the token has expired.
-    async fn call_member<T, F, A>(&self, member: &Member, what: &str, call: F) -> Result<T, CallError>
+    async fn call_member<T, F, A>(&self, member: &Member, what: &str, bound: Duration, call: F) -> Result<T, CallError>
     where
         F: Fn(Connected) -> A,
         A: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut fresh = false;
         loop {
-            let cell = member.cell();
-            fresh |= !cell.initialized();
-            let result = timeout(self.config.request_timeout, async {
-                let connected = cell.get_or_try_init(|| self.connect(member)).await?.clone();
+            let slot = member.cell();
+            fresh |= !slot.initialized();
+            let result = timeout(bound, async {
+                let connected = slot.get_or_try_init(|| self.connect(member)).await?.clone();
                 call(connected).await
             });
             match result.await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) if !fresh && self.config.user.is_some() && is_about_token(&error) => {
-                    member.discard(&cell);
+                    member.discard(&slot);
                     fresh = true;
                 }
                 Ok(Err(error)) => return Err(member.blame.classify(what, &error)),
                 Err(_) => {
-                    let (endpoint, after) = (member.blame.endpoint.clone(), self.config.request_timeout);
-                    return Err(RegistryError::TimedOut { endpoint, after }.into());
+                    return Err(
+                        RegistryError::TimedOut { endpoint: member.blame.endpoint.clone(), after: bound }.into()
+                    );
                 }
             }
         }
@@ -183,29 +187,35 @@ impl EtcdClient {
         F: Fn(Connected) -> A,
         A: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.call_and_tell(what, call).await.map(|(_, value)| value)
+        self.call_and_tell(what, self.config.request_timeout, call).await.map(|(_, value)| value)
     }
 
-    /// Like [`Self::call`]; also says who answered.
-    async fn call_and_tell<T, F, A>(&self, what: &str, call: F) -> Result<(&Member, T), CallError>
+    /// Like [`Self::call`], with a share of this time for each member, so that one that hangs does not use up what the
+    /// others need.
+    async fn call_within<T, F, A>(&self, what: &str, within: Duration, call: F) -> Result<T, CallError>
+    where
+        F: Fn(Connected) -> A,
+        A: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let share = within / u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        let bound = share.max(LEAST_BOUND).min(self.config.request_timeout);
+        self.call_and_tell(what, bound, call).await.map(|(_, value)| value)
+    }
+
+    /// Like [`Self::call`] with another bound for each member; also says who answered.
+    async fn call_and_tell<T, F, A>(&self, what: &str, bound: Duration, call: F) -> Result<(&Member, T), CallError>
     where
         F: Fn(Connected) -> A,
         A: Future<Output = Result<T, etcd_client::Error>>,
     {
         let n_members = self.members.len();
-        let first = self.preferred.load(Ordering::Relaxed) % n_members;
         // A single member gets a second chance too: the first call after it restarted finds the old connection broken.
         let mut left = n_members.max(2);
-        let mut index = first;
+        let mut index = self.preferred.load(Ordering::Relaxed);
         loop {
             left -= 1;
-            match self.call_member(&self.members[index], what, &call).await {
-                Ok(value) => {
-                    if index != first {
-                        self.preferred.store(index, Ordering::Relaxed);
-                    }
-                    return Ok((&self.members[index], value));
-                }
+            match self.call_member(&self.members[index], what, bound, &call).await {
+                Ok(value) => return Ok((&self.members[index], value)),
                 Err(CallError::Failed(error)) if left > 0 && error.try_elsewhere() => {
                     if n_members == 1 && matches!(error, RegistryError::TimedOut { .. }) {
                         return Err(error.into());
@@ -215,7 +225,11 @@ impl EtcdClient {
                         error = chain(&error),
                         "trying another endpoint"
                     );
-                    index = (index + 1) % n_members;
+                    let next = (index + 1) % n_members;
+                    // At once, since whoever waits for this call may give up before the next member has answered; and
+                    // only if no other call has moved it already.
+                    let _ = self.preferred.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+                    index = next;
                 }
                 Err(error) => return Err(error),
             }
@@ -226,7 +240,7 @@ impl EtcdClient {
     async fn check_member(&self, member: &Member) -> Result<(String, Header), RegistryError> {
         let options = GetOptions::new().with_count_only();
         let key = self.namespace.key(b"waymark");
-        let result = self.call_member(member, "read", |mut etcd| {
+        let result = self.call_member(member, "read", self.config.request_timeout, |mut etcd| {
             let (key, options) = (key.clone(), options.clone());
             async move { etcd.kv.get(key, Some(options)).await }
         });
@@ -305,7 +319,7 @@ impl Etcd for EtcdClient {
                 WatchRequest::Cancel { .. } | WatchRequest::Progress => "open a watch".to_owned(),
             };
             let (key, options) = stream::create_options(&self.namespace, first);
-            let opened = self.call_and_tell(&what, |mut etcd| {
+            let opened = self.call_and_tell(&what, self.config.request_timeout, |mut etcd| {
                 let (key, options) = (key.clone(), options.clone());
                 async move { etcd.watch.watch(key, Some(options)).await }
             });
@@ -326,7 +340,9 @@ impl Etcd for EtcdClient {
         async move {
             let seconds = i64::from(ttl.as_secs());
             let what = "grant a lease";
-            let granting = self.call_and_tell(what, |mut etcd| async move { etcd.lease.grant(seconds, None).await });
+            let granting = self.call_and_tell(what, self.config.request_timeout, |mut etcd| async move {
+                etcd.lease.grant(seconds, None).await
+            });
             let (member, answer) = granting.await?;
             let granted = Ttl::from_secs(answer.ttl()).map_err(|error| RegistryError::Refused {
                 endpoint: member.blame.endpoint.clone(),
@@ -338,11 +354,11 @@ impl Etcd for EtcdClient {
         .boxed()
     }
 
-    fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), CallError>> {
+    fn keep_alive(&self, lease: LeaseId, within: Duration) -> BoxFuture<'_, Result<(), CallError>> {
         async move {
             // A stream a refresh, not a stream a lease: each refresh then goes to a member that works, is bounded in
             // time, and shares no fate with another lease's.
-            self.call("keep a lease alive", |mut etcd| async move {
+            self.call_within("keep a lease alive", within, |mut etcd| async move {
                 let (keeper, mut answers) = etcd.lease.keep_alive(lease.0).await?;
                 // Half-closed, the stream ends in peace instead of being reset.
                 drop(keeper);
@@ -377,9 +393,12 @@ impl Etcd for EtcdClient {
         .boxed()
     }
 
-    fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), CallError>> {
+    fn revoke(&self, lease: LeaseId, within: Duration) -> BoxFuture<'_, Result<(), CallError>> {
         async move {
-            match self.call("revoke a lease", |mut etcd| async move { etcd.lease.revoke(lease.0).await }).await {
+            match self
+                .call_within("revoke a lease", within, |mut etcd| async move { etcd.lease.revoke(lease.0).await })
+                .await
+            {
                 Ok(_) | Err(CallError::LeaseGone) => Ok(()),
                 Err(error) => Err(error),
             }

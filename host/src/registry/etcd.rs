@@ -1,6 +1,8 @@
 //! What this module needs of etcd, as a trait and plain types: the real client implements it (`client`), and a fake with a
 //! handle for tests does so too (`fake`). The state machines above it know nothing of gRPC.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 
 use super::error::{CallError, RegistryError};
@@ -182,14 +184,15 @@ pub(super) trait Etcd: Send + Sync + 'static {
     /// Asks for a lease; answers what was granted, which may be longer.
     fn grant(&self, ttl: Ttl) -> BoxFuture<'_, Result<(LeaseId, Ttl), CallError>>;
 
-    /// Starts a lease's time anew.
-    fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), CallError>>;
+    /// Starts a lease's time anew, sharing the time there is between the endpoints.
+    fn keep_alive(&self, lease: LeaseId, within: Duration) -> BoxFuture<'_, Result<(), CallError>>;
 
     /// Writes all entries under a lease, in one transaction.
     fn put(&self, entries: Vec<Entry>, lease: LeaseId) -> BoxFuture<'_, Result<Written, CallError>>;
 
-    /// Ends a lease and deletes its keys. A lease that is gone already is no error.
-    fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), CallError>>;
+    /// Ends a lease and deletes its keys, sharing the time there is between the endpoints. A lease that is gone already is
+    /// no error.
+    fn revoke(&self, lease: LeaseId, within: Duration) -> BoxFuture<'_, Result<(), CallError>>;
 }
 
 #[cfg(test)]

@@ -71,6 +71,7 @@ struct Store {
     min_ttl: Ttl,
     streams: Vec<Stream>,
     refuse_watches: Option<String>,
+    own_ids: bool,
     calls: Vec<(Instant, Call)>,
 }
 
@@ -176,6 +177,7 @@ impl Fake {
             min_ttl: Ttl::from_secs(2).unwrap(),
             streams: Vec::new(),
             refuse_watches: None,
+            own_ids: false,
             calls: Vec::new(),
         })))
     }
@@ -259,6 +261,11 @@ impl Fake {
         self.store().refuse_watches = reason.map(Into::into);
     }
 
+    /// Gives watches numbers of its own, as etcd's proxy does.
+    pub(super) fn use_own_ids(&self) {
+        self.store().own_ids = true;
+    }
+
     // What the tests see.
 
     pub(super) fn value(&self, key: &str) -> Option<String> {
@@ -296,13 +303,10 @@ impl Fake {
     // What it does.
 
     async fn gate(&self, call: Call) -> Result<(), RegistryError> {
-        let mode = {
-            let mut store = self.store();
-            store.calls.push((Instant::now(), call));
-            store.mode
-        };
+        self.store().calls.push((Instant::now(), call));
         // Never in no time: the tasks of a test must not spin within one instant of the paused clock.
         sleep(Duration::from_micros(100)).await;
+        let mode = self.store().mode;
         match mode {
             Mode::Up => Ok(()),
             Mode::Refusing => Err(down()),
@@ -320,6 +324,7 @@ impl Fake {
             WatchRequest::Create { id, range, from } => {
                 let key = range.describe();
                 store.calls.push((Instant::now(), Call::Watch { key, from }));
+                let id = if store.own_ids { 1000 - id } else { id };
                 let replay = matching(&store.history, &range, from);
                 let stream = &mut store.streams[stream];
                 if let Some(reason) = refuse {
@@ -417,7 +422,7 @@ impl Etcd for Fake {
         .boxed()
     }
 
-    fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), CallError>> {
+    fn keep_alive(&self, lease: LeaseId, _: Duration) -> BoxFuture<'_, Result<(), CallError>> {
         async move {
             self.gate(Call::KeepAlive(lease)).await?;
             let mut store = self.store();
@@ -442,7 +447,7 @@ impl Etcd for Fake {
         .boxed()
     }
 
-    fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), CallError>> {
+    fn revoke(&self, lease: LeaseId, _: Duration) -> BoxFuture<'_, Result<(), CallError>> {
         async move {
             self.gate(Call::Revoke(lease)).await?;
             self.store().end_lease(lease);

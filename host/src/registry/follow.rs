@@ -196,17 +196,13 @@ impl Task {
             }
             Notice::Restart(reason, detail) => {
                 tracing::info!(service = %self.it.service, ?reason, detail = &*detail, "listing again");
-                match reason {
+                if reason == RestartReason::Refused {
                     // It would be refused again at once.
-                    RestartReason::Refused => {
-                        self.back_off();
-                        self.stale(format!("etcd refuses the watch: {detail}"))
-                    }
-                    _ => {
-                        self.list_again();
-                        Vec::new()
-                    }
+                    self.back_off();
+                    return self.stale(format!("etcd refuses the watch: {detail}"));
                 }
+                self.list_again();
+                Vec::new()
             }
         }
     }

@@ -59,7 +59,7 @@ pub(super) struct Hub {
     ups: watch::Receiver<u64>,
 }
 
-/// Some ranges being watched, until this is dropped.
+/// Some ranges being tracked, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Watching {
     id: u64,
@@ -140,7 +140,7 @@ impl Hub {
 }
 
 /// One watched range.
-struct Watched {
+struct Tracked {
     range: Range,
     /// The revision that has not been told yet.
     next: Revision,
@@ -154,7 +154,7 @@ struct Watched {
 
 struct Watcher {
     cluster: u64,
-    ranges: Vec<Watched>,
+    ranges: Vec<Tracked>,
     notices: mpsc::Sender<Notice>,
 }
 
@@ -172,7 +172,7 @@ struct Watchers {
 }
 
 impl Watchers {
-    fn get(&mut self, place: Place) -> Option<&mut Watched> {
+    fn get(&mut self, place: Place) -> Option<&mut Tracked> {
         self.watchers.get_mut(&place.watcher)?.ranges.get_mut(place.range)
     }
 
@@ -218,13 +218,13 @@ impl Watchers {
     fn remove(&mut self, id: u64) -> Vec<i64> {
         let removed = self.watchers.remove(&id);
         self.count();
-        removed.into_iter().flat_map(|watcher| watcher.ranges).filter_map(|watched| watched.server_id).collect()
+        removed.into_iter().flat_map(|watcher| watcher.ranges).filter_map(|tracked| tracked.server_id).collect()
     }
 
     /// Forgets what belonged to a stream that is gone, and tells everybody.
     fn disconnected(&mut self, reason: &Arc<str>) {
-        for watched in self.watchers.values_mut().flat_map(|watcher| &mut watcher.ranges) {
-            (watched.goal, watched.server_id, watched.in_step) = (None, None, false);
+        for tracked in self.watchers.values_mut().flat_map(|watcher| &mut watcher.ranges) {
+            (tracked.goal, tracked.server_id, tracked.in_step) = (None, None, false);
         }
         for id in self.watchers.keys().copied().collect::<Vec<_>>() {
             // Without a stream there is nothing to cancel.
@@ -239,7 +239,7 @@ enum State {
     /// A stream is to be opened.
     Opening,
     /// Watching.
-    Open(Link),
+    Open(Box<Link>),
     /// The stream was lost, or could not be opened. Until this moment nothing is tried.
     Waiting(Instant),
 }
@@ -333,7 +333,7 @@ impl Task {
                 for place in others {
                     link.create(&mut self.watchers, place);
                 }
-                self.state = State::Open(link);
+                self.state = State::Open(Box::new(link));
                 self.watchers.metrics.connected(true);
                 if let Some(reason) = self.down.take() {
                     tracing::info!(reason = &*reason, "the watch stream is back");
@@ -347,8 +347,8 @@ impl Task {
 
     fn first_request(&mut self) -> Option<(Place, super::etcd::WatchRequest)> {
         let place = *self.watchers.places().first()?;
-        let watched = self.watchers.get(place)?;
-        Some((place, link::create_request(link::FIRST_ID, watched)))
+        let tracked = self.watchers.get(place)?;
+        Some((place, link::create_request(link::FIRST_ID, tracked)))
     }
 
     fn on_loss(&mut self, error: &RegistryError) {
@@ -374,7 +374,7 @@ impl Task {
     fn on_command(&mut self, command: Command) -> Vec<link::Ask> {
         match command {
             Command::Watch { ranges, from, cluster, reply, id } => {
-                let ranges = ranges.into_iter().map(|range| Watched {
+                let ranges = ranges.into_iter().map(|range| Tracked {
                     range,
                     next: from,
                     goal: None,
@@ -391,8 +391,8 @@ impl Task {
                 let places = (0..n_ranges).map(|range| Place { watcher: id, range });
                 places
                     .filter_map(|place| {
-                        let watched = self.watchers.get(place)?;
-                        Some(link::Ask::Create(place, watched.range.clone(), watched.next))
+                        let tracked = self.watchers.get(place)?;
+                        Some(link::Ask::Create(place, tracked.range.clone(), tracked.next))
                     })
                     .collect()
             }

@@ -78,7 +78,10 @@ pub struct Registration {
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration").field("service", &self.service).field("state", &self.state()).finish()
+        f.debug_struct("Registration")
+            .field("service", &self.service)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }
 

@@ -28,7 +28,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -38,7 +38,7 @@ use super::{
     follow::COMEBACK_SPREAD,
     hub::{Hub, Notice, Watching},
     metrics::{LossReason, PutBackReason, RestartReason, SessionMetrics},
-    registration::{Command, RegistrationConfig, RegistrationState, bounded},
+    registration::{Command, RegistrationConfig, RegistrationState, bounded, revoke_bound},
 };
 use crate::{
     model::{LeaseId, Revision, ServiceName, Ttl},
@@ -48,6 +48,9 @@ use crate::{
 /// etcd takes no more operations in one transaction by default (its flag `--max-txn-ops`).
 const MAX_ENTRIES: usize = 128;
 
+/// How long to try to end a lease that has a successor.
+const REVOKE_FORMER: Duration = Duration::from_secs(10);
+
 /// How often a lease is refreshed in its time to live, as every etcd client does.
 const REFRESHES_PER_TTL: u32 = 3;
 
@@ -56,7 +59,7 @@ const REFRESHES_PER_TTL: u32 = 3;
 const CONTEST_CAP: Duration = Duration::from_secs(30);
 
 /// After so long without a contest, the next one is a first one again.
-const CONTEST_CALM: Duration = Duration::from_secs(60);
+const CONTEST_CALM: Duration = Duration::from_mins(1);
 
 /// What a session needs to encode its entries, and to refuse those that no reader would find.
 pub(super) struct Encoder {
@@ -364,7 +367,7 @@ impl Session {
             // Its entries, if it has any left, name this instance a second time. It ends by itself if this fails.
             let etcd = Arc::clone(&self.etcd);
             tokio::spawn(async move {
-                if let Err(error) = etcd.revoke(former).await {
+                if let Err(error) = etcd.revoke(former, REVOKE_FORMER).await {
                     tracing::debug!(lease = %former, error = chain(&error), "a former lease is left to expire");
                 }
             });
@@ -390,7 +393,7 @@ impl Session {
         let lease = alive.lease;
         let asked_at = Instant::now();
         let bound = refresh_interval(lease.ttl).max(Duration::from_millis(500));
-        let answer = tokio::time::timeout(bound, self.etcd.keep_alive(lease.id)).await;
+        let answer = timeout(bound, self.etcd.keep_alive(lease.id, bound)).await;
         let State::Alive(alive) = &mut self.state else { return };
         let reason = match answer {
             Ok(Ok(())) => {
@@ -455,12 +458,12 @@ impl Session {
         alive.put_back_at = Some(alive.put_back_at.map_or(at, |sooner| sooner.min(at)));
         self.metrics.put_back(reason);
         let seconds = pause.as_secs_f64();
-        if reason != PutBackReason::Unsure {
+        if reason == PutBackReason::Unsure {
+            tracing::info!(service = %self.encoder.config.service, pause_seconds = seconds, "own entry may not be as it was written; writing it again");
+        } else {
             tracing::warn!(service = %self.encoder.config.service, ?reason, pause_seconds = seconds, "own entry is not as it was written; putting it back");
             self.metrics.registered(false);
             self.tell(RegistrationState::Registering);
-        } else {
-            tracing::info!(service = %self.encoder.config.service, pause_seconds = seconds, "own entry may not be as it was written; writing it again");
         }
     }
 
@@ -502,13 +505,14 @@ impl Session {
         let former = self.former.take();
         let lease = self.state.lease().map(|lease| lease.id);
         let etcd = Arc::clone(&self.etcd);
+        let ttl = self.state.lease().map_or(self.encoder.config.ttl, |lease| lease.ttl);
+        let bound = revoke_bound(ttl);
         let revoking = async {
             for lease in lease.into_iter().chain(former) {
-                etcd.revoke(lease).await?;
+                etcd.revoke(lease, bound).await?;
             }
             Ok::<_, CallError>(())
         };
-        let ttl = self.state.lease().map_or(self.encoder.config.ttl, |lease| lease.ttl);
         let result = bounded(self.service(), ttl, revoking).await;
         if result.is_err() {
             self.former = lease;

@@ -90,7 +90,8 @@ impl Bench {
             }
         };
         let initial = bundled("round_robin");
-        let defaults = move |_: &ServiceName| ServiceDefaults { policy: initial.clone(), hash_key: None };
+        let defaults =
+            move |_: &ServiceName| ServiceDefaults { policy: initial.clone(), hash_key: None, idempotent: false };
         let config = ServicesConfig { coalesce: Duration::ZERO, ..ServicesConfig::new(follow, defaults) };
         let services = Services::new(config);
         let handle = services.add(&ServiceName::new("svc").unwrap()).await.unwrap();
@@ -293,6 +294,7 @@ async fn a_hash_table_sends_equal_keys_to_the_same_endpoint() {
     let defaults = move |_: &ServiceName| ServiceDefaults {
         policy: initial.clone(),
         hash_key: Some("header:x-user".parse().unwrap()),
+        idempotent: false,
     };
     let services = Services::new(ServicesConfig::new(follow, defaults));
     let handle = services.add(&ServiceName::new("svc").unwrap()).await.unwrap();

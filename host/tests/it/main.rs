@@ -4,6 +4,9 @@
 
 mod admin;
 mod dataplane;
+mod demo;
 mod embedded;
+mod go_interop;
 mod guests;
 mod node;
+mod registry;

@@ -25,7 +25,7 @@ use tonic::{Code, Request, Status, transport::Channel};
 use waymark::{
     admin::client::{NodeClient, PolicySource, SetPolicy},
     app::Node,
-    config::{NodeConfig, PluginChoice},
+    config::{NodeConfig, PluginChoice, ServiceConfig},
     model::{Endpoint, Locality, ServiceName},
     plugin::bundled,
     registry::{Registration, RegistrationConfig},
@@ -42,11 +42,13 @@ fn service(name: &str) -> ServiceName {
 }
 
 async fn node(key_scheme: &str) -> Node {
+    let greeter = ServiceConfig { name: service(SERVICE), policy: None, hash_key: None, idempotent: true };
     let config = NodeConfig {
         listen: free(),
         admin: free(),
         zone: "a".into(),
         key_scheme: PluginChoice::bundled(key_scheme),
+        services: vec![greeter],
         drain_timeout: Duration::from_secs(5),
         ..NodeConfig::default()
     };
@@ -62,12 +64,17 @@ struct Server {
 
 impl Server {
     async fn start(node: &Node, name: &str, zone: &str, weight: u32) -> Self {
+        Self::slow(node, name, zone, weight, Duration::ZERO).await
+    }
+
+    async fn slow(node: &Node, name: &str, zone: &str, weight: u32, delay: Duration) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (bound, address) = oneshot::channel();
         runtime.spawn(async move {
             let listener = TcpListener::bind(free()).await.unwrap();
             bound.send(listener.local_addr().unwrap()).unwrap();
-            greeter::serve(listener, GreeterConfig::default(), std::future::pending()).await.unwrap();
+            let config = GreeterConfig { delay, ..GreeterConfig::default() };
+            greeter::serve(listener, config, std::future::pending()).await.unwrap();
         });
         let address = address.await.unwrap();
         let endpoint =
@@ -207,6 +214,31 @@ async fn a_killed_instance_costs_no_call_and_its_key_goes_with_its_registration(
         names.push(call(&mut client, SERVICE).await.unwrap());
     }
     assert!(names.contains(&fresh.address.to_string()), "{names:?}");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_inside_a_killed_instance_of_an_idempotent_service_is_answered_by_another() {
+    let node = node("etcd_naming").await;
+    let mut victim = Server::slow(&node, SERVICE, "a", 1, Duration::from_secs(60)).await;
+    let _other = Server::start(&node, SERVICE, "a", 1).await;
+    sees(&node, SERVICE, 2).await;
+    let channel = dial(&node).await;
+    // Of two calls, one is inside the slow one.
+    let calls = [(); 2].map(|()| {
+        let mut client = Greeter1Client::new(channel.clone());
+        tokio::spawn(async move { call(&mut client, SERVICE).await })
+    });
+    let state = Arc::clone(&node.services().get(SERVICE).unwrap().state());
+    let address = victim.address.to_string();
+    let inside = state.endpoints.iter().find(|endpoint| endpoint.endpoint.address.as_str() == address).unwrap();
+    while inside.cell.in_flight() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    victim.crash();
+    for answered in calls {
+        assert_ne!(answered.await.unwrap().unwrap(), address);
+    }
     node.shutdown().await;
 }
 

@@ -98,8 +98,8 @@ pub(super) struct Death {
 }
 
 impl Failure {
-    /// Whether the call was inside an instance while that died. Nobody can know whether it had been done, so gRPC forbids to try
-    /// it again elsewhere: such a call may fail. Every other call must not.
+    /// Whether an instance died in the midst of this call's answer: nothing can replace what its caller has in part. A call that
+    /// it had not begun to answer goes to another instance, since the demo's service is configured as idempotent.
     fn is_cut_off_by(&self, death: &Death) -> bool {
         self.code == Code::Unavailable
             && self.kind == "endpoint-lost"

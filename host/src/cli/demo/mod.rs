@@ -44,6 +44,7 @@ use super::{
     output::{self, Failure},
     terminated,
 };
+use crate::admin::NodeClient;
 
 /// The exit code of a process that a signal ended: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -113,13 +114,13 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let program = env::current_exe()
         .map_err(|source| DemoError::Io { what: "find the program that instances are started from".into(), source })?;
     let (ui, teller) = Ui::start(Out::choose(args.plain, args.json), began);
-    let played = play(&args, pace, program, ui.clone(), began).await;
+    let outcome = play(&args, pace, program, ui.clone(), began).await;
     // The last handle: the task ends and puts the terminal back, whatever happened.
     drop(ui);
     if let Err(panic) = teller.await {
         return Err(Failure::failed(format!("the demo's output ended badly: {panic}")));
     }
-    played
+    outcome
 }
 
 async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant) -> Result<ExitCode, Failure> {
@@ -132,9 +133,9 @@ async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant)
         stage = Stage::start(args.registry.as_deref()) => stage?,
         _ = terminated() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    let place = if started.is_embedded() { "inside this process" } else { "etcd" };
+    let where_it_is = if started.is_embedded() { "inside this process" } else { "etcd" };
     ui.say(format!(
-        "Registry: {} ({place}). Node: calls on {}, API and dashboard on http://{}.",
+        "Registry: {} ({where_it_is}). Node: calls on {}, API and dashboard on http://{}.",
         started.registry(),
         started.proxy(),
         started.admin()
@@ -190,12 +191,14 @@ async fn keep(scene: &Scene, ui: &Ui) {
 fn commands(scene: &Scene) -> String {
     let (proxy, admin, registry) = (scene.stage.proxy(), scene.stage.admin(), scene.stage.registry());
     let waymark = scene.program.display();
+    let node =
+        if admin.to_string() == NodeClient::DEFAULT_ADDRESS { String::new() } else { format!(" --node {admin}") };
     let file = scene.file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
     [
-        ("swap the policy, and watch the bars", format!("{waymark} policy set {SERVICE} weighted --node {admin}")),
-        ("set one from a file", format!("{waymark} policy set {SERVICE} {file} --node {admin}")),
-        ("see what ran before, and go back", format!("{waymark} policy history {SERVICE} --node {admin}")),
-        ("", format!("{waymark} policy rollback {SERVICE} --node {admin}")),
+        ("swap the policy, and watch the bars", format!("{waymark} policy set {SERVICE} weighted{node}")),
+        ("set one from a file", format!("{waymark} policy set {SERVICE} {file}{node}")),
+        ("see what ran before, and go back", format!("{waymark} policy history {SERVICE}{node}")),
+        ("", format!("{waymark} policy rollback {SERVICE}{node}")),
         ("see what the registry has, and every change", format!("{waymark} watch {SERVICE} --registry {registry}")),
         (
             "add an instance",

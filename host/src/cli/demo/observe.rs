@@ -40,7 +40,9 @@ impl Observer {
                 match client.service(&name, false).await {
                     Ok(now) => {
                         silent = false;
-                        events(&former, &now, &roster).into_iter().for_each(|event| ui.event(event));
+                        for event in events(&former, &now, &roster) {
+                            ui.event(event);
+                        }
                         former = now.clone();
                         told.send_replace(now);
                     }
@@ -117,7 +119,8 @@ fn events(former: &Service, now: &Service, roster: &Roster) -> Vec<String> {
     if former.policy.version != now.policy.version {
         let policy = &now.policy;
         let sha256 = policy.sha256.get(..12).unwrap_or_default();
-        events.push(format!("{} is live, set by {} (sha256 {sha256}, {})", policy.name, policy.by, policy.origin));
+        let by = if policy.by.is_empty() { String::new() } else { format!(", set by {}", policy.by) };
+        events.push(format!("{} is live{by} (sha256 {sha256}, {})", policy.name, policy.origin));
     }
     match (&former.stale_seconds, &now.stale_seconds) {
         (None, Some(_)) => events.push(format!("the registry is away: {}", now.stale_reason)),

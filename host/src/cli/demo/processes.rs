@@ -16,7 +16,8 @@ use std::{
 use greeter::Serving;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStderr, ChildStdin, Command},
+    task::JoinHandle,
     time::{Instant, timeout},
 };
 
@@ -27,6 +28,9 @@ pub(super) const READY: &str = "serving and registered: ";
 
 /// A child that is not ready by then never will be. Long, because the first start of a debug build compiles its key scheme.
 const START: Duration = Duration::from_secs(30);
+
+/// How long the last words of a child that has ended are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long a child may take to deregister and drain before it is killed.
 const STOP: Duration = Duration::from_secs(4);
@@ -104,17 +108,14 @@ impl Process {
         #[cfg(unix)]
         command.process_group(0);
         let mut child = command.spawn().map_err(failed("start an instance"))?;
-        let errors = keep_last_lines(child.stderr.take());
+        let (errors, all_read) = keep_last_lines(child.stderr.take());
         let rope = child.stdin.take();
         let mut lines = child.stdout.take().map(|stdout| BufReader::new(stdout).lines());
         let ready = async {
-            while let Some(lines) = &mut lines {
-                match lines.next_line().await {
-                    Ok(Some(line)) => match line.strip_prefix(READY).map(str::parse) {
-                        Some(Ok(address)) => return Some(address),
-                        _ => {}
-                    },
-                    Ok(None) | Err(_) => break,
+            let lines = lines.as_mut()?;
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(Ok(address)) = line.strip_prefix(READY).map(str::parse) {
+                    return Some(address);
                 }
             }
             None
@@ -127,6 +128,8 @@ impl Process {
             }
             Err(_) => format!("was not ready after {} s", START.as_secs()),
         };
+        // Its end may be seen before its last words are read; something it left running may keep them open.
+        let _ = timeout(LAST_WORDS, all_read).await;
         let errors = errors.lock().unwrap_or_else(PoisonError::into_inner);
         let said = errors.iter().map(String::as_str).collect::<Vec<_>>().join("\n  ");
         Err(DemoError::Instance { service: spec.service.clone(), listen: spec.listen, problem, said })
@@ -170,11 +173,12 @@ impl Process {
 }
 
 /// Reads a child's standard error to its end, so that the child never waits for a reader, and keeps what it said last.
-fn keep_last_lines(stderr: Option<tokio::process::ChildStderr>) -> Arc<Mutex<VecDeque<String>>> {
+fn keep_last_lines(stderr: Option<ChildStderr>) -> (Arc<Mutex<VecDeque<String>>>, JoinHandle<()>) {
     let kept = Arc::<Mutex<VecDeque<String>>>::default();
-    if let Some(stderr) = stderr {
+    let reader = {
         let kept = Arc::clone(&kept);
         tokio::spawn(async move {
+            let Some(stderr) = stderr else { return };
             let mut lines = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,23 +187,26 @@ fn keep_last_lines(stderr: Option<tokio::process::ChildStderr>) -> Arc<Mutex<Vec
                     kept.pop_front();
                 }
             }
-        });
-    }
-    kept
+        })
+    };
+    (kept, reader)
 }
 
 #[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
+    /// Written by another process: while this one has the file open for writing, a child that another test forks keeps it open,
+    /// and the kernel does not start what is being written.
     fn script(body: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let written = std::process::Command::new("sh")
+            .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$1" > "$0"; chmod +x "$0""#])
+            .args([path.as_os_str(), body.as_ref()])
+            .status();
+        assert!(written.unwrap().success());
         (dir, path)
     }
 

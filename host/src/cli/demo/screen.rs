@@ -1,6 +1,6 @@
 //! From a [`View`] to lines of text. No terminal here: what is drawn is a pure function of what is known.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use super::{
     shares::percent,
@@ -29,8 +29,14 @@ pub(super) struct Line {
     pub(super) style: Style,
 }
 
-/// Columns beside the bar, which takes the rest of the line.
-const FIXED: usize = 32 + 44;
+/// Columns beside the bar, which takes the rest of the line, without the last one.
+const FIXED: usize = 33 + 32;
+
+/// The last column, which is left out where the terminal is narrow.
+const IN_FLIGHT: usize = 11;
+
+/// A terminal narrower than this is narrow.
+const NARROW: usize = 95;
 
 /// A full bar is this share, or the largest one if that is more. Nearly all shares of the demo are under it, so bars can be compared
 /// from one policy to the next.
@@ -39,16 +45,19 @@ const FULL: f64 = 0.5;
 /// The live part of the screen.
 pub(super) fn render(view: &View, width: usize) -> Vec<Line> {
     let mut lines = vec![heading(view, width)];
-    let bar = width.saturating_sub(FIXED).clamp(6, 60);
-    lines.push(Line {
-        text: format!(
-            "     {:<16} {:>4} {:>6}  {:bar$} {:>8} {:>11} {:>8} {:>10}",
-            "instance", "zone", "weight", "", "share", "expected", "calls", "in flight"
-        ),
-        style: Style::Dim,
-    });
+    let is_narrow = width < NARROW;
+    let fixed = if is_narrow { FIXED } else { FIXED + IN_FLIGHT };
+    let bar = width.saturating_sub(fixed).clamp(6, 60);
+    let mut columns = format!(
+        "     {:<16} {:>4} {:>6}  {:bar$} {:>8} {:>11} {:>8}",
+        "instance", "zone", "weight", "", "share", "expected", "calls"
+    );
+    if !is_narrow {
+        columns.push_str("  in flight");
+    }
+    lines.push(Line { text: columns, style: Style::Dim });
     let full = view.rows.iter().map(|row| row.share).fold(FULL, f64::max);
-    lines.extend(view.rows.iter().map(|row| instance(row, bar, full)));
+    lines.extend(view.rows.iter().map(|row| instance(row, bar, full, is_narrow)));
     lines.push(Line {
         text: format!(
             "{:.0} calls/s · {} calls · {} failed{} · registry revision {} · generation {}",
@@ -79,7 +88,7 @@ fn heading(view: &View, width: usize) -> Line {
     Line { text: text + &"─".repeat(rest), style: Style::Bold }
 }
 
-fn instance(row: &Row, bar: usize, full: f64) -> Line {
+fn instance(row: &Row, bar: usize, full: f64, is_narrow: bool) -> Line {
     let known = &row.known;
     let (drawn, style) = match row.standing {
         Standing::Usable => {
@@ -89,8 +98,8 @@ fn instance(row: &Row, bar: usize, full: f64) -> Line {
         Standing::Unregistered if known.killed => (word("killed, key gone", bar), Style::Dim),
         Standing::Unregistered => (word("not registered", bar), Style::Dim),
     };
-    let text = format!(
-        " {:<3} {:<16} {:>4} {:>6}  {drawn} {:>8} {:>11} {:>8} {:>10}",
+    let mut text = format!(
+        " {:<3} {:<16} {:>4} {:>6}  {drawn} {:>8} {:>11} {:>8}",
         known.label(),
         known.address,
         known.member.zone,
@@ -98,8 +107,11 @@ fn instance(row: &Row, bar: usize, full: f64) -> Line {
         percent(row.share),
         row.expected.map_or_else(|| "-".to_owned(), super::shares::Expected::text),
         row.calls,
-        row.in_flight,
     );
+    if !is_narrow {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{:>IN_FLIGHT$}", row.in_flight);
+    }
     Line { text, style }
 }
 

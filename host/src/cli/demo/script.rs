@@ -369,7 +369,7 @@ impl Scene {
         let pid = self.fleet[VICTIM].as_ref().map_or(0, Process::pid);
         self.ui.say(format!(
             "#{} is killed with `kill -9 {pid}`, as a crash would: it says goodbye to nobody. Its key stays until its lease ends, \
-             at most {} s. Calls must not fail meanwhile: the node notices the broken connection and skips the instance.",
+             up to {} s. Calls must not fail meanwhile: the node notices the broken connection and skips the instance.",
             victim.number, self.pace.ttl
         ));
         self.pause().await;

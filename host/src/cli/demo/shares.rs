@@ -107,8 +107,11 @@ fn about(parts: &[f64], whole: f64) -> Vec<Expected> {
 /// How much of the traffic stays in the own zone under `zone_aware` with its defaults: all, unless the zone weighs less than half
 /// of an even share of all zones' weight.
 fn stays_in_zone(own: f64, others: f64, members: &[Member]) -> f64 {
-    if own == 0.0 || others == 0.0 {
-        return if own == 0.0 { 0.0 } else { 1.0 };
+    if own <= 0.0 {
+        return 0.0;
+    }
+    if others <= 0.0 {
+        return 1.0;
     }
     let mut zones: Vec<&str> = members.iter().filter(|member| member.weight > 0).map(|member| &*member.zone).collect();
     zones.sort_unstable();

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 
 use tokio::time::{Duration, Instant, sleep};
 
-use super::{DemoError, ui::Ui};
+use super::{DemoError, script::SERVICE, ui::Ui};
 use crate::{
     admin::client::{NodeClient, PolicySource, PolicyStatus, Service, SetPolicy},
     app::{AppError, Node, default_plugin_cache},
-    config::{NodeConfig, PluginChoice, RegistrySource},
+    config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
     model::ServiceName,
     naming::Entry,
     registry::RegistryConfig,
@@ -39,7 +39,15 @@ impl Stage {
     pub(super) async fn start(registry: Option<&[String]>) -> Result<Self, DemoError> {
         let start = async |[listen, admin]: [SocketAddr; 2]| {
             let registry = registry.map_or(RegistrySource::Embedded(loopback(0)), etcd);
-            Node::start(NodeConfig { listen, admin, zone: ZONE.into(), registry, ..base() }).await
+            // Saying hello twice does no harm, so that a call inside an instance that is killed may go to another one.
+            let greeter = ServiceConfig {
+                name: SERVICE.parse().expect("a plain name"),
+                policy: None,
+                hash_key: None,
+                idempotent: true,
+            };
+            let services = vec![greeter];
+            Node::start(NodeConfig { listen, admin, zone: ZONE.into(), registry, services, ..base() }).await
         };
         let node = match start(DEFAULT_PORTS.map(free_or_any)).await {
             // Somebody was faster.

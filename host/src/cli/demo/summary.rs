@@ -119,7 +119,7 @@ pub(super) struct KillReport {
     pub(super) key_gone_after_seconds: f64,
     /// Calls made while its key was still there, all answered by others.
     pub(super) calls_meanwhile: u64,
-    /// Calls that it was working on when it died. Nobody can know whether it had done them, so gRPC forbids to try them again.
+    /// Calls that it had begun to answer when it died. Their answers had reached the callers in part: nothing can replace them.
     pub(super) cut_off: u64,
 }
 
@@ -232,7 +232,7 @@ impl Report {
             ));
             if kill.cut_off > 0 {
                 line(&format!(
-                    "{} call(s) were inside it when it died. Whether it had done them nobody knows, so they are not tried again.",
+                    "{} call(s) were cut off in the midst of its answer. Such a call cannot be tried again.",
                     kill.cut_off
                 ));
             }

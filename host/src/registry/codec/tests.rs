@@ -198,7 +198,7 @@ proptest! {
             it.list(vec![]).await;
             let mut store = std::collections::BTreeMap::new();
             for (n, step) in steps.into_iter().enumerate() {
-                let revision = n as i64 + 2;
+                let revision = i64::try_from(n).unwrap() + 2;
                 let mut events = Vec::new();
                 for (key, hosts, weight, gone) in step {
                     let key = format!("svc/{key}");

@@ -32,8 +32,14 @@ async fn until(reader: &mut Reader, what: &str, wanted: impl Fn(&Snapshot) -> bo
             reader.changed().await.unwrap();
         }
     };
-    let waited = timeout(Duration::from_secs(120), waiting).await;
-    waited.unwrap_or_else(|_| panic!("not within two minutes: {what}; it is {:?}", reader.current()))
+    let outcome = timeout(Duration::from_mins(2), waiting).await;
+    outcome.unwrap_or_else(|_| panic!("not within two minutes: {what}; it is {:?}", reader.current()))
+}
+
+/// Waits until it was listed and is watched.
+async fn standing(reader: &mut Reader) {
+    until(reader, "listed", |it| it.listed).await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
 fn addresses(snapshot: &Snapshot) -> Vec<&str> {
@@ -82,6 +88,7 @@ async fn a_lost_stream_resumes_after_the_last_revision_and_marks_the_snapshot_st
     let fake = Fake::new();
     fake.put("svc/1", "192.0.2.1:1");
     let (_registry, mut reader) = follow(&fake).await;
+    standing(&mut reader).await;
     fake.put("svc/2", "192.0.2.2:1");
     until(&mut reader, "both", |it| it.endpoints.len() == 2).await;
     fake.go_down();
@@ -92,7 +99,7 @@ async fn a_lost_stream_resumes_after_the_last_revision_and_marks_the_snapshot_st
     // Missed while away, and told on resuming.
     fake.delete("svc/1");
     fake.put("svc/3", "192.0.2.3:1");
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
     assert_eq!(reader.current().endpoints.len(), 2);
     fake.come_back();
     let back_at = Instant::now();
@@ -109,9 +116,7 @@ async fn a_service_without_changes_is_fresh_again_too() {
     let fake = Fake::new();
     fake.put("svc/1", "192.0.2.1:1");
     let (_registry, mut reader) = follow(&fake).await;
-    until(&mut reader, "listed", |it| it.listed).await;
-    // So that the watch stands.
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    standing(&mut reader).await;
     // The store moves on elsewhere, so that the resumed watch must learn that nothing is missing.
     fake.put("other/1", "x");
     fake.cut();
@@ -127,7 +132,7 @@ async fn after_a_compaction_the_whole_service_is_listed_and_swapped() {
     fake.put("svc/1", "192.0.2.1:1");
     fake.put("svc/2", "192.0.2.2:1");
     let (registry, mut reader) = follow(&fake).await;
-    until(&mut reader, "listed", |it| it.listed).await;
+    standing(&mut reader).await;
     fake.go_down();
     until(&mut reader, "stale", |it| it.stale.is_some()).await;
     fake.delete("svc/1");
@@ -147,7 +152,7 @@ async fn another_cluster_at_the_same_address_is_listed_from_scratch() {
     let fake = Fake::new();
     fake.put("svc/1", "192.0.2.1:1");
     let (_registry, mut reader) = follow(&fake).await;
-    until(&mut reader, "listed", |it| it.listed).await;
+    standing(&mut reader).await;
     fake.become_another_cluster();
     fake.put("svc/7", "192.0.2.7:1");
     fake.cut();
@@ -159,7 +164,7 @@ async fn a_store_that_went_back_is_listed_from_scratch() {
     let fake = Fake::new();
     fake.put("svc/1", "192.0.2.1:1");
     let (registry, mut reader) = follow(&fake).await;
-    until(&mut reader, "listed", |it| it.listed).await;
+    standing(&mut reader).await;
     for n in 2..9 {
         fake.put(&format!("svc/{n}"), &format!("192.0.2.{n}:1"));
     }
@@ -181,7 +186,7 @@ async fn an_etcd_that_is_away_at_the_start_is_found_when_it_comes() {
     let (_registry, mut reader) = follow(&fake).await;
     let settled = reader.settled().await.unwrap();
     assert!(!settled.listed && settled.stale.is_some());
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let tried = fake.count(is_list);
     assert!((25..80).contains(&tried), "tried {tried} times in a minute");
     fake.come_back();
@@ -195,8 +200,8 @@ async fn a_silent_stream_is_taken_for_dead_after_the_idle_timeout() {
     let fake = Fake::new();
     fake.put("svc/1", "192.0.2.1:1");
     let (_registry, mut reader) = follow(&fake).await;
-    until(&mut reader, "listed", |it| it.listed).await;
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    standing(&mut reader).await;
+    tokio::time::sleep(Duration::from_mins(10)).await;
     assert!(reader.current().stale.is_none(), "a quiet stream is asked for its progress, and lives");
     fake.hang();
     let hung_at = Instant::now();
@@ -248,7 +253,7 @@ async fn a_watch_that_etcd_refuses_is_tried_again_and_said_to_be_stale() {
     let stale = until(&mut reader, "stale", |it| it.stale.is_some()).await;
     assert!(stale.stale.as_ref().unwrap().reason.contains("permission denied"), "{stale:?}");
     assert_eq!(stale.endpoints.len(), 1);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(fake.count(is_list) < 100, "not in a tight loop: {}", fake.count(is_list));
     fake.refuse_watches(None);
     fake.put("svc/2", "192.0.2.2:1");

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{CATCH_UP_INTERVAL, Notice, Place, Watched, Watchers};
+use super::{CATCH_UP_INTERVAL, Notice, Place, Tracked, Watchers};
 use crate::{
     model::Revision,
     registry::{
@@ -29,8 +29,8 @@ pub(super) enum Ask {
     Cancel(i64),
 }
 
-pub(super) fn create_request(id: i64, watched: &Watched) -> WatchRequest {
-    WatchRequest::Create { id, range: watched.range.clone(), from: watched.next }
+pub(super) fn create_request(id: i64, tracked: &Tracked) -> WatchRequest {
+    WatchRequest::Create { id, range: tracked.range.clone(), from: tracked.next }
 }
 
 pub(super) struct Link {
@@ -71,8 +71,8 @@ impl Link {
 
     /// Asks for a watch that is known to the watchers.
     pub(super) fn create(&mut self, watchers: &mut Watchers, place: Place) {
-        if let Some(watched) = watchers.get(place) {
-            let ask = Ask::Create(place, watched.range.clone(), watched.next);
+        if let Some(tracked) = watchers.get(place) {
+            let ask = Ask::Create(place, tracked.range.clone(), tracked.next);
             self.ask(vec![ask]);
         }
     }
@@ -167,8 +167,8 @@ impl Link {
         }
         if answer.created {
             self.places.insert(answer.id, place);
-            if let Some(watched) = watchers.get(place) {
-                watched.server_id = Some(answer.id);
+            if let Some(tracked) = watchers.get(place) {
+                tracked.server_id = Some(answer.id);
             }
         } else if answer.cluster != watcher.cluster {
             let detail = format!("cluster {:x} answers instead of {:x}", answer.cluster, watcher.cluster);
@@ -179,15 +179,15 @@ impl Link {
             cancel.extend(self.on_created(watchers, place, &answer));
         } else if answer.events.is_empty() {
             // A notification for this one watch, which is in step: it may resume from there.
-            if let Some(watched) = watchers.get(place) {
-                watched.next = watched.next.max(answer.revision.next());
+            if let Some(tracked) = watchers.get(place) {
+                tracked.next = tracked.next.max(answer.revision.next());
             }
             cancel.extend(self.reached(watchers, place, answer.revision));
         } else {
             let last = answer.events.iter().map(Event::mod_revision).max().unwrap_or_default();
             watchers.metrics.events(answer.events.len());
-            if let Some(watched) = watchers.get(place) {
-                watched.next = watched.next.max(last.next());
+            if let Some(tracked) = watchers.get(place) {
+                tracked.next = tracked.next.max(last.next());
             }
             cancel.extend(watchers.tell(place.watcher, Notice::Events(answer.events)));
             cancel.extend(self.reached(watchers, place, last));
@@ -209,14 +209,14 @@ impl Link {
             let detail = format!("cluster {:x} answers instead of {cluster:x}", answer.cluster);
             return watchers.restart(place.watcher, RestartReason::ClusterChanged, &detail);
         }
-        let Some(watched) = watchers.get(place) else { return Vec::new() };
-        let next = watched.next;
+        let Some(tracked) = watchers.get(place) else { return Vec::new() };
+        let next = tracked.next;
         if answer.revision.next() < next {
             // etcd would wait in silence for its store to get there.
             let detail = format!("the store is at revision {}, and was at {} before", answer.revision, next.0 - 1);
             return watchers.restart(place.watcher, RestartReason::RevisionWentBack, &detail);
         }
-        watched.goal = Some(answer.revision);
+        tracked.goal = Some(answer.revision);
         self.behind.insert(place);
         if answer.revision < next { self.reached(watchers, place, answer.revision) } else { Vec::new() }
     }
@@ -231,17 +231,17 @@ impl Link {
 
     /// Everything up to `revision` was told in this range. Tells the watcher when that puts all its ranges in step.
     fn reached(&mut self, watchers: &mut Watchers, place: Place, revision: Revision) -> Vec<i64> {
-        let Some(watched) = watchers.get(place) else { return Vec::new() };
-        if watched.in_step || watched.goal.is_none_or(|goal| revision < goal) {
+        let Some(tracked) = watchers.get(place) else { return Vec::new() };
+        if tracked.in_step || tracked.goal.is_none_or(|goal| revision < goal) {
             return Vec::new();
         }
-        watched.in_step = true;
+        tracked.in_step = true;
         self.behind.remove(&place);
         let Some(watcher) = watchers.watchers.get(&place.watcher) else { return Vec::new() };
-        if !watcher.ranges.iter().all(|watched| watched.in_step) {
+        if !watcher.ranges.iter().all(|tracked| tracked.in_step) {
             return Vec::new();
         }
-        let synced = watcher.ranges.iter().filter_map(|watched| watched.goal).min().unwrap_or_default();
+        let synced = watcher.ranges.iter().filter_map(|tracked| tracked.goal).min().unwrap_or_default();
         watchers.tell(place.watcher, Notice::Synced(synced))
     }
 }

@@ -1,1 +1,152 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
 
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::registry::fake::{Call, Fake};
+
+const CLUSTER: u64 = 0xfa4e;
+
+fn hub(fake: &Fake) -> Hub {
+    let config = HubConfig {
+        idle_timeout: Duration::from_secs(10),
+        backoff_base: Duration::from_millis(100),
+        backoff_cap: Duration::from_secs(1),
+    };
+    Hub::spawn(Arc::new(fake.clone()), config, Metrics::default())
+}
+
+/// The keys of the next events.
+async fn keys(watching: &mut Watching) -> Vec<String> {
+    loop {
+        let notice = timeout(Duration::from_mins(1), watching.next()).await.expect("a notice within a minute");
+        if let Notice::Events(events) = notice.expect("the watch goes on") {
+            let key = |event: Event| match event {
+                Event::Put(kv) => kv.key,
+                Event::Delete { key, .. } => key,
+            };
+            return events.into_iter().map(|event| String::from_utf8(key(event)).unwrap()).collect();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_on_one_stream_get_their_own_events_alone() {
+    let fake = Fake::new();
+    let hub = hub(&fake);
+    let mut a = hub.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
+    let mut b = hub.watch(vec![Range::prefix("b/"), Range::key("c")], Revision(2), CLUSTER);
+    sleep(Duration::from_millis(10)).await;
+    for key in ["a/1", "b/1", "c", "d"] {
+        fake.put(key, "x");
+    }
+    assert_eq!(keys(&mut a).await, ["a/1"]);
+    assert_eq!(keys(&mut b).await, ["b/1"]);
+    assert_eq!(keys(&mut b).await, ["c"]);
+    assert_eq!(fake.n_streams(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_numbers_watches_itself_is_understood() {
+    let fake = Fake::new();
+    fake.use_own_ids();
+    let hub = hub(&fake);
+    let mut watches =
+        (0..20).map(|n| hub.watch(vec![Range::key(format!("k{n}"))], Revision(2), CLUSTER)).collect::<Vec<_>>();
+    sleep(Duration::from_millis(10)).await;
+    for n in 0..20 {
+        fake.put(&format!("k{n}"), "x");
+    }
+    for (n, watching) in watches.iter_mut().enumerate() {
+        assert_eq!(keys(watching).await, [format!("k{n}")]);
+    }
+    // Each is cancelled under the server's number.
+    watches.truncate(1);
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(fake.count(|call| *call == Call::CancelWatch), 19);
+    fake.put("k0", "y");
+    assert_eq!(keys(&mut watches[0]).await, ["k0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_does_not_read_loses_its_place_and_holds_up_nobody() {
+    let fake = Fake::new();
+    let hub = hub(&fake);
+    let mut slow = hub.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
+    let mut quick = hub.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
+    sleep(Duration::from_millis(10)).await;
+    for n in 0..QUEUE * 2 {
+        fake.put(&format!("a/{n}"), "x");
+        assert_eq!(keys(&mut quick).await, [format!("a/{n}")]);
+    }
+    let mut read = 0;
+    while slow.next().await.is_some() {
+        read += 1;
+    }
+    assert!(read <= QUEUE, "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_range_resumes_after_what_it_has_seen_itself() {
+    let fake = Fake::new();
+    let hub = hub(&fake);
+    let mut both = hub.watch(vec![Range::prefix("a/"), Range::prefix("b/")], Revision(2), CLUSTER);
+    sleep(Duration::from_millis(10)).await;
+    fake.put("a/1", "x");
+    fake.put("b/1", "x");
+    fake.put("a/2", "x");
+    for want in ["a/1", "b/1", "a/2"] {
+        assert_eq!(keys(&mut both).await, [want]);
+    }
+    fake.go_down();
+    sleep(Duration::from_secs(5)).await;
+    fake.put("b/2", "x");
+    fake.come_back();
+    assert_eq!(keys(&mut both).await, ["b/2"], "nothing twice, nothing missed");
+    let calls = fake.calls();
+    assert!(calls.contains(&Call::Watch { key: "a/".into(), from: Revision(5) }), "{calls:?}");
+    assert!(calls.contains(&Call::Watch { key: "b/".into(), from: Revision(4) }), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_begun_while_etcd_is_away_is_told_so_and_begins_when_it_is_back() {
+    let fake = Fake::new();
+    let hub = hub(&fake);
+    let _first = hub.watch(vec![Range::key("a")], Revision(2), CLUSTER);
+    sleep(Duration::from_millis(10)).await;
+    fake.go_down();
+    sleep(Duration::from_secs(5)).await;
+    let mut late = hub.watch(vec![Range::key("b")], Revision(2), CLUSTER);
+    assert!(matches!(late.next().await, Some(Notice::Down(reason)) if reason.contains("refused")));
+    fake.come_back();
+    assert!(matches!(timeout(Duration::from_secs(2), late.next()).await.unwrap(), Some(Notice::Synced(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_dropped_before_it_was_created_is_cancelled_when_it_is() {
+    let fake = Fake::new();
+    let hub = hub(&fake);
+    let mut kept = hub.watch(vec![Range::key("kept")], Revision(2), CLUSTER);
+    sleep(Duration::from_millis(10)).await;
+    drop(hub.watch(vec![Range::key("dropped")], Revision(2), CLUSTER));
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(fake.count(|call| *call == Call::CancelWatch), 1);
+    fake.put("kept", "x");
+    assert_eq!(keys(&mut kept).await, ["kept"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_ends_with_its_last_handle_and_watch() {
+    let fake = Fake::new();
+    let hub = hub(&fake);
+    let ups = hub.ups();
+    let watching = hub.watch(vec![Range::key("a")], Revision(2), CLUSTER);
+    sleep(Duration::from_millis(10)).await;
+    drop(hub);
+    sleep(Duration::from_millis(10)).await;
+    assert!(ups.has_changed().is_ok(), "a watch keeps it");
+    drop(watching);
+    sleep(Duration::from_millis(10)).await;
+    assert!(ups.has_changed().is_err(), "nobody is left");
+    assert_eq!(fake.n_streams(), 0);
+}

@@ -29,14 +29,14 @@ async fn register(fake: &Fake) -> (Registry, Registration, LeaseId) {
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("not within a minute")
+    timeout(Duration::from_mins(1), future).await.expect("not within a minute")
 }
 
 /// Waits until it is so; on the paused clock this takes no time.
 async fn until(what: &str, wanted: impl Fn() -> bool) -> Duration {
     let since = Instant::now();
     while !wanted() {
-        assert!(since.elapsed() < Duration::from_secs(120), "not within two minutes: {what}");
+        assert!(since.elapsed() < Duration::from_mins(2), "not within two minutes: {what}");
         sleep(Duration::from_millis(1)).await;
     }
     since.elapsed()
@@ -142,7 +142,7 @@ async fn two_who_claim_one_key_do_not_write_it_as_fast_as_they_can() {
     let rival = registry.register(rival, TestScheme::shared()).await.unwrap();
     soon(rival.registered()).await.unwrap();
     let before = fake.count(is_put);
-    sleep(Duration::from_secs(120)).await;
+    sleep(Duration::from_mins(2)).await;
     let puts = fake.count(is_put) - before;
     assert!((4..40).contains(&puts), "{puts} puts in two minutes");
     // Nobody lost a lease over it.
@@ -156,7 +156,7 @@ async fn the_same_instance_restarted_is_not_fought_over() {
     let (registry, old, old_lease) = register(&fake).await;
     let new = registry.register(config("svc"), TestScheme::shared()).await.unwrap();
     let new_lease = soon(new.registered()).await.unwrap();
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(fake.count(is_put), 2, "the old one leaves the entry as it is");
     soon(old.deregister()).await.unwrap();
     assert!(!fake.has_lease(old_lease));
@@ -171,7 +171,7 @@ async fn an_outage_shorter_than_the_ttl_costs_nothing() {
     fake.go_down();
     sleep(Duration::from_secs(5)).await;
     fake.come_back();
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(fake.lease_of(KEY), Some(lease));
     assert_eq!((fake.count(is_grant), fake.count(is_put)), (1, 1));
     assert!(matches!(registration.state(), RegistrationState::Registered { .. }));
@@ -182,7 +182,7 @@ async fn after_a_long_outage_the_instance_is_registered_anew_within_a_second() {
     let fake = Fake::new();
     let (registry, registration, lease) = register(&fake).await;
     fake.go_down();
-    sleep(Duration::from_secs(300)).await;
+    sleep(Duration::from_mins(5)).await;
     assert_eq!(fake.value(KEY), None, "the lease ended");
     let RegistrationState::Lost { since, reason } = registration.state() else { panic!("{registration:?}") };
     assert!(reason.contains("connection refused"), "{reason}");
@@ -201,7 +201,7 @@ async fn attempts_during_an_outage_back_off_up_to_the_cap() {
     fake.go_down();
     let registry = fake.registry();
     let registration = registry.register(config("svc"), TestScheme::shared()).await.unwrap();
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     let times = fake.times_of(is_grant);
     let pauses = times.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();
     assert!(pauses[0] <= Duration::from_millis(110), "{pauses:?}");
@@ -278,7 +278,7 @@ async fn services_on_one_registry_do_not_share_their_fate() {
     until("back", || fake.value(KEY).is_some()).await;
     assert_eq!(soon(second.registered()).await.unwrap(), other_lease);
     soon(first.deregister()).await.unwrap();
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(fake.lease_of("other/192.0.2.1:80"), Some(other_lease));
 }
 
@@ -289,7 +289,7 @@ async fn a_paused_registration_comes_back_when_it_is_resumed() {
     soon(registration.pause()).await.unwrap();
     assert_eq!(registration.state(), RegistrationState::Paused);
     assert_eq!(fake.value(KEY), None);
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(fake.value(KEY), None, "nobody puts it back");
     registration.resume();
     soon(registration.registered()).await.unwrap();
@@ -355,7 +355,7 @@ async fn a_watch_that_is_refused_keeps_the_lease_alive_all_the_same() {
     let fake = Fake::new();
     fake.refuse_watches(Some("permission denied"));
     let (_registry, _registration, lease) = register(&fake).await;
-    sleep(Duration::from_secs(300)).await;
+    sleep(Duration::from_mins(5)).await;
     assert_eq!(fake.lease_of(KEY), Some(lease));
     assert_eq!(fake.count(is_grant), 1);
     let puts = fake.count(is_put);
@@ -400,7 +400,7 @@ async fn a_thousand_registrations_do_not_come_back_in_one_instant() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(fake.n_streams(), 1);
     fake.go_down();
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     fake.come_back();
     let back_at = Instant::now();
     for registration in &registrations {

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use tonic::Status;
 use waymark::embedded::{Handle, Options, Server};
 
-pub(super) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(crate) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A fresh registry and a client of it.
-pub(super) struct Registry {
-    pub(super) client: Client,
-    pub(super) url: String,
+pub(crate) struct Registry {
+    pub(crate) client: Client,
+    pub(crate) url: String,
     /// The revision it started at.
     origin: i64,
     _server: Kind,
@@ -39,7 +39,7 @@ impl Drop for Process {
 }
 
 impl Registry {
-    pub(super) async fn embedded() -> Self {
+    pub(crate) async fn embedded() -> Self {
         Self::embedded_with(Options::default()).await
     }
 
@@ -50,7 +50,7 @@ impl Registry {
     }
 
     /// None, and a line on stderr, when there is no etcd and none is required.
-    pub(super) async fn etcd(test: &str) -> Option<Self> {
+    pub(crate) async fn etcd(test: &str) -> Option<Self> {
         let Some(program) = program("WAYMARK_TEST_ETCD", "etcd") else {
             eprintln!("SKIPPED {test} on real etcd: neither WAYMARK_TEST_ETCD nor `etcd` on the PATH");
             return None;
@@ -148,7 +148,7 @@ macro_rules! on_both {
         }
     };
 }
-pub(super) use on_both;
+pub(crate) use on_both;
 
 /// The status in an error of the client.
 pub(super) fn status<T: std::fmt::Debug>(result: Result<T, Error>) -> Status {

@@ -6,7 +6,7 @@
 
 mod differential;
 mod etcdctl;
-mod fixture;
+pub(crate) mod fixture;
 mod kv;
 mod lease;
 mod server;
