@@ -188,7 +188,7 @@ async fn the_status_names_the_member_of_an_alarm_if_it_has_one(mut r: Registry) 
     for (of, expected) in [(0, "alarm:NOSPACE ".to_owned()), (member, format!("memberID:{member} alarm:NOSPACE "))] {
         let mut options = etcd_client::AlarmOptions::new();
         options.with_member(of);
-        r.client.alarm(AlarmAction::Activate, AlarmType::Nospace, Some(options)).await.unwrap();
+        r.client.alarm(AlarmAction::Activate, AlarmType::Nospace, Some(options.clone())).await.unwrap();
         assert_eq!(r.client.status().await.unwrap().errors(), [expected]);
         r.client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(options)).await.unwrap();
     }

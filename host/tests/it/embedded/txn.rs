@@ -66,7 +66,7 @@ async fn a_txn_that_changes_nothing_makes_no_revision(mut r: Registry) {
 async fn every_kind_of_comparison_decides(mut r: Registry) {
     let lease = r.client.lease_grant(60, None).await.unwrap().id();
     r.put_all("a", &["m", "n"]).await;
-    r.client.put("l", "x", Some(etcd_client::PutOptions::new().with_lease(lease))).await.unwrap();
+    r.client.put("l", "x", Some(PutOptions::new().with_lease(lease))).await.unwrap();
     for (compare, expected) in [
         (Compare::value("a", CompareOp::Equal, "n"), true),
         (Compare::value("a", CompareOp::Less, "n"), false),
