@@ -155,7 +155,7 @@ async fn of_embedded(steps: &[Step], options: Options) -> Result<Vec<Said>, Stri
     run(&registry.url, steps, PATIENCE, |_, _| {}).await
 }
 
-/// An embedded registry that begins where a fresh etcd does, and keeps its history until it is told otherwise.
+/// An embedded registry that begins where a fresh etcd does, and speaks unasked as seldom.
 fn like_etcd() -> Options {
-    Options { start_revision: Some(1), ..Options::default() }
+    Options { start_revision: Some(1), progress_interval: Duration::from_mins(10), ..Options::default() }
 }

@@ -175,6 +175,7 @@ pub(crate) async fn run(
         hear(number, &said);
         all.push(said);
     }
+    runner.leave().await;
     Ok(all)
 }
 
@@ -210,6 +211,15 @@ impl Runner {
             ..Known::default()
         };
         Ok(Self { wire, known, streams: BTreeMap::new(), patience, lines: Vec::new() })
+    }
+
+    /// Ends the leases whose ids the server chose: the script cannot name them. All else it has cleared away itself.
+    async fn leave(&mut self) {
+        for id in std::mem::take(&mut self.known.leases) {
+            let request = PbLeaseRevokeRequest { id };
+            // It may be gone.
+            let _: Result<PbLeaseRevokeResponse, Status> = self.unary("/etcdserverpb.Lease/LeaseRevoke", request).await;
+        }
     }
 
     fn say(&mut self, line: impl Into<String>) {
