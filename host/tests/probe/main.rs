@@ -35,6 +35,7 @@ mod run;
 mod say;
 mod script;
 mod storm;
+mod stream;
 mod wire;
 
 use std::{process::ExitCode, time::Duration};
