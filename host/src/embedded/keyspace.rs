@@ -46,13 +46,24 @@ pub(super) fn check_delete(request: &PbDeleteRequest) -> Result<(), Refusal> {
 impl Keyspace {
     /// Whether a put can be applied to the data as it is now.
     pub(super) fn admits_put(&self, request: &PbPutRequest) -> Result<(), Refusal> {
-        if request.lease != 0 && !self.leases.exists(request.lease) {
-            return Err(Refusal::LeaseNotFound);
-        }
-        if (request.ignore_value || request.ignore_lease) && self.store.get(&request.key).is_none() {
-            return Err(Refusal::KeyNotFound);
-        }
-        Ok(())
+        self.has_lease(request)?;
+        self.has_what_is_kept(request)
+    }
+
+    /// The same inside a txn, where etcd looks at the key before the lease.
+    pub(super) fn admits_put_in_txn(&self, request: &PbPutRequest) -> Result<(), Refusal> {
+        self.has_what_is_kept(request)?;
+        self.has_lease(request)
+    }
+
+    fn has_lease(&self, request: &PbPutRequest) -> Result<(), Refusal> {
+        let found = request.lease == 0 || self.leases.exists(request.lease);
+        if found { Ok(()) } else { Err(Refusal::LeaseNotFound) }
+    }
+
+    fn has_what_is_kept(&self, request: &PbPutRequest) -> Result<(), Refusal> {
+        let keeps = request.ignore_value || request.ignore_lease;
+        if keeps && self.store.get(&request.key).is_none() { Err(Refusal::KeyNotFound) } else { Ok(()) }
     }
 
     /// Whether a range inside a txn can be answered. Unlike in a plain range, a negative revision is not the newest one

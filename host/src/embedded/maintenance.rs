@@ -87,7 +87,9 @@ fn status(machine: &Machine) -> PbStatusResponse {
     let bytes = i64::try_from(machine.store().bytes()).unwrap_or(i64::MAX);
     let errors = machine.alarms(AlarmType::None as i32).into_iter().map(|raised| {
         let name = AlarmType::try_from(raised.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
-        format!("memberID:{} alarm:{name} ", raised.member_id)
+        // The text form of the message, which leaves out a field that is zero.
+        let member = if raised.member_id == 0 { String::new() } else { format!("memberID:{} ", raised.member_id) };
+        format!("{member}alarm:{name} ")
     });
     PbStatusResponse {
         header: Some(machine.header()),

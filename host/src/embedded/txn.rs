@@ -200,7 +200,7 @@ impl<'r> Plan<'r> {
 pub(super) fn run(keyspace: &mut Keyspace, request: &PbTxnRequest) -> Result<PbTxnResponse, Refusal> {
     let plan = Plan::new(&keyspace.store, request);
     plan.admit(&mut |op| match op {
-        PbTxnOpRequest::RequestPut(put) => keyspace.admits_put(put),
+        PbTxnOpRequest::RequestPut(put) => keyspace.admits_put_in_txn(put),
         _ => Ok(()),
     })?;
     plan.admit(&mut |op| match op {

@@ -55,10 +55,15 @@ impl Registry {
             eprintln!("SKIPPED {test} on real etcd: neither WAYMARK_TEST_ETCD nor `etcd` on the PATH");
             return None;
         };
+        Some(Self::etcd_of(&program).await)
+    }
+
+    /// A fresh etcd of this program.
+    pub(super) async fn etcd_of(program: &Path) -> Self {
         let data = tempfile::tempdir().unwrap();
         let [client, peer] = free_ports();
         let (url, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-        let child = Command::new(&program)
+        let child = Command::new(program)
             .arg("--data-dir")
             .arg(data.path())
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
@@ -68,7 +73,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
-        Some(Self::new(url, Kind::Etcd(Process(child), data)).await)
+        Self::new(url, Kind::Etcd(Process(child), data)).await
     }
 
     async fn new(url: String, server: Kind) -> Self {

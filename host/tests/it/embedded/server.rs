@@ -183,6 +183,17 @@ async fn an_alarm_stops_puts_until_it_is_cleared(mut r: Registry) {
     r.put_all("a", &["1"]).await;
 }
 
+async fn the_status_names_the_member_of_an_alarm_if_it_has_one(mut r: Registry) {
+    let member = r.client.status().await.unwrap().leader();
+    for (of, expected) in [(0, "alarm:NOSPACE ".to_owned()), (member, format!("memberID:{member} alarm:NOSPACE "))] {
+        let mut options = etcd_client::AlarmOptions::new();
+        options.with_member(of);
+        r.client.alarm(AlarmAction::Activate, AlarmType::Nospace, Some(options.clone())).await.unwrap();
+        assert_eq!(r.client.status().await.unwrap().errors(), [expected]);
+        r.client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(options)).await.unwrap();
+    }
+}
+
 async fn authentication_is_answered_as_by_an_etcd_that_never_enabled_it(mut r: Registry) {
     let off = |result: Result<_, etcd_client::Error>| refusal::<()>(result);
     let mut auth = r.client.auth_client();
@@ -289,6 +300,7 @@ async fn many_clients_at_once_lose_nothing(r: Registry) {
 on_both!(
     one_member_is_listed_and_others_are_unknown,
     an_alarm_stops_puts_until_it_is_cleared,
+    the_status_names_the_member_of_an_alarm_if_it_has_one,
     authentication_is_answered_as_by_an_etcd_that_never_enabled_it,
     calls_outside_the_stubs_are_answered_like_by_etcd,
     an_unchanged_store_hashes_the_same_and_a_changed_one_does_not,

@@ -1,6 +1,6 @@
 //! Transactions over the wire; the finer rules are unit tests of the machine.
 
-use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use super::fixture::{Registry, on_both, refusal};
 
@@ -66,7 +66,7 @@ async fn a_txn_that_changes_nothing_makes_no_revision(mut r: Registry) {
 async fn every_kind_of_comparison_decides(mut r: Registry) {
     let lease = r.client.lease_grant(60, None).await.unwrap().id();
     r.put_all("a", &["m", "n"]).await;
-    r.client.put("l", "x", Some(etcd_client::PutOptions::new().with_lease(lease))).await.unwrap();
+    r.client.put("l", "x", Some(PutOptions::new().with_lease(lease))).await.unwrap();
     for (compare, expected) in [
         (Compare::value("a", CompareOp::Equal, "n"), true),
         (Compare::value("a", CompareOp::Less, "n"), false),
@@ -127,10 +127,19 @@ async fn deletes_may_overlap_and_the_end_from_here_on_escapes_the_check(mut r: R
     assert_eq!((found.kvs()[0].value(), found.kvs()[0].version()), (&b"new"[..], 1));
 }
 
+async fn a_put_wrong_in_two_ways_is_refused_for_its_lease_and_in_a_txn_for_its_key(mut r: Registry) {
+    let wrong = || PutOptions::new().with_ignore_value().with_lease(404);
+    let put = r.client.put("none", "", Some(wrong())).await;
+    assert_eq!(refusal(put), "NotFound: etcdserver: requested lease not found");
+    let txn = r.client.txn(Txn::new().and_then([TxnOp::put("none", "", Some(wrong()))])).await;
+    assert_eq!(refusal(txn), "InvalidArgument: etcdserver: key not found");
+}
+
 on_both!(
     operations_run_in_order_at_one_revision,
     a_txn_that_changes_nothing_makes_no_revision,
     every_kind_of_comparison_decides,
     forbidden_txns_are_refused_in_the_words_of_etcd,
     deletes_may_overlap_and_the_end_from_here_on_escapes_the_check,
+    a_put_wrong_in_two_ways_is_refused_for_its_lease_and_in_a_txn_for_its_key,
 );
