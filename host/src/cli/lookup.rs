@@ -71,8 +71,8 @@ pub(super) async fn resolve(args: ResolveArgs) -> Result<ExitCode, Failure> {
     if args.json {
         output::print_json(&to_json(&snapshot));
     } else {
-        println!("{}", output::endpoints_table(&snapshot.endpoints));
-        println!("{} at revision {}", count(snapshot.endpoints.len()), snapshot.revision);
+        output::print_line(format_args!("{}", output::endpoints_table(&snapshot.endpoints)));
+        output::print_line(format_args!("{} at revision {}", count(snapshot.endpoints.len()), snapshot.revision));
         note_skipped(snapshot.skipped);
     }
     if snapshot.endpoints.is_empty() {
@@ -97,17 +97,17 @@ async fn follow(reader: &mut Reader, as_json: bool) -> Result<(), Failure> {
     loop {
         let snapshot = reader.changed().await.map_err(|closed| Failure::failed(closed.to_string()))?;
         if as_json {
-            println!("{}", to_json(&snapshot));
+            output::print_line(format_args!("{}", to_json(&snapshot)));
             continue;
         }
         if let (false, Some(staleness)) = (stale, &snapshot.stale) {
-            println!(
+            output::print_line(format_args!(
                 "{}  registry unreachable, showing what was last known: {}",
                 output::clock(SystemTime::now()),
                 staleness.reason
-            );
+            ));
         } else if stale && snapshot.stale.is_none() {
-            println!("{}  registry is back", output::clock(SystemTime::now()));
+            output::print_line(format_args!("{}  registry is back", output::clock(SystemTime::now())));
         }
         stale = snapshot.stale.is_some();
         if !snapshot.listed {
@@ -115,12 +115,16 @@ async fn follow(reader: &mut Reader, as_json: bool) -> Result<(), Failure> {
         }
         let now: BTreeMap<_, _> = snapshot.endpoints.iter().map(|e| (e.id.clone(), e.clone())).collect();
         if first {
-            println!("{}", output::endpoints_table(&snapshot.endpoints));
-            println!("{} at revision {}; watching", count(now.len()), snapshot.revision);
+            output::print_line(format_args!("{}", output::endpoints_table(&snapshot.endpoints)));
+            output::print_line(format_args!("{} at revision {}; watching", count(now.len()), snapshot.revision));
             first = false;
         } else {
             for line in difference(&known, &now) {
-                println!("{}  revision {}  {line}", output::clock(SystemTime::now()), snapshot.revision);
+                output::print_line(format_args!(
+                    "{}  revision {}  {line}",
+                    output::clock(SystemTime::now()),
+                    snapshot.revision
+                ));
             }
         }
         if snapshot.skipped != skipped {

@@ -113,9 +113,9 @@ async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
                 Err(detail) => table.add_row(["WRONG", &finding.what, detail]),
             };
         }
-        println!("{table}");
+        output::print_line(format_args!("{table}"));
         let verdict = if wrong == 0 { "passed".into() } else { format!("{wrong} of {} checks failed", findings.len()) };
-        println!("{kind} {name}: {verdict}");
+        output::print_line(format_args!("{kind} {name}: {verdict}"));
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -136,7 +136,7 @@ async fn list(as_json: bool) -> Result<ExitCode, Failure> {
     for plugin in &plugins {
         table.add_row([plugin.kind.as_str(), &plugin.description.name, &plugin.description.summary]);
     }
-    println!("{table}");
+    output::print_line(format_args!("{table}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -158,9 +158,9 @@ fn print(plugin: &Plugin) {
     table.add_row(["sha256", &plugin.sha256]);
     table.add_row(["load time", &format!("{:.1?}", plugin.load_time)]);
     table.add_row(["host supports", &format!("waymark:plugin@{}", SUPPORTED_INTERFACES.join(", "))]);
-    println!("{table}");
+    output::print_line(format_args!("{table}"));
     if about.fields.is_empty() {
-        println!("It takes no configuration.");
+        output::print_line(format_args!("It takes no configuration."));
         return;
     }
     let mut table = output::table(["config field", "default", "meaning"]);
@@ -168,7 +168,7 @@ fn print(plugin: &Plugin) {
         let default = if field.default.is_empty() { "(must be given)" } else { &field.default };
         table.add_row([&field.name, default, &field.doc]);
     }
-    println!("{table}");
+    output::print_line(format_args!("{table}"));
 }
 
 fn to_json(plugin: &Plugin) -> serde_json::Value {
