@@ -312,6 +312,44 @@ impl Etcd for EtcdClient {
         .boxed()
     }
 
+    fn ranges(&self, ranges: Vec<Range>, limit: u32) -> BoxFuture<'_, Result<Vec<Page>, CallError>> {
+        async move {
+            if let [range] = ranges.as_slice() {
+                return Ok(vec![self.range(range.clone(), None, limit).await?]);
+            }
+            let what = match ranges.as_slice() {
+                [first, rest @ ..] => format!("read {:?} and {} more", first.describe(), rest.len()),
+                [] => "read nothing".to_owned(),
+            };
+            let gets = ranges.iter().map(|range| {
+                let (key, end) = self.namespace.range(range);
+                TxnOp::get(key, Some(GetOptions::new().with_range(end).with_limit(i64::from(limit))))
+            });
+            let txn = Txn::new().and_then(gets.collect::<Vec<_>>());
+            let answer = self.call(&what, |mut etcd| {
+                let txn = txn.clone();
+                async move { etcd.kv.txn(txn).await }
+            });
+            let answer = answer.await?;
+            // The whole transaction's: its revision is that of every read in it.
+            let header = header(answer.header());
+            let pages = answer.op_responses().into_iter().filter_map(|done| match done {
+                TxnOpResponse::Get(mut page) => {
+                    let kvs = page.take_kvs().into_iter().map(|kv| self.namespace.kv(kv)).collect();
+                    Some(Page { header, kvs, more: page.more() })
+                }
+                _ => None,
+            });
+            let pages = pages.collect::<Vec<_>>();
+            if pages.len() == ranges.len() {
+                return Ok(pages);
+            }
+            let (endpoint, message) = (self.members[0].blame.endpoint.clone(), "it left answers out".to_owned());
+            Err(RegistryError::Refused { endpoint, what, message }.into())
+        }
+        .boxed()
+    }
+
     fn watch(&self, first: WatchRequest) -> BoxFuture<'_, Result<WatchHalves, RegistryError>> {
         async move {
             let what = match &first {

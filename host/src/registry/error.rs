@@ -11,7 +11,7 @@ use crate::{model::ServiceName, naming::NamingError};
 /// What to do: where [`is_transient`](Self::is_transient) says so, try again with a pause that grows and has some randomness
 /// (the background tasks of this module do so for ever by themselves); otherwise change the input or the configuration,
 /// as the message says.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// The configuration names no endpoint.
@@ -220,7 +220,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// What can come of one call to etcd: the answers that our state machines act on, and all others.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub(super) enum CallError {
     /// The revision asked for is no longer there: list again.
     #[error("the revision asked for has been compacted")]

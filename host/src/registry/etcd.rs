@@ -11,6 +11,9 @@ use crate::{
     naming::Entry,
 };
 
+/// etcd takes no more operations in one transaction by default (its flag `--max-txn-ops`).
+pub(super) const MAX_OPS: usize = 128;
+
 /// A key, or a half-open range of keys `[key, end)`, in our own namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Range {
@@ -177,6 +180,9 @@ pub(super) trait Etcd: Send + Sync + 'static {
 
     /// Reads up to `limit` keys of a range, in order, at a revision (`None`: the newest).
     fn range(&self, range: Range, at: Option<Revision>, limit: u32) -> BoxFuture<'_, Result<Page, CallError>>;
+
+    /// Reads up to `limit` keys of each of these ranges (at most [`MAX_OPS`]), all at one revision, the newest.
+    fn ranges(&self, ranges: Vec<Range>, limit: u32) -> BoxFuture<'_, Result<Vec<Page>, CallError>>;
 
     /// Opens a watch stream; a stream begins with a first request.
     fn watch(&self, first: WatchRequest) -> BoxFuture<'_, Result<WatchHalves, RegistryError>>;

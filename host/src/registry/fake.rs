@@ -19,7 +19,10 @@ use tokio::{
 use super::{
     Registry, RegistryConfig,
     error::{CallError, Cause, RegistryError},
-    etcd::{Etcd, Event, Header, Kv, Page, Range, WatchAnswer, WatchHalves, WatchRequest, WatchRx, WatchTx, Written},
+    etcd::{
+        Etcd, Event, Header, Kv, MAX_OPS, Page, Range, WatchAnswer, WatchHalves, WatchRequest, WatchRx, WatchTx,
+        Written,
+    },
 };
 use crate::{
     model::{Endpoint, LeaseId, Revision, ServiceName, Ttl},
@@ -71,6 +74,7 @@ struct Store {
     min_ttl: Ttl,
     streams: Vec<Stream>,
     refuse_watches: Option<String>,
+    refuse_ranges: Option<String>,
     own_ids: bool,
     calls: Vec<(Instant, Call)>,
 }
@@ -115,6 +119,22 @@ impl Store {
             }
         }
         self.history.extend(events);
+    }
+
+    fn page(&self, range: &Range, at: Option<Revision>, limit: u32) -> Result<Page, CallError> {
+        if self.refuse_ranges.as_ref().is_some_and(|prefix| range.key.starts_with(prefix.as_bytes())) {
+            let (endpoint, what) = ("fake".to_owned(), format!("read {:?}", range.describe()));
+            return Err(RegistryError::PermissionDenied { endpoint, user: None, what }.into());
+        }
+        if at.is_some_and(|at| at < self.compacted) {
+            return Err(CallError::Compacted);
+        }
+        // As of `at`: what was written later does not exist yet, which is enough for paging tests.
+        let visible = |kv: &&Kv| contains(range, &kv.key) && at.is_none_or(|at| kv.mod_revision <= at);
+        let mut kvs = self.kvs.values().filter(visible).cloned().collect::<Vec<_>>();
+        let more = kvs.len() > limit as usize;
+        kvs.truncate(limit as usize);
+        Ok(Page { header: self.header(), kvs, more })
     }
 
     fn put(&mut self, entries: Vec<(Vec<u8>, Vec<u8>)>, lease: Option<LeaseId>) {
@@ -177,6 +197,7 @@ impl Fake {
             min_ttl: Ttl::from_secs(2).unwrap(),
             streams: Vec::new(),
             refuse_watches: None,
+            refuse_ranges: None,
             own_ids: false,
             calls: Vec::new(),
         })))
@@ -259,6 +280,11 @@ impl Fake {
 
     pub(super) fn refuse_watches(&self, reason: Option<&str>) {
         self.store().refuse_watches = reason.map(Into::into);
+    }
+
+    /// Does not let anybody read this prefix.
+    pub(super) fn refuse_ranges(&self, prefix: Option<&str>) {
+        self.store().refuse_ranges = prefix.map(Into::into);
     }
 
     /// Gives watches numbers of its own, as etcd's proxy does.
@@ -379,16 +405,17 @@ impl Etcd for Fake {
     fn range(&self, range: Range, at: Option<Revision>, limit: u32) -> BoxFuture<'_, Result<Page, CallError>> {
         async move {
             self.gate(Call::Range).await?;
+            self.store().page(&range, at, limit)
+        }
+        .boxed()
+    }
+
+    fn ranges(&self, ranges: Vec<Range>, limit: u32) -> BoxFuture<'_, Result<Vec<Page>, CallError>> {
+        async move {
+            assert!(ranges.len() <= MAX_OPS, "{} operations in one transaction", ranges.len());
+            self.gate(Call::Range).await?;
             let store = self.store();
-            if at.is_some_and(|at| at < store.compacted) {
-                return Err(CallError::Compacted);
-            }
-            // As of `at`: what was written later does not exist yet, which is enough for paging tests.
-            let visible = |kv: &&Kv| contains(&range, &kv.key) && at.is_none_or(|at| kv.mod_revision <= at);
-            let mut kvs = store.kvs.values().filter(visible).cloned().collect::<Vec<_>>();
-            let more = kvs.len() > limit as usize;
-            kvs.truncate(limit as usize);
-            Ok(Page { header: store.header(), kvs, more })
+            ranges.iter().map(|range| store.page(range, None, limit)).collect()
         }
         .boxed()
     }

@@ -28,50 +28,19 @@ use super::{
     backoff::{Backoff, spread},
     codec::{self, Codec},
     error::{CallError, chain},
-    etcd::{Etcd, Event, Header, Kv, Range},
+    etcd::{Event, Range},
     hub::{Hub, Notice, Watching},
+    list::{Lister, Listing},
     metrics::{ListResult, Metrics, RestartReason},
 };
 use crate::{
-    model::{Revision, ServiceName, Update},
+    model::{ServiceName, Update},
     naming::KeyScheme,
     snapshot::Writer,
 };
 
 /// When etcd is back, those who waited come within this time, at random.
 pub(super) const COMEBACK_SPREAD: Duration = Duration::from_millis(250);
-
-/// A whole service as read.
-struct Listing {
-    header: Header,
-    kvs: Vec<Kv>,
-}
-
-/// Reads all ranges, in pages, all at the revision of the first page.
-async fn list(etcd: &dyn Etcd, ranges: &[Range], page_size: u32) -> Result<Listing, CallError> {
-    let mut listing: Option<Listing> = None;
-    for range in ranges {
-        let mut rest = range.clone();
-        loop {
-            let at = listing.as_ref().map(|listing| listing.header.revision);
-            let page = etcd.range(rest.clone(), at, page_size).await?;
-            let last = page.kvs.last().map(|kv| kv.key.clone());
-            match &mut listing {
-                None => listing = Some(Listing { header: page.header, kvs: page.kvs }),
-                Some(listing) => listing.kvs.extend(page.kvs),
-            }
-            match last {
-                Some(mut next) if page.more => {
-                    next.push(0);
-                    rest.key = next;
-                }
-                _ => break,
-            }
-        }
-    }
-    let nothing = Header { cluster: 0, revision: Revision(0) };
-    Ok(listing.unwrap_or(Listing { header: nothing, kvs: Vec::new() }))
-}
 
 enum State {
     /// Everything is to be read: there is nothing yet, or what there is cannot be brought up to date.
@@ -88,10 +57,9 @@ pub(super) struct Follower {
     pub(super) scheme: Arc<dyn KeyScheme>,
     /// Where the service's keys are; none overlaps another.
     pub(super) ranges: Vec<Range>,
-    pub(super) etcd: Arc<dyn Etcd>,
+    pub(super) lister: Lister,
     pub(super) hub: Hub,
     pub(super) backoff: Backoff,
-    pub(super) page_size: u32,
     pub(super) metrics: Metrics,
 }
 
@@ -159,7 +127,7 @@ impl Task {
     async fn list(&mut self) -> Vec<Update> {
         // Whatever comes back from here on was known before the list began, and is no reason to list again.
         self.ups.mark_unchanged();
-        match list(&*self.it.etcd, &self.it.ranges, self.it.page_size).await {
+        match self.it.lister.list(&self.it.ranges).await {
             Ok(Listing { header, kvs }) => {
                 self.it.metrics.listed(ListResult::Ok);
                 let readings = codec::read(&self.it.scheme, &self.it.service, &kvs).await;

@@ -14,7 +14,7 @@
 //!
 //! - `etcd` is what we need of etcd, as a trait; `client` is that over the network, `diagnose` its answer to "what is wrong?".
 //! - `hub` is the one watch stream of the process, whatever the number of services.
-//! - `follow` keeps one service's snapshot, with `codec` for the memory from keys to instances.
+//! - `follow` keeps one service's snapshot, with `list` to read it whole and `codec` for the memory from keys to instances.
 //! - `session` keeps one instance registered; `registration` is its handle.
 //!
 //! # Recovery
@@ -35,6 +35,7 @@ mod etcd;
 mod fake;
 mod follow;
 mod hub;
+mod list;
 mod metrics;
 mod registration;
 mod session;
@@ -54,6 +55,7 @@ use self::{
     etcd::{Etcd, Range},
     follow::Follower,
     hub::{Hub, HubConfig},
+    list::Lister,
     session::{Encoder, Session},
 };
 pub use self::{
@@ -77,6 +79,7 @@ const WATCH_BACKOFF_CAP: Duration = Duration::from_secs(1);
 pub struct Registry {
     etcd: Arc<dyn Etcd>,
     hub: Hub,
+    lister: Lister,
     config: Arc<RegistryConfig>,
     metrics: Metrics,
 }
@@ -119,7 +122,8 @@ impl Registry {
             backoff_cap: config.backoff_cap.min(WATCH_BACKOFF_CAP),
         };
         let hub = Hub::spawn(Arc::clone(&etcd), hub_config, metrics.clone());
-        Self { etcd, hub, config, metrics }
+        let lister = Lister::spawn(Arc::clone(&etcd), config.page_size);
+        Self { etcd, hub, lister, config, metrics }
     }
 
     /// What this handle and its clones count.
@@ -187,10 +191,9 @@ impl Registry {
             service,
             scheme,
             ranges,
-            etcd: Arc::clone(&self.etcd),
+            lister: self.lister.clone(),
             hub: self.hub.clone(),
             backoff: self.backoff(),
-            page_size: self.config.page_size,
             metrics: self.metrics.clone(),
         };
         tokio::spawn(follower.run(writer).instrument(span));

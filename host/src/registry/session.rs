@@ -34,7 +34,7 @@ use tokio::{
 use super::{
     backoff::{Backoff, spread},
     error::{CallError, RegistryError, chain},
-    etcd::{Etcd, Event, Header, Kv, Range, Written},
+    etcd::{Etcd, Event, Header, Kv, MAX_OPS, Range, Written},
     follow::COMEBACK_SPREAD,
     hub::{Hub, Notice, Watching},
     metrics::{LossReason, PutBackReason, RestartReason, SessionMetrics},
@@ -44,9 +44,6 @@ use crate::{
     model::{LeaseId, Revision, ServiceName, Ttl},
     naming::{Entry, KeyScheme},
 };
-
-/// etcd takes no more operations in one transaction by default (its flag `--max-txn-ops`).
-const MAX_ENTRIES: usize = 128;
 
 /// How long to try to end a lease that has a successor.
 const REVOKE_FORMER: Duration = Duration::from_secs(10);
@@ -86,8 +83,8 @@ impl Encoder {
         if entries.is_empty() {
             return Err(self.refuse("there are none"));
         }
-        if entries.len() > MAX_ENTRIES {
-            return Err(self.refuse(&format!("they are {}, and a transaction holds {MAX_ENTRIES}", entries.len())));
+        if entries.len() > MAX_OPS {
+            return Err(self.refuse(&format!("they are {}, and a transaction holds {MAX_OPS}", entries.len())));
         }
         let mut seen = HashSet::new();
         for Entry { key, .. } in entries {
