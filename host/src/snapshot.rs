@@ -44,14 +44,13 @@ impl Snapshot {
 /// Makes the two ends of one service's snapshot.
 pub fn channel(service: ServiceName) -> (Writer, Reader) {
     let (tx, rx) = watch::channel(Arc::new(Snapshot::empty(service)));
-    (Writer { tx, endpoints: BTreeMap::new() }, Reader { rx })
+    (Writer { tx }, Reader { rx })
 }
 
 /// Turns updates into snapshots. There is one a service.
 #[derive(Debug)]
 pub struct Writer {
     tx: watch::Sender<Arc<Snapshot>>,
-    endpoints: BTreeMap<InstanceId, Endpoint>,
 }
 
 impl Writer {
@@ -60,17 +59,14 @@ impl Writer {
         let mut next = Snapshot::clone(&self.tx.borrow());
         match update {
             Update::Reset { revision, endpoints, skipped } => {
-                self.endpoints = endpoints.into_iter().map(|endpoint| (endpoint.id.clone(), endpoint)).collect();
                 next = Snapshot { revision, skipped, stale: None, listed: true, ..next };
-                next.endpoints = self.collect(&next.endpoints);
+                let endpoints: BTreeMap<_, _> = endpoints.into_iter().map(by_id).collect();
+                next.endpoints = keep_if_equal(next.endpoints, endpoints.into_values().collect());
             }
             Update::Changed { revision, upserted, removed, skipped } => {
-                for id in &removed {
-                    self.endpoints.remove(id);
-                }
-                self.endpoints.extend(upserted.into_iter().map(|endpoint| (endpoint.id.clone(), endpoint)));
                 next = Snapshot { revision, skipped, stale: None, ..next };
-                next.endpoints = self.collect(&next.endpoints);
+                let endpoints = merge(&next.endpoints, upserted, removed);
+                next.endpoints = keep_if_equal(next.endpoints, endpoints);
             }
             Update::Stale { reason } => {
                 let since = next.stale.as_ref().map_or_else(Instant::now, |stale| stale.since);
@@ -100,14 +96,35 @@ impl Writer {
     pub async fn closed(&self) {
         self.tx.closed().await;
     }
+}
 
-    /// The endpoints as a slice; the former one where nothing changed, so that readers can compare by pointer.
-    fn collect(&self, former: &Arc<[Endpoint]>) -> Arc<[Endpoint]> {
-        if former.len() == self.endpoints.len() && former.iter().eq(self.endpoints.values()) {
-            return Arc::clone(former);
+fn by_id(endpoint: Endpoint) -> (InstanceId, Endpoint) {
+    (endpoint.id.clone(), endpoint)
+}
+
+/// The former slice where nothing changed, so that readers can compare by pointer.
+fn keep_if_equal(former: Arc<[Endpoint]>, endpoints: Vec<Endpoint>) -> Arc<[Endpoint]> {
+    if *former == *endpoints { former } else { endpoints.into() }
+}
+
+/// The former endpoints with these changes, sorted as they were. The slice itself is all the memory there is: a map beside it would
+/// double what an endpoint costs, and publishing a slice takes time in proportion to it anyway.
+fn merge(former: &[Endpoint], upserted: Vec<Endpoint>, removed: Vec<InstanceId>) -> Vec<Endpoint> {
+    let mut changes: BTreeMap<InstanceId, Option<Endpoint>> = removed.into_iter().map(|id| (id, None)).collect();
+    changes.extend(upserted.into_iter().map(by_id).map(|(id, endpoint)| (id, Some(endpoint))));
+    let mut changes = changes.into_iter().peekable();
+    let mut merged = Vec::with_capacity(former.len() + changes.len());
+    for endpoint in former {
+        while let Some((_, new)) = changes.next_if(|(id, _)| *id < endpoint.id) {
+            merged.extend(new);
         }
-        self.endpoints.values().cloned().collect()
+        match changes.next_if(|(id, _)| *id == endpoint.id) {
+            Some((_, change)) => merged.extend(change),
+            None => merged.push(endpoint.clone()),
+        }
     }
+    merged.extend(changes.filter_map(|(_, new)| new));
+    merged
 }
 
 /// Reads one service's snapshots. When all readers are dropped, the writer's task ends.
