@@ -12,7 +12,6 @@
 //! with a role. A fixed number of streams calls as fast as answers come (a closed loop), and every answer is compared with what
 //! was sent. The contestants use the same backend, over equally many connections.
 
-mod child;
 mod echo;
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -25,9 +24,9 @@ use anyhow::Context as _;
 use clap::Parser as _;
 
 use self::{
-    child::Child,
     harness::{
         Options, Samples,
+        child::Child,
         report::{Report, Table, Unit},
         rounds,
     },

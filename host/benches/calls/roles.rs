@@ -19,9 +19,11 @@ use waymark::{
 };
 
 use super::{
-    child,
     echo::Echo,
-    harness::services::{bundled, endpoints_at, services, started},
+    harness::{
+        child,
+        services::{bundled, endpoints_at, services, started},
+    },
     load::Load,
 };
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::harness::process_cpu;
+use super::process_cpu;
 
 /// A started role.
 pub(crate) struct Child {

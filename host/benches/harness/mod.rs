@@ -8,6 +8,7 @@
 //! - A figure is a median with its quartiles. A benchmark takes no average: one interrupted sample would move it.
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
+pub(crate) mod child;
 pub(crate) mod report;
 pub(crate) mod services;
 
@@ -65,6 +66,11 @@ pub(crate) fn rounds<C, E>(
 pub(crate) struct Samples(Vec<f64>);
 
 impl Samples {
+    /// A figure that is taken once, over the whole run.
+    pub(crate) fn one(sample: f64) -> Self {
+        Self(vec![sample])
+    }
+
     pub(crate) fn push(&mut self, sample: f64) {
         self.0.push(sample);
     }

@@ -12,6 +12,8 @@ use super::Samples;
 pub(crate) enum Unit {
     Nanoseconds,
     Microseconds,
+    Milliseconds,
+    Bytes,
     PerSecond,
     /// Processor time over real time.
     Cores,
@@ -24,6 +26,8 @@ impl Unit {
         match self {
             Self::Nanoseconds => "ns",
             Self::Microseconds => "us",
+            Self::Milliseconds => "ms",
+            Self::Bytes => "bytes",
             Self::PerSecond => "1/s",
             Self::Cores => "cores",
             Self::Ratio => "ratio",
