@@ -74,6 +74,11 @@ impl InstanceId {
         Self(id.as_ref().into())
     }
 
+    /// The identifier of an instance that is known by its address, as most are: the two share one text.
+    pub fn of(address: &Address) -> Self {
+        Self(Arc::clone(&address.text))
+    }
+
     /// The identifier as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -84,14 +89,14 @@ impl InstanceId {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     text: Arc<str>,
-    host_len: usize,
+    host_len: u16,
     port: u16,
 }
 
 impl Address {
     /// The host without brackets.
     pub fn host(&self) -> &str {
-        self.text[..self.host_len].trim_start_matches('[').trim_end_matches(']')
+        self.text[..usize::from(self.host_len)].trim_start_matches('[').trim_end_matches(']')
     }
 
     /// The port, never 0.
@@ -136,7 +141,8 @@ impl FromStr for Address {
             }
             None => {}
         }
-        Ok(Self { text: text.into(), host_len: host.len(), port })
+        let host_len = u16::try_from(host.len()).map_err(|_| fail("has a host that is too long"))?;
+        Ok(Self { text: text.into(), host_len, port })
     }
 }
 
@@ -173,7 +179,7 @@ impl Endpoint {
     /// An endpoint of weight 1 with nothing else set, known by its address.
     pub fn at(address: Address) -> Self {
         Self {
-            id: InstanceId::new(address.as_str()),
+            id: InstanceId::of(&address),
             address,
             locality: Locality::default(),
             weight: 1,

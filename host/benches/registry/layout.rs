@@ -24,7 +24,7 @@ impl Layout {
 
     /// An entry as etcd's naming package writes it, with what Waymark adds.
     pub(crate) fn entry(service: usize, instance: usize) -> (String, String) {
-        let address = format!("10.{}.{}.{}:8080", instance % 250, service / 250, service % 250);
+        let address = format!("10.{}.{}.{}:{}", instance % 250, service / 250, service % 250, 8080 + instance / 250);
         let zone = ["a", "b", "c"][instance % 3];
         let value =
             format!(r#"{{"Op":0,"Addr":"{address}","Metadata":{{"weight":{},"zone":"{zone}"}}}}"#, 1 + instance % 3);

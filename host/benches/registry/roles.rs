@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use etcd_client::{Client, GetOptions};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use waymark::{
@@ -27,6 +28,9 @@ use super::{
     harness::{child, process_cpu, services::bundled},
     layout::Layout,
 };
+
+/// How many services to ask for at once.
+const AT_ONCE: usize = 256;
 
 /// How long anything may take before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -173,15 +177,15 @@ pub(crate) fn view(url: &str) -> anyhow::Result<()> {
 
 async fn follow(url: &str, scheme: &Arc<dyn KeyScheme>, services: usize) -> anyhow::Result<Followed> {
     let registry = Registry::connect(RegistryConfig::new([url]))?;
-    let mut readers = Vec::with_capacity(services);
-    for n in 0..services {
-        readers.push(registry.subscribe(service(n)?, Arc::clone(scheme)).await?);
-    }
+    let registry = &registry;
+    let subscribing =
+        (0..services).map(|n| async move { anyhow::Ok(registry.subscribe(service(n)?, Arc::clone(scheme)).await?) });
+    let mut readers: Vec<Reader> = stream::iter(subscribing).buffered(AT_ONCE).try_collect().await?;
     for reader in &mut readers {
         let snapshot = tokio::time::timeout(PATIENCE, reader.settled()).await??;
         anyhow::ensure!(snapshot.listed, "{}: {:?}", snapshot.service, snapshot.stale);
     }
-    Ok(Followed { readers, services: None, _registry: registry })
+    Ok(Followed { readers, services: None, _registry: registry.clone() })
 }
 
 async fn balance(url: &str, scheme: &Arc<dyn KeyScheme>, policy: &Candidate, count: usize) -> anyhow::Result<Followed> {
@@ -194,12 +198,18 @@ async fn balance(url: &str, scheme: &Arc<dyn KeyScheme>, policy: &Candidate, cou
         },
         move |_| ServiceDefaults { policy: policy.clone(), hash_key: None, idempotent: false },
     ));
+    let services_ref = &services;
+    let adding = (0..count).map(|n| async move { anyhow::Ok(services_ref.add(&service(n)?).await.map(drop)?) });
+    stream::iter(adding).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     for n in 0..count {
-        services.add(&service(n)?).await?;
-    }
-    for n in 0..count {
-        let handle = services.discover(&service(n)?).await?;
-        anyhow::ensure!(handle.state().generation > 0, "{} was not built in time", Layout::service(n));
+        let mut states = services.discover(&service(n)?).await?.subscribe();
+        let built = async {
+            while !states.current().listed {
+                states.changed().await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, built).await??;
     }
     Ok(Followed { readers: Vec::new(), services: Some(services), _registry: registry })
 }

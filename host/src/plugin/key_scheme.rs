@@ -28,8 +28,8 @@ struct Core {
     plugin: Plugin,
     config: String,
     pre: KeySchemePluginPre<HostState>,
-    /// One instance, made when it is needed and again after a failure. Its functions are pure, so one serves everybody in turn.
-    instance: Mutex<Option<Guest>>,
+    /// Instances that are not in use: as many as were ever needed at once. Its functions are pure, so any of them serves anybody.
+    idle: Mutex<Vec<Guest>>,
 }
 
 struct Guest {
@@ -40,7 +40,7 @@ struct Guest {
 impl WasmKeyScheme {
     pub(super) fn new(plugin: Plugin, config: String) -> Result<Self, LoadError> {
         let pre = plugin.key_scheme_pre()?;
-        Ok(Self { core: Arc::new(Core { plugin, config, pre, instance: Mutex::new(None) }) })
+        Ok(Self { core: Arc::new(Core { plugin, config, pre, idle: Mutex::default() }) })
     }
 
     /// The plugin it was made of.
@@ -48,7 +48,7 @@ impl WasmKeyScheme {
         &self.core.plugin
     }
 
-    /// Calls one function on the kept instance, or on a fresh one after a failure.
+    /// Calls one function on an idle instance, or on a fresh one. One that failed is not used again.
     fn call<R>(
         &self,
         name: &'static str,
@@ -61,19 +61,18 @@ impl WasmKeyScheme {
             call: name,
             reason: Failure::of(store, error).describe(deadline),
         };
-        let mut slot = core.instance.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_none() {
+        let idle = core.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut guest = if let Some(guest) = idle {
+            guest
+        } else {
             let mut store = core.plugin.store();
             let guest = core.pre.instantiate(&mut store).map_err(|error| failed(&mut store, &error))?;
-            *slot = Some(Guest { store, guest });
-        }
-        let guest = slot.as_mut().expect("it was filled just now");
+            Guest { store, guest }
+        };
         Deadline::new(deadline).arm(&mut guest.store);
-        let answer = function(guest, &core.config).map_err(|error| failed(&mut guest.store, &error));
-        if answer.is_err() {
-            *slot = None;
-        }
-        answer
+        let answer = function(&mut guest, &core.config).map_err(|error| failed(&mut guest.store, &error))?;
+        core.idle.lock().unwrap_or_else(PoisonError::into_inner).push(guest);
+        Ok(answer)
     }
 
     fn failed(&self, call: &'static str, reason: String) -> NamingError {
@@ -93,7 +92,7 @@ impl WasmKeyScheme {
         metadata.sort();
         metadata.dedup_by(|later, earlier| later.0 == earlier.0);
         Ok(Endpoint {
-            id: InstanceId::new(instance.id),
+            id: if instance.id == address.as_str() { InstanceId::of(&address) } else { InstanceId::new(instance.id) },
             address,
             locality: Locality::zone(instance.zone),
             weight: instance.weight,

@@ -17,6 +17,7 @@ use std::{
 use super::{
     error::chain,
     etcd::{Event, Kv},
+    lane::Lane,
 };
 use crate::{
     model::{Endpoint, InstanceId, Revision, ServiceName, Update},
@@ -38,7 +39,7 @@ pub(super) enum Reading {
 }
 
 /// Reads entries, in their order. The key scheme may block, so this runs on a thread where that harms nobody.
-pub(super) async fn read(scheme: &Arc<dyn KeyScheme>, service: &ServiceName, kvs: &[Kv]) -> Vec<Reading> {
+pub(super) async fn read(lane: &Lane, scheme: &Arc<dyn KeyScheme>, service: &ServiceName, kvs: &[Kv]) -> Vec<Reading> {
     if kvs.is_empty() {
         return Vec::new();
     }
@@ -56,7 +57,7 @@ pub(super) async fn read(scheme: &Arc<dyn KeyScheme>, service: &ServiceName, kvs
             Err(_) => readings.push(Some(Reading::Unreadable("its key is not UTF-8".to_owned()))),
         }
     }
-    let decoded = tokio::task::spawn_blocking(move || decode(&*scheme, &service, &entries)).await;
+    let decoded = lane.run(move || decode(&*scheme, &service, &entries)).await;
     // A key scheme that panics is a plugin host's bug; it must not take the service's endpoints with it.
     let mut decoded = decoded.unwrap_or_default().into_iter();
     readings

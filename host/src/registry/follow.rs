@@ -30,6 +30,7 @@ use super::{
     error::{CallError, chain},
     etcd::{Event, Range},
     hub::{Hub, Notice, Watching},
+    lane::Lane,
     list::{Lister, Listing},
     metrics::{ListResult, Metrics, RestartReason},
 };
@@ -55,6 +56,8 @@ enum State {
 pub(super) struct Follower {
     pub(super) service: ServiceName,
     pub(super) scheme: Arc<dyn KeyScheme>,
+    /// Where the key scheme is asked.
+    pub(super) lane: Lane,
     /// Where the service's keys are; none overlaps another.
     pub(super) ranges: Vec<Range>,
     pub(super) lister: Lister,
@@ -130,7 +133,7 @@ impl Task {
         match self.it.lister.list(&self.it.ranges).await {
             Ok(Listing { header, kvs }) => {
                 self.it.metrics.listed(ListResult::Ok);
-                let readings = codec::read(&self.it.scheme, &self.it.service, &kvs).await;
+                let readings = codec::read(&self.it.lane, &self.it.scheme, &self.it.service, &kvs).await;
                 let update = self.codec.reset(header.revision, kvs, readings);
                 self.it.metrics.skipped(self.it.service.as_str(), self.codec.skipped());
                 tracing::debug!(service = %self.it.service, revision = %header.revision, skipped = self.codec.skipped(), "listed");
@@ -188,7 +191,7 @@ impl Task {
             }
         }
         let (revision, deleted, put) = Codec::latest(events);
-        let readings = codec::read(&self.it.scheme, &self.it.service, &put).await;
+        let readings = codec::read(&self.it.lane, &self.it.scheme, &self.it.service, &put).await;
         let mut updates = vec![self.codec.apply(revision, deleted, put, readings)];
         // `Changed` means that the registry is there. While resuming it is, but what is known has yet to catch up.
         self.it.metrics.skipped(self.it.service.as_str(), self.codec.skipped());

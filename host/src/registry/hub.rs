@@ -63,7 +63,8 @@ pub(super) struct Hub {
 #[derive(Debug)]
 pub(super) struct Watching {
     id: u64,
-    notices: mpsc::Receiver<Notice>,
+    /// Boxed, because a channel keeps room for 32 from the start, and there may be ten thousand channels.
+    notices: mpsc::Receiver<Box<Notice>>,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -74,12 +75,12 @@ impl Watching {
     ///
     /// Safe.
     pub(super) async fn next(&mut self) -> Option<Notice> {
-        self.notices.recv().await
+        self.notices.recv().await.map(|notice| *notice)
     }
 
     /// A notice that is there already.
     pub(super) fn try_next(&mut self) -> Option<Notice> {
-        self.notices.try_recv().ok()
+        self.notices.try_recv().ok().map(|notice| *notice)
     }
 }
 
@@ -92,7 +93,7 @@ impl Drop for Watching {
 
 #[derive(Debug)]
 enum Command {
-    Watch { ranges: Vec<Range>, from: Revision, cluster: u64, reply: mpsc::Sender<Notice>, id: u64 },
+    Watch { ranges: Vec<Range>, from: Revision, cluster: u64, reply: mpsc::Sender<Box<Notice>>, id: u64 },
     Cancel(u64),
 }
 
@@ -112,7 +113,7 @@ impl Hub {
         let task = Task {
             etcd,
             inbox,
-            watchers: Watchers { metrics, watchers: HashMap::new() },
+            watchers: Watchers { metrics, watchers: HashMap::new(), n_ranges: 0 },
             state: State::Idle,
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
             idle_timeout: config.idle_timeout,
@@ -155,7 +156,7 @@ struct Tracked {
 struct Watcher {
     cluster: u64,
     ranges: Vec<Tracked>,
-    notices: mpsc::Sender<Notice>,
+    notices: mpsc::Sender<Box<Notice>>,
 }
 
 /// A range of a watcher.
@@ -169,6 +170,8 @@ struct Place {
 struct Watchers {
     metrics: Metrics,
     watchers: HashMap<u64, Watcher>,
+    /// How many ranges they have together.
+    n_ranges: usize,
 }
 
 impl Watchers {
@@ -184,8 +187,10 @@ impl Watchers {
         self.watchers.iter().flat_map(of).collect()
     }
 
-    fn count(&self) {
-        self.metrics.watches(self.watchers.values().map(|watcher| watcher.ranges.len()).sum());
+    fn insert(&mut self, id: u64, watcher: Watcher) {
+        self.n_ranges += watcher.ranges.len();
+        self.watchers.insert(id, watcher);
+        self.metrics.watches(self.n_ranges);
     }
 
     /// Tells one watcher. One that does not take its notices is dropped, and learns of it by the end of its channel.
@@ -193,7 +198,7 @@ impl Watchers {
     #[must_use]
     fn tell(&mut self, id: u64, notice: Notice) -> Vec<i64> {
         let Some(watcher) = self.watchers.get(&id) else { return Vec::new() };
-        match watcher.notices.try_send(notice) {
+        match watcher.notices.try_send(Box::new(notice)) {
             Ok(()) => Vec::new(),
             // It dropped its end, and its command to cancel is on its way.
             Err(mpsc::error::TrySendError::Closed(_)) => self.remove(id),
@@ -217,7 +222,8 @@ impl Watchers {
     #[must_use]
     fn remove(&mut self, id: u64) -> Vec<i64> {
         let removed = self.watchers.remove(&id);
-        self.count();
+        self.n_ranges -= removed.as_ref().map_or(0, |watcher| watcher.ranges.len());
+        self.metrics.watches(self.n_ranges);
         removed.into_iter().flat_map(|watcher| watcher.ranges).filter_map(|tracked| tracked.server_id).collect()
     }
 
@@ -383,8 +389,7 @@ impl Task {
                 });
                 let watcher = Watcher { cluster, ranges: ranges.collect(), notices: reply };
                 let n_ranges = watcher.ranges.len();
-                self.watchers.watchers.insert(id, watcher);
-                self.watchers.count();
+                self.watchers.insert(id, watcher);
                 if let Some(reason) = &self.down {
                     let _ = self.watchers.tell(id, Notice::Down(Arc::clone(reason)));
                 }

@@ -198,7 +198,11 @@ impl Metrics {
         self.0.lists.get_or_create(&result.label()).inc();
     }
 
+    /// Only services that have any are shown: one line for each of thousands, all of them 0, would hide the one that counts.
     pub(super) fn skipped(&self, service: &str, n_skipped: u64) {
+        if n_skipped == 0 {
+            return self.unfollowed(service);
+        }
         let labels = ServiceLabels { service: service.to_owned() };
         self.0.skipped.get_or_create(&labels).set(i64::try_from(n_skipped).unwrap_or(i64::MAX));
     }

@@ -35,6 +35,7 @@ mod etcd;
 mod fake;
 mod follow;
 mod hub;
+mod lane;
 mod list;
 mod metrics;
 mod registration;
@@ -42,10 +43,7 @@ mod session;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{mpsc, watch},
-    task::spawn_blocking,
-};
+use tokio::sync::{mpsc, watch};
 use tracing::Instrument as _;
 
 use self::{
@@ -55,6 +53,7 @@ use self::{
     etcd::{Etcd, Range},
     follow::Follower,
     hub::{Hub, HubConfig},
+    lane::Lane,
     list::Lister,
     session::{Encoder, Session},
 };
@@ -80,6 +79,7 @@ pub struct Registry {
     etcd: Arc<dyn Etcd>,
     hub: Hub,
     lister: Lister,
+    lane: Lane,
     config: Arc<RegistryConfig>,
     metrics: Metrics,
 }
@@ -123,7 +123,7 @@ impl Registry {
         };
         let hub = Hub::spawn(Arc::clone(&etcd), hub_config, metrics.clone());
         let lister = Lister::spawn(Arc::clone(&etcd), config.page_size);
-        Self { etcd, hub, lister, config, metrics }
+        Self { etcd, hub, lister, lane: Lane::new(), config, metrics }
     }
 
     /// What this handle and its clones count.
@@ -183,13 +183,14 @@ impl Registry {
     ///
     /// Nothing is followed when the future is dropped.
     pub async fn subscribe(&self, service: ServiceName, scheme: Arc<dyn KeyScheme>) -> Result<Reader, NamingError> {
-        let prefixes = prefixes(&service, &scheme).await?;
+        let prefixes = self.prefixes(&service, &scheme).await?;
         let ranges = outermost(&prefixes).into_iter().map(|prefix| Range::prefix(prefix.as_bytes())).collect();
         let (writer, reader) = snapshot::channel(service.clone());
         let span = tracing::info_span!("watch", %service);
         let follower = Follower {
             service,
             scheme,
+            lane: self.lane.clone(),
             ranges,
             lister: self.lister.clone(),
             hub: self.hub.clone(),
@@ -216,7 +217,7 @@ impl Registry {
         scheme: Arc<dyn KeyScheme>,
     ) -> Result<Registration, RegistryError> {
         check_advertised(&config.endpoint.address).map_err(RegistryError::Advertised)?;
-        let prefixes = prefixes(&config.service, &scheme).await.map_err(RegistryError::Naming)?.into();
+        let prefixes = self.prefixes(&config.service, &scheme).await.map_err(RegistryError::Naming)?.into();
         let (service, ttl) = (config.service.clone(), config.ttl);
         let span = tracing::info_span!("registration", %service, instance = %config.endpoint.id);
         let encoder = Encoder { config, scheme, prefixes };
@@ -236,26 +237,26 @@ impl Registry {
         Ok(Registration::new(service, commands, state))
     }
 
+    /// Asks the key scheme where the service's keys are, where it may block.
+    async fn prefixes(&self, service: &ServiceName, scheme: &Arc<dyn KeyScheme>) -> Result<Vec<String>, NamingError> {
+        let fail = |reason: &str| {
+            Err(NamingError::Failed { scheme: scheme.name().to_owned(), call: "prefixes", reason: reason.to_owned() })
+        };
+        let (asked, about) = (Arc::clone(scheme), service.clone());
+        let Ok(prefixes) = self.lane.run(move || asked.prefixes(&about)).await else { return fail("it panicked") };
+        let prefixes = prefixes?;
+        if prefixes.is_empty() {
+            return fail("it named no prefix");
+        }
+        if prefixes.iter().any(String::is_empty) {
+            return fail("it named an empty prefix, which covers every key of every service");
+        }
+        Ok(prefixes)
+    }
+
     fn backoff(&self) -> Backoff {
         Backoff::new(self.config.backoff_base, self.config.backoff_cap)
     }
-}
-
-/// Asks the key scheme where the service's keys are, on a thread that it may block.
-async fn prefixes(service: &ServiceName, scheme: &Arc<dyn KeyScheme>) -> Result<Vec<String>, NamingError> {
-    let fail = |reason: &str| {
-        Err(NamingError::Failed { scheme: scheme.name().to_owned(), call: "prefixes", reason: reason.to_owned() })
-    };
-    let (asked, about) = (Arc::clone(scheme), service.clone());
-    let Ok(prefixes) = spawn_blocking(move || asked.prefixes(&about)).await else { return fail("it panicked") };
-    let prefixes = prefixes?;
-    if prefixes.is_empty() {
-        return fail("it named no prefix");
-    }
-    if prefixes.iter().any(String::is_empty) {
-        return fail("it named an empty prefix, which covers every key of every service");
-    }
-    Ok(prefixes)
 }
 
 /// Those that lie under no other: every key is then watched once.

@@ -27,14 +27,14 @@ impl Fixture {
     }
 
     async fn list(&mut self, kvs: Vec<Kv>) {
-        let readings = read(&self.scheme, &service("svc"), &kvs).await;
+        let readings = read(&Lane::new(), &self.scheme, &service("svc"), &kvs).await;
         let update = self.codec.reset(Revision(1), kvs, readings);
         self.writer.apply(update);
     }
 
     async fn change(&mut self, events: Vec<Event>) -> (usize, usize) {
         let (revision, deleted, put) = Codec::latest(events);
-        let readings = read(&self.scheme, &service("svc"), &put).await;
+        let readings = read(&Lane::new(), &self.scheme, &service("svc"), &put).await;
         let update = self.codec.apply(revision, deleted, put, readings);
         let Update::Changed { upserted, removed, .. } = &update else { panic!("{update:?}") };
         let counts = (upserted.len(), removed.len());
