@@ -113,7 +113,7 @@ impl Hub {
         let task = Task {
             etcd,
             inbox,
-            watchers: Watchers { metrics, watchers: HashMap::new(), n_ranges: 0 },
+            watchers: Watchers { metrics, by_id: HashMap::new(), n_ranges: 0 },
             state: State::Idle,
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
             idle_timeout: config.idle_timeout,
@@ -169,14 +169,14 @@ struct Place {
 /// All watchers, whether or not there is a stream.
 struct Watchers {
     metrics: Metrics,
-    watchers: HashMap<u64, Watcher>,
+    by_id: HashMap<u64, Watcher>,
     /// How many ranges they have together.
     n_ranges: usize,
 }
 
 impl Watchers {
     fn get(&mut self, place: Place) -> Option<&mut Tracked> {
-        self.watchers.get_mut(&place.watcher)?.ranges.get_mut(place.range)
+        self.by_id.get_mut(&place.watcher)?.ranges.get_mut(place.range)
     }
 
     fn places(&self) -> Vec<Place> {
@@ -184,12 +184,12 @@ impl Watchers {
             let watcher = *watcher;
             (0..it.ranges.len()).map(move |range| Place { watcher, range })
         };
-        self.watchers.iter().flat_map(of).collect()
+        self.by_id.iter().flat_map(of).collect()
     }
 
     fn insert(&mut self, id: u64, watcher: Watcher) {
         self.n_ranges += watcher.ranges.len();
-        self.watchers.insert(id, watcher);
+        self.by_id.insert(id, watcher);
         self.metrics.watches(self.n_ranges);
     }
 
@@ -197,7 +197,7 @@ impl Watchers {
     /// Returns the server's numbers of watches to cancel.
     #[must_use]
     fn tell(&mut self, id: u64, notice: Notice) -> Vec<i64> {
-        let Some(watcher) = self.watchers.get(&id) else { return Vec::new() };
+        let Some(watcher) = self.by_id.get(&id) else { return Vec::new() };
         match watcher.notices.try_send(Box::new(notice)) {
             Ok(()) => Vec::new(),
             // It dropped its end, and its command to cancel is on its way.
@@ -221,7 +221,7 @@ impl Watchers {
 
     #[must_use]
     fn remove(&mut self, id: u64) -> Vec<i64> {
-        let removed = self.watchers.remove(&id);
+        let removed = self.by_id.remove(&id);
         self.n_ranges -= removed.as_ref().map_or(0, |watcher| watcher.ranges.len());
         self.metrics.watches(self.n_ranges);
         removed.into_iter().flat_map(|watcher| watcher.ranges).filter_map(|tracked| tracked.server_id).collect()
@@ -229,10 +229,10 @@ impl Watchers {
 
     /// Forgets what belonged to a stream that is gone, and tells everybody.
     fn disconnected(&mut self, reason: &Arc<str>) {
-        for tracked in self.watchers.values_mut().flat_map(|watcher| &mut watcher.ranges) {
+        for tracked in self.by_id.values_mut().flat_map(|watcher| &mut watcher.ranges) {
             (tracked.goal, tracked.server_id, tracked.in_step) = (None, None, false);
         }
-        for id in self.watchers.keys().copied().collect::<Vec<_>>() {
+        for id in self.by_id.keys().copied().collect::<Vec<_>>() {
             // Without a stream there is nothing to cancel.
             let _ = self.tell(id, Notice::Down(Arc::clone(reason)));
         }
@@ -277,7 +277,7 @@ impl Task {
             State::Idle => {
                 let command = self.inbox.recv().await.ok_or(Unused)?;
                 let _ = self.on_command(command);
-                if !self.watchers.watchers.is_empty() {
+                if !self.watchers.by_id.is_empty() {
                     self.state = State::Opening;
                 }
             }
@@ -288,7 +288,7 @@ impl Task {
                         let asked = self.on_command(command.ok_or(Unused)?);
                         let State::Open(link) = &mut self.state else { return Ok(()) };
                         link.ask(asked);
-                        if self.watchers.watchers.is_empty() {
+                        if self.watchers.by_id.is_empty() {
                             self.state = State::Idle;
                             self.watchers.metrics.connected(false);
                         }

@@ -147,7 +147,7 @@ impl Link {
             }
             return cancel;
         };
-        let Some(watcher) = watchers.watchers.get(&place.watcher) else {
+        let Some(watcher) = watchers.by_id.get(&place.watcher) else {
             // It was dropped while its watch was being created.
             if answer.created && !answer.canceled {
                 cancel.push(answer.id);
@@ -202,7 +202,7 @@ impl Link {
 
     /// A watch has begun. Is it the same history?
     fn on_created(&mut self, watchers: &mut Watchers, place: Place, answer: &WatchAnswer) -> Vec<i64> {
-        let Some(cluster) = watchers.watchers.get(&place.watcher).map(|watcher| watcher.cluster) else {
+        let Some(cluster) = watchers.by_id.get(&place.watcher).map(|watcher| watcher.cluster) else {
             return Vec::new();
         };
         if answer.cluster != cluster {
@@ -237,7 +237,7 @@ impl Link {
         }
         tracked.in_step = true;
         self.behind.remove(&place);
-        let Some(watcher) = watchers.watchers.get(&place.watcher) else { return Vec::new() };
+        let Some(watcher) = watchers.by_id.get(&place.watcher) else { return Vec::new() };
         if !watcher.ranges.iter().all(|tracked| tracked.in_step) {
             return Vec::new();
         }
