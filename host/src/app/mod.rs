@@ -4,6 +4,7 @@ mod load;
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,9 @@ use crate::{
     policy::{BuildError, Scope},
     registry::{Registry, RegistryConfig, RegistryError},
 };
+
+/// How many configured services are begun to be followed at once.
+const ADD_AT_ONCE: usize = 256;
 
 /// Why a node does not start. Nothing of it runs.
 #[derive(Debug, Error)]
@@ -138,9 +142,9 @@ impl Node {
             zone: config.zone.as_str().into(),
             ..ServicesConfig::new(follow, move |service| defaults.of(service))
         });
-        for service in &config.services {
-            services.add(&service.name).await?;
-        }
+        // Many at once, so that those read together are read by one call.
+        let adding = config.services.iter().map(|service| services.add(&service.name));
+        stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_for_each(async |_| Ok(())).await?;
         let options = dataplane::Options { drain_timeout: config.drain_timeout, ..dataplane::Options::default() };
         let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);
 
