@@ -151,7 +151,8 @@ impl Shared {
 #[derive(Clone)]
 pub struct ServiceHandle {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
+    /// Boxed, because a channel keeps room for 32 from the start, and there may be ten thousand channels.
+    commands: mpsc::Sender<Box<Command>>,
 }
 
 impl ServiceHandle {
@@ -247,7 +248,7 @@ impl ServiceHandle {
         make: impl FnOnce(oneshot::Sender<Result<Published, SwapError>>) -> Command,
     ) -> Result<Published, SwapError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(make(reply)).await.map_err(|_| ServiceClosed)?;
+        self.commands.send(Box::new(make(reply))).await.map_err(|_| ServiceClosed)?;
         answer.await.map_err(|_| ServiceClosed)?
     }
 }
@@ -313,7 +314,7 @@ struct Plans {
 }
 
 impl Task {
-    async fn run(mut self, mut reader: snapshot::Reader, mut inbox: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut reader: snapshot::Reader, mut inbox: mpsc::Receiver<Box<Command>>) {
         let initial = self.setup.initial.clone();
         let version = self.record(&initial.policy, initial.info, PolicyOutcome::Running, String::new());
         self.running = Some(version);
@@ -339,7 +340,7 @@ impl Task {
                         last_build = Some(Instant::now());
                     }
                 }
-                command = inbox.recv() => match command {
+                command = inbox.recv() => match command.map(|command| *command) {
                     Some(Command::Set { candidate, reply }) => {
                         let done = self.set(candidate).await;
                         let _ = reply.send(done); // The caller may have gone; the swap stands.
