@@ -259,6 +259,15 @@ pub enum Update {
         /// The last failure, for people.
         reason: String,
     },
+    /// The registry does not answer yet: these are the endpoints that were known before this process started.
+    Restored {
+        /// The revision they were known at.
+        revision: Revision,
+        /// All endpoints that were known.
+        endpoints: Vec<Endpoint>,
+        /// Why they are used, for people.
+        reason: String,
+    },
     /// The registry is back, and what is known is right again.
     Fresh {
         /// The revision up to which it is right.

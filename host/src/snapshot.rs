@@ -31,13 +31,23 @@ pub struct Snapshot {
     pub stale: Option<Staleness>,
     /// Entries under the service's prefixes that the key scheme could not read.
     pub skipped: u64,
+    /// How many of the endpoints the registry has taken away: they are held back, and served until they have been gone for long.
+    pub held: u64,
     /// Whether the registry has answered at least once: only then does "no endpoints" mean that there are none.
     pub listed: bool,
 }
 
 impl Snapshot {
     fn empty(service: ServiceName) -> Self {
-        Self { service, revision: Revision(0), endpoints: Arc::default(), stale: None, skipped: 0, listed: false }
+        Self {
+            service,
+            revision: Revision(0),
+            endpoints: Arc::default(),
+            stale: None,
+            skipped: 0,
+            held: 0,
+            listed: false,
+        }
     }
 }
 
@@ -56,7 +66,12 @@ pub struct Writer {
 impl Writer {
     /// Applies one update and publishes the snapshot that follows. An update that changes nothing publishes nothing.
     pub fn apply(&mut self, update: Update) {
-        let mut next = Snapshot::clone(&self.tx.borrow());
+        self.apply_holding(update, 0);
+    }
+
+    /// As [`Self::apply`], for a set of which so many endpoints are held back.
+    pub fn apply_holding(&mut self, update: Update, held: u64) {
+        let mut next = Snapshot { held, ..Snapshot::clone(&self.tx.borrow()) };
         match update {
             Update::Reset { revision, endpoints, skipped } => {
                 next = Snapshot { revision, skipped, stale: None, listed: true, ..next };
@@ -72,6 +87,12 @@ impl Writer {
                 let since = next.stale.as_ref().map_or_else(Instant::now, |stale| stale.since);
                 next.stale = Some(Staleness { since, reason: reason.into() });
             }
+            Update::Restored { revision, endpoints, reason } => {
+                let endpoints: BTreeMap<_, _> = endpoints.into_iter().map(by_id).collect();
+                next.endpoints = keep_if_equal(next.endpoints, endpoints.into_values().collect());
+                next.revision = revision;
+                next.stale = Some(Staleness { since: Instant::now(), reason: reason.into() });
+            }
             Update::Fresh { revision } => {
                 if next.stale.is_none() && next.revision == revision {
                     return;
@@ -81,6 +102,11 @@ impl Writer {
             }
         }
         self.tx.send_replace(Arc::new(next));
+    }
+
+    /// What readers see.
+    pub fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.tx.borrow())
     }
 
     /// Whether anybody still reads: a writer without readers may stop.

@@ -1,6 +1,8 @@
 //! How to reach etcd: endpoints, who we are, and how long to wait for what.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
+
+use super::hold::Hold;
 
 /// How to reach the registry. Every field has a default but the endpoints.
 #[derive(Clone)]
@@ -32,6 +34,11 @@ pub struct RegistryConfig {
     pub backoff_base: Duration,
     /// The longest pause after a failure. Default: 2 s.
     pub backoff_cap: Duration,
+    /// Holds back a mass disappearance of a service's endpoints. Default: none, what the registry takes away is gone at once.
+    pub hold: Option<Hold>,
+    /// The folder where the last known endpoints of every service are kept, so that they can be served when etcd is down at the
+    /// start. Default: none. Several processes may share one.
+    pub state_dir: Option<PathBuf>,
     /// How many keys to read in one answer. Default: 1000, which keeps it under 4 MiB for values of up to 4 KiB.
     pub page_size: u32,
 }
@@ -62,6 +69,8 @@ impl RegistryConfig {
             idle_timeout: Duration::from_secs(10),
             backoff_base: Duration::from_millis(100),
             backoff_cap: Duration::from_secs(2),
+            hold: None,
+            state_dir: None,
             page_size: 1000,
         }
     }

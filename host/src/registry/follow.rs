@@ -17,7 +17,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -33,11 +33,11 @@ use super::{
     lane::Lane,
     list::{Lister, Listing},
     metrics::{ListResult, Metrics, RestartReason},
+    publish::Publisher,
 };
 use crate::{
     model::{ServiceName, Update},
     naming::KeyScheme,
-    snapshot::Writer,
 };
 
 /// When etcd is back, those who waited come within this time, at random.
@@ -68,7 +68,7 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Keeps the snapshot up to date until its last reader is gone.
-    pub(super) async fn run(self, mut writer: Writer) {
+    pub(super) async fn run(self, mut publisher: Publisher) {
         let mut task = Task {
             codec: Codec::new(self.service.clone()),
             ups: self.hub.ups(),
@@ -77,16 +77,24 @@ impl Follower {
             stale: false,
             synced: false,
         };
-        loop {
-            // A step given up half-way is lost, and then nobody is left to miss it.
-            let updates = tokio::select! {
-                () = writer.closed() => break,
-                updates = task.step() => updates,
+        'follow: loop {
+            let updates = {
+                // One step to its end, whatever is to be done meanwhile: given up half-way it is lost.
+                let mut step = pin!(task.step());
+                loop {
+                    tokio::select! {
+                        updates = &mut step => break updates,
+                        read = publisher.tend() => if !read {
+                            break 'follow;
+                        },
+                    }
+                }
             };
             for update in updates {
-                writer.apply(update);
+                publisher.publish(update).await;
             }
         }
+        publisher.end().await;
         tracing::debug!(service = %task.it.service, "nobody reads any more");
         task.it.metrics.unfollowed(task.it.service.as_str());
     }

@@ -38,6 +38,11 @@ impl Lane {
         Self { line: Arc::default(), width: available_parallelism().map_or(1, usize::from) }
     }
 
+    /// One thread: for a disk.
+    pub(super) fn one() -> Self {
+        Self { width: 1, ..Self::new() }
+    }
+
     /// Waits for its turn, and for what `work` answers. Must be called within a tokio runtime.
     ///
     /// # Cancel safety
@@ -118,7 +123,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_panics_harms_no_other() {
-        let lane = Lane { width: 1, ..Lane::new() };
+        let lane = Lane::one();
         let (bad, good) = tokio::join!(lane.run(|| panic!("a panic for the test")), lane.run(|| 7));
         assert_eq!((bad, good), (Err::<(), _>(NoAnswer), Ok(7)));
         assert_eq!(lane.run(|| 8).await, Ok(8));
@@ -126,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_nobody_waits_for_is_left_out() {
-        let lane = Lane { width: 1, ..Lane::new() };
+        let lane = Lane::one();
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let done = Arc::new(AtomicUsize::new(0));
         let busy = tokio::spawn({

@@ -146,6 +146,8 @@ struct Families {
     events: Counter,
     lists: Family<ListLabels, Counter>,
     skipped: Family<ServiceLabels, Gauge>,
+    held: Family<ServiceLabels, Gauge>,
+    restored: Counter,
     registrations: Gauge,
     registered: Gauge,
     losses: Family<Reason, Counter>,
@@ -171,6 +173,8 @@ impl Metrics {
         registry.register("watch_events", "Changes of keys that were seen", families.events.clone());
         registry.register("lists", "Whole services read", families.lists.clone());
         registry.register("entries_skipped", "Entries a key scheme cannot read", families.skipped.clone());
+        registry.register("endpoints_held", "Endpoints that disappeared and are held back", families.held.clone());
+        registry.register("restores", "Services served from disk because etcd was away", families.restored.clone());
         registry.register("registrations", "Instances to keep registered", families.registrations.clone());
         registry.register("registrations_alive", "Instances registered now", families.registered.clone());
         registry.register("registration_losses", "Times a registration was lost", families.losses.clone());
@@ -205,6 +209,20 @@ impl Metrics {
         }
         let labels = ServiceLabels { service: service.to_owned() };
         self.0.skipped.get_or_create(&labels).set(i64::try_from(n_skipped).unwrap_or(i64::MAX));
+    }
+
+    /// Only services that have any are shown, as above.
+    pub(super) fn held(&self, service: &str, n_held: u64) {
+        let labels = ServiceLabels { service: service.to_owned() };
+        if n_held == 0 {
+            self.0.held.remove(&labels);
+        } else {
+            self.0.held.get_or_create(&labels).set(i64::try_from(n_held).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub(super) fn restored(&self) {
+        self.0.restored.inc();
     }
 
     /// Forgets a service nobody follows any more.

@@ -15,6 +15,7 @@
 //! - `etcd` is what we need of etcd, as a trait; `client` is that over the network, `diagnose` its answer to "what is wrong?".
 //! - `hub` is the one watch stream of the process, whatever the number of services.
 //! - `follow` keeps one service's snapshot, with `list` to read it whole and `codec` for the memory from keys to instances.
+//! - `publish` stands between it and the readers: `hold` holds back a mass disappearance, `kept` keeps what is known on disk.
 //! - `session` keeps one instance registered; `registration` is its handle.
 //!
 //! # Recovery
@@ -34,10 +35,13 @@ mod etcd;
 #[cfg(test)]
 mod fake;
 mod follow;
+mod hold;
 mod hub;
+mod kept;
 mod lane;
 mod list;
 mod metrics;
+mod publish;
 mod registration;
 mod session;
 
@@ -52,14 +56,18 @@ use self::{
     error::CallError,
     etcd::{Etcd, Range},
     follow::Follower,
+    hold::Holding,
     hub::{Hub, HubConfig},
+    kept::{StateDir, Subject},
     lane::Lane,
     list::Lister,
+    publish::{Keeping, Publisher},
     session::{Encoder, Session},
 };
 pub use self::{
     config::{RegistryConfig, TlsConfig},
     error::{Cause, RegistryError},
+    hold::Hold,
     metrics::Metrics,
     registration::{Registration, RegistrationConfig, RegistrationState},
 };
@@ -80,6 +88,7 @@ pub struct Registry {
     hub: Hub,
     lister: Lister,
     lane: Lane,
+    state: Option<(Arc<StateDir>, Lane)>,
     config: Arc<RegistryConfig>,
     metrics: Metrics,
 }
@@ -123,7 +132,8 @@ impl Registry {
         };
         let hub = Hub::spawn(Arc::clone(&etcd), hub_config, metrics.clone());
         let lister = Lister::spawn(Arc::clone(&etcd), config.page_size);
-        Self { etcd, hub, lister, lane: Lane::new(), config, metrics }
+        let state = config.state_dir.clone().map(|path| (Arc::new(StateDir::new(path)), Lane::one()));
+        Self { etcd, hub, lister, lane: Lane::new(), state, config, metrics }
     }
 
     /// What this handle and its clones count.
@@ -186,6 +196,16 @@ impl Registry {
         let prefixes = self.prefixes(&service, &scheme).await?;
         let ranges = outermost(&prefixes).into_iter().map(|prefix| Range::prefix(prefix.as_bytes())).collect();
         let (writer, reader) = snapshot::channel(service.clone());
+        let keeping = self.state.as_ref().map(|(dir, lane)| {
+            let subject = Subject {
+                service: service.to_string(),
+                key_scheme: scheme.name().to_owned(),
+                namespace: self.config.namespace.clone().unwrap_or_default(),
+            };
+            Keeping::new(Arc::clone(dir), subject, lane.clone())
+        });
+        let holding = Holding::new(self.config.hold);
+        let publisher = Publisher::new(service.clone(), writer, holding, keeping, self.metrics.clone());
         let span = tracing::info_span!("watch", %service);
         let follower = Follower {
             service,
@@ -197,7 +217,7 @@ impl Registry {
             backoff: self.backoff(),
             metrics: self.metrics.clone(),
         };
-        tokio::spawn(follower.run(writer).instrument(span));
+        tokio::spawn(follower.run(publisher).instrument(span));
         Ok(reader)
     }
 
