@@ -83,6 +83,11 @@ impl Writer {
         self.tx.send_replace(Arc::new(next));
     }
 
+    /// What was published last.
+    pub fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.tx.borrow())
+    }
+
     /// Whether anybody still reads: a writer without readers may stop.
     pub fn has_readers(&self) -> bool {
         self.tx.receiver_count() > 0

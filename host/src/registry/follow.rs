@@ -11,9 +11,10 @@
 //! # Recovery
 //!
 //! A lost stream resumes by itself (`hub`) and the snapshot is marked stale meanwhile; its endpoints stay. Where resuming
-//! is impossible the whole service is read again and swapped whole, so that readers never see half a list. Nothing ends the
-//! task but the last reader's going.
+//! is impossible the whole service is read again and swapped whole, so that readers never see half a list. What an outage has
+//! taken with it is given a moment to come back (`comeback`). Nothing ends the task but the last reader's going.
 
+mod comeback;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+use self::comeback::Comeback;
 use super::{
     backoff::{Backoff, spread},
     codec::{self, Codec},
@@ -71,20 +73,34 @@ impl Follower {
             ups: self.hub.ups(),
             it: self,
             state: State::List,
+            look_out: None,
             stale: false,
             synced: false,
         };
-        loop {
+        let mut comeback = Comeback::new();
+        let service = task.it.service.clone();
+        'read: loop {
             // A step given up half-way is lost, and then nobody is left to miss it.
-            let updates = tokio::select! {
-                () = writer.closed() => break,
-                updates = task.step() => updates,
+            let mut step = std::pin::pin!(task.step());
+            let updates = loop {
+                let until = comeback.until();
+                tokio::select! {
+                    () = writer.closed() => break 'read,
+                    () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                        if let Some(update) = comeback.end(&writer.current()) {
+                            tracing::warn!(%service, "most endpoints went away with the outage and did not come back");
+                            writer.apply(update);
+                        }
+                    }
+                    updates = &mut step => break updates,
+                }
             };
             for update in updates {
+                let update = comeback.pass(update, &writer.current());
                 writer.apply(update);
             }
         }
-        tracing::debug!(service = %task.it.service, "nobody reads any more");
+        tracing::debug!(%service, "nobody reads any more");
         task.it.metrics.unfollowed(task.it.service.as_str());
     }
 }
@@ -98,6 +114,8 @@ struct Task {
     /// Whether the watch has been in step since the last list. A watch that ends before that would do so again.
     synced: bool,
     ups: watch::Receiver<u64>,
+    /// Has the hub look out for etcd while nothing is watched.
+    look_out: Option<Watching>,
 }
 
 impl Task {
@@ -134,7 +152,7 @@ impl Task {
                 let update = self.codec.reset(header.revision, kvs, readings);
                 self.it.metrics.skipped(self.it.service.as_str(), self.codec.skipped());
                 tracing::debug!(service = %self.it.service, revision = %header.revision, skipped = self.codec.skipped(), "listed");
-                (self.stale, self.synced) = (false, false);
+                (self.stale, self.synced, self.look_out) = (false, false, None);
                 self.state =
                     State::Follow(self.it.hub.watch(self.it.ranges.clone(), header.revision.next(), header.cluster));
                 vec![update]
@@ -145,6 +163,9 @@ impl Task {
                 let reason = chain(&error);
                 if first {
                     tracing::warn!(service = %self.it.service, reason, "cannot read the service; what is known stays in use");
+                }
+                if matches!(&error, CallError::Failed(error) if error.is_transient()) {
+                    self.look_out = self.it.ranges.first().map(|range| self.it.hub.look_out(range.clone()));
                 }
                 self.back_off();
                 // A compaction amid the pages is no loss of etcd: the next list begins at a newer revision.
