@@ -2,7 +2,7 @@
 //!
 //! `etcd_client` neither fails over between endpoints nor authenticates again nor bounds a call on a hung server by itself
 //! (its balancer goes on choosing dead endpoints). So there is one client an endpoint here, each call is bounded, goes to
-//! the endpoint that answered last, and moves on to the next where that one cannot serve. Keys get and lose the namespace here.
+//! the endpoint that answered last, and to the next where that one cannot serve or takes its time. Keys get and lose the namespace here.
 
 mod convert;
 mod status;
@@ -20,8 +20,11 @@ use etcd_client::{
     Certificate, Client, ConnectOptions, GetOptions, Identity, KvClient, LeaseClient, PutOptions, TlsOptions, Txn,
     TxnOp, TxnOpResponse, WatchClient,
 };
-use futures::{FutureExt as _, future::BoxFuture};
-use tokio::{sync::OnceCell, time::timeout};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, sleep, timeout},
+};
 
 use self::convert::{Namespace, header};
 use self::status::{Blame, is_about_token, message_of};
@@ -39,6 +42,10 @@ use crate::{
 /// Larger than any answer we ask for: pages are limited by their number of keys, and an expired lease is one message
 /// however many keys it had. The Go client sets no limit either.
 const MAX_MESSAGE: usize = 1 << 30;
+
+/// After so long another member is asked the same, beside those that have not answered yet. Far more than a healthy etcd takes,
+/// so that a slow one is not asked everything twice, and less than the second within which a registration must be back.
+const SLOW_TO_ANSWER: Duration = Duration::from_millis(600);
 
 /// However little time there is and however many members, one of them gets this long to answer.
 const LEAST_BOUND: Duration = Duration::from_millis(200);
@@ -203,6 +210,10 @@ impl EtcdClient {
     }
 
     /// Like [`Self::call`] with another bound for each member; also says who answered.
+    ///
+    /// A member that is slow to answer is not waited for alone: a follower that has lost its leader, or a process that hangs,
+    /// takes a call and keeps it, while its neighbour answers at once. During an election all keep what they are given, and what
+    /// is sent after it is answered; hence again and again, for as long as a call may take. The first answer counts.
     async fn call_and_tell<T, F, A>(&self, what: &str, bound: Duration, call: F) -> Result<(&Member, T), CallError>
     where
         F: Fn(Connected) -> A,
@@ -210,26 +221,48 @@ impl EtcdClient {
     {
         let n_members = self.members.len();
         // A single member gets a second chance too: the first call after it restarted finds the old connection broken.
-        let mut left = n_members.max(2);
-        let mut index = self.preferred.load(Ordering::Relaxed);
+        let mut left = n_members.max(2) - 1;
+        let first = self.preferred.load(Ordering::Relaxed);
+        let asked_at = Instant::now();
+        let attempt = |index: usize| {
+            let call = &call;
+            async move { (index, self.call_member(&self.members[index], what, bound, call).await) }
+        };
+        let mut running = FuturesUnordered::from_iter([attempt(first)]);
+        let mut next = (first + 1) % n_members;
         loop {
-            left -= 1;
-            match self.call_member(&self.members[index], what, bound, &call).await {
-                Ok(value) => return Ok((&self.members[index], value)),
-                Err(CallError::Failed(error)) if left > 0 && error.try_elsewhere() => {
+            // A single member has nobody beside it, and is not asked twice at once.
+            let may_help = n_members > 1 && asked_at.elapsed() < bound;
+            let (index, result) = tokio::select! {
+                Some(finished) = running.next() => finished,
+                () = sleep(SLOW_TO_ANSWER), if may_help => {
+                    running.push(attempt(next));
+                    next = (next + 1) % n_members;
+                    continue;
+                }
+            };
+            match result {
+                Ok(value) => {
+                    // Only if no other call has moved it already.
+                    let _ = self.preferred.compare_exchange(first, index, Ordering::Relaxed, Ordering::Relaxed);
+                    return Ok((&self.members[index], value));
+                }
+                Err(CallError::Failed(error)) if error.try_elsewhere() => {
+                    let blame = &self.members[index].blame;
+                    tracing::debug!(endpoint = blame.endpoint, error = chain(&error), "an endpoint cannot serve");
                     if n_members == 1 && matches!(error, RegistryError::TimedOut { .. }) {
                         return Err(error.into());
                     }
-                    tracing::debug!(
-                        endpoint = self.members[index].blame.endpoint,
-                        error = chain(&error),
-                        "trying another endpoint"
-                    );
-                    let next = (index + 1) % n_members;
-                    // At once, since whoever waits for this call may give up before the next member has answered; and
-                    // only if no other call has moved it already.
-                    let _ = self.preferred.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
-                    index = next;
+                    // At once, since whoever waits for this call may give up before the next member has answered.
+                    let after = (index + 1) % n_members;
+                    let _ = self.preferred.compare_exchange(index, after, Ordering::Relaxed, Ordering::Relaxed);
+                    if left > 0 {
+                        left -= 1;
+                        running.push(attempt(next));
+                        next = (next + 1) % n_members;
+                    } else if running.is_empty() {
+                        return Err(error.into());
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -265,7 +298,10 @@ impl EtcdClient {
             Found::Nothing(source) => RegistryError::Unreachable { endpoint, source },
             Found::Tls if !tls => RegistryError::WantsTls { endpoint },
             Found::Tls => match error {
-                RegistryError::Unreachable { endpoint, source } => RegistryError::Tls { endpoint, source },
+                RegistryError::Unreachable { endpoint, source } => {
+                    let with_certificate = self.config.tls.as_ref().is_some_and(|tls| tls.identity.is_some());
+                    RegistryError::Tls { endpoint, advice: status::tls_advice(&source, with_certificate), source }
+                }
                 error => error,
             },
             Found::Http2 if tls => RegistryError::SpeaksPlaintext { endpoint },

@@ -27,7 +27,7 @@ pub struct RegistryConfig {
     /// How long that ping may go unanswered before the connection counts as dead. Default: 3 s.
     pub keep_alive_timeout: Duration,
     /// How long the watch stream may bring nothing before it counts as dead. After half of it etcd is asked for its
-    /// progress, so that a healthy but quiet stream always brings something. Default: 10 s.
+    /// progress, so that a healthy but quiet stream always brings something. Default: 6 s.
     pub idle_timeout: Duration,
     /// The first pause after a failure; it doubles with each further one. Half of every pause is random, so that many
     /// clients do not come back at once. Default: 100 ms.
@@ -66,7 +66,7 @@ impl RegistryConfig {
             request_timeout: Duration::from_secs(3),
             keep_alive_interval: Duration::from_secs(6),
             keep_alive_timeout: Duration::from_secs(3),
-            idle_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(6),
             backoff_base: Duration::from_millis(100),
             backoff_cap: Duration::from_secs(2),
             hold: None,

@@ -65,10 +65,12 @@ pub enum RegistryError {
         endpoint: String,
     },
     /// Both sides speak TLS and did not agree: usually an unknown authority, another name, or a missing client certificate.
-    #[error("cannot agree on TLS with the registry at {endpoint}")]
+    #[error("cannot agree on TLS with the registry at {endpoint}{advice}")]
     Tls {
         /// The endpoint.
         endpoint: String,
+        /// What to do, where that is known; begins with a separator.
+        advice: &'static str,
         /// What TLS said.
         #[source]
         source: Cause,
@@ -188,6 +190,10 @@ pub struct Cause(String);
 impl Cause {
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    pub(super) fn contains(&self, text: &str) -> bool {
+        self.0.contains(text)
     }
 
     /// Collects the chain that begins at `error`.

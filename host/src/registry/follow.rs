@@ -11,8 +11,8 @@
 //! # Recovery
 //!
 //! A lost stream resumes by itself (`hub`) and the snapshot is marked stale meanwhile; its endpoints stay. Where resuming
-//! is impossible the whole service is read again and swapped whole, so that readers never see half a list. Nothing ends the
-//! task but the last reader's going.
+//! is impossible the whole service is read again and swapped whole, so that readers never see half a list. What an outage has
+//! taken with it is given a moment to come back (`comeback`). Nothing ends the task but the last reader's going.
 
 #[cfg(test)]
 mod tests;
@@ -74,6 +74,7 @@ impl Follower {
             ups: self.hub.ups(),
             it: self,
             state: State::List,
+            look_out: None,
             stale: false,
             synced: false,
         };
@@ -109,6 +110,8 @@ struct Task {
     /// Whether the watch has been in step since the last list. A watch that ends before that would do so again.
     synced: bool,
     ups: watch::Receiver<u64>,
+    /// Has the hub look out for etcd while nothing is watched.
+    look_out: Option<Watching>,
 }
 
 impl Task {
@@ -145,7 +148,7 @@ impl Task {
                 let update = self.codec.reset(header.revision, kvs, readings);
                 self.it.metrics.skipped(self.it.service.as_str(), self.codec.skipped());
                 tracing::debug!(service = %self.it.service, revision = %header.revision, skipped = self.codec.skipped(), "listed");
-                (self.stale, self.synced) = (false, false);
+                (self.stale, self.synced, self.look_out) = (false, false, None);
                 self.state =
                     State::Follow(self.it.hub.watch(self.it.ranges.clone(), header.revision.next(), header.cluster));
                 vec![update]
@@ -156,6 +159,9 @@ impl Task {
                 let reason = chain(&error);
                 if first {
                     tracing::warn!(service = %self.it.service, reason, "cannot read the service; what is known stays in use");
+                }
+                if matches!(&error, CallError::Failed(error) if error.is_transient()) {
+                    self.look_out = self.it.ranges.first().map(|range| self.it.hub.look_out(range.clone()));
                 }
                 self.back_off();
                 // A compaction amid the pages is no loss of etcd: the next list begins at a newer revision.

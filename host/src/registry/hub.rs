@@ -39,6 +39,9 @@ const QUEUE: usize = 1024;
 /// How soon etcd is asked again how far it is, while some watch has yet to catch up after a reconnect.
 const CATCH_UP_INTERVAL: Duration = Duration::from_millis(500);
 
+/// For a watch that depends on nothing that was read before. No cluster has this id.
+const ANY_CLUSTER: u64 = 0;
+
 /// What a watcher is told, in order.
 #[derive(Debug)]
 pub(super) enum Notice {
@@ -134,6 +137,12 @@ impl Hub {
         Watching { id, notices, commands: self.commands.clone() }
     }
 
+    /// Has the hub look out for etcd while this is kept, even if nobody watches anything yet: [`Self::ups`] changes when it
+    /// is back. It does that by watching this range, whose notices are of no interest.
+    pub(super) fn look_out(&self, range: Range) -> Watching {
+        self.watch(vec![range], Revision(0), ANY_CLUSTER)
+    }
+
     /// Changes whenever a lost stream is back: for those who wait before they try again, a sign that it may work now.
     pub(super) fn ups(&self) -> watch::Receiver<u64> {
         self.ups.clone()
@@ -157,6 +166,13 @@ struct Watcher {
     cluster: u64,
     ranges: Vec<Tracked>,
     notices: mpsc::Sender<Box<Notice>>,
+}
+
+impl Watcher {
+    /// Whether what this cluster says is about another history than the one that was read.
+    fn is_of_another(&self, cluster: u64) -> bool {
+        self.cluster != ANY_CLUSTER && self.cluster != cluster
+    }
 }
 
 /// A range of a watcher.

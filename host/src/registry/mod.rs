@@ -28,6 +28,7 @@
 mod backoff;
 mod client;
 mod codec;
+mod comeback;
 mod config;
 mod diagnose;
 mod error;
@@ -77,8 +78,9 @@ use crate::{
     snapshot::{self, Reader},
 };
 
-/// The watch stream is one for the whole process, so it may knock more often than a thousand registrations may.
-const WATCH_BACKOFF_CAP: Duration = Duration::from_secs(1);
+/// The watch stream is one for the whole process, so it may knock more often than a thousand registrations may; they wait for it
+/// to come back. Half a second of the one in which all must be right again.
+const WATCH_BACKOFF_CAP: Duration = Duration::from_millis(500);
 
 /// The registry, for as many services and instances as one likes. Cheap to clone; all clones share one watch stream and
 /// one connection an endpoint. Its tasks end when the last clone, reader and registration are dropped.

@@ -1,10 +1,10 @@
 //! What becomes of a service's updates before readers see them: some are held back, and what readers see is kept on disk.
 //!
 //! ```text
-//!   follow ──Update──▶ holding ──▶ snapshot::Writer ──▶ readers
-//!                                       │      ▲
-//!                        a second later ▼      │ etcd does not answer at the start
-//!                                      kept on disk
+//!   follow ──Update──▶ comeback ──▶ holding ──▶ snapshot::Writer ──▶ readers
+//!                                                    │      ▲
+//!                                     a second later ▼      │ etcd does not answer at the start
+//!                                                   kept on disk
 //! ```
 
 use std::{
@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    comeback::Comeback,
     hold::Holding,
     kept::{Kept, StateDir, Subject},
     lane::Lane,
@@ -61,6 +62,7 @@ impl Keeping {
 pub(super) struct Publisher {
     service: ServiceName,
     writer: Writer,
+    comeback: Comeback,
     holding: Holding,
     keeping: Option<Keeping>,
     metrics: Metrics,
@@ -74,7 +76,7 @@ impl Publisher {
         keeping: Option<Keeping>,
         metrics: Metrics,
     ) -> Self {
-        Self { service, writer, holding, keeping, metrics }
+        Self { service, writer, comeback: Comeback::new(), holding, keeping, metrics }
     }
 
     /// Takes one update of the registry.
@@ -107,6 +109,7 @@ impl Publisher {
             self.keeping.as_ref().map_or((None, None), |keeping| (keeping.restore_at, keeping.save_at));
         tokio::select! {
             () = self.writer.closed() => return false,
+            () = until(self.comeback.until()) => self.give_up(),
             () = until(self.holding.due()) => self.release(),
             () = until(restore_at) => self.restore().await,
             () = until(save_at) => self.save(),
@@ -132,23 +135,36 @@ impl Publisher {
     }
 
     fn apply(&mut self, update: Update) {
-        let before = self.writer.current();
-        let n_held = self.holding.len();
+        let (before, n_held) = (self.writer.current(), self.n_held());
+        let update = self.comeback.pass(update, &before);
         let update = self.holding.judge(update, &before.endpoints, Instant::now());
         self.write(update, &before, n_held);
     }
 
+    fn n_held(&self) -> usize {
+        self.comeback.len() + self.holding.len()
+    }
+
+    /// What did not come back after an outage is gone.
+    fn give_up(&mut self) {
+        let (before, n_held) = (self.writer.current(), self.n_held());
+        if let Some(update) = self.comeback.end(&before) {
+            tracing::warn!(service = %self.service, "most endpoints went away with the outage and did not come back");
+            let update = self.holding.judge(update, &before.endpoints, Instant::now());
+            self.write(update, &before, n_held);
+        }
+    }
+
     /// Lets those go that were held for long enough.
     fn release(&mut self) {
-        let before = self.writer.current();
-        let n_held = self.holding.len();
+        let (before, n_held) = (self.writer.current(), self.n_held());
         let removed = self.holding.expired(Instant::now());
         let (revision, skipped) = (before.revision, before.skipped);
         self.write(Update::Changed { revision, upserted: Vec::new(), removed, skipped }, &before, n_held);
     }
 
     fn write(&mut self, update: Update, before: &Snapshot, n_held: usize) {
-        let held = self.holding.len();
+        let held = self.n_held();
         self.writer.apply_holding(update, held as u64);
         let after = self.writer.current();
         if let Some(keeping) = &mut self.keeping

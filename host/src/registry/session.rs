@@ -186,6 +186,8 @@ pub(super) struct Session {
     contest: Backoff,
     last_contest: Option<Instant>,
     state: State,
+    /// Has the hub look out for etcd while nothing of ours is watched.
+    look_out: Option<Watching>,
     /// Given up as lost, and perhaps still there with entries of its own (key schemes may have the lease in the key).
     former: Option<LeaseId>,
     told: watch::Sender<RegistrationState>,
@@ -217,6 +219,7 @@ impl Session {
             backoff,
             last_contest: None,
             state: State::Grant,
+            look_out: None,
             former: None,
             told,
             metrics,
@@ -356,6 +359,7 @@ impl Session {
             watching: Some(self.hub.watch(ranges, revision.next(), cluster)),
             put_back_at: None,
         }));
+        self.look_out = None;
         self.backoff.reset();
         self.metrics.registered(true);
         self.metrics.refreshed();
@@ -400,7 +404,11 @@ impl Session {
                 self.metrics.refreshed();
                 return;
             }
-            Ok(Err(error @ CallError::LeaseGone)) => return self.fail(&error, Some(lease)),
+            Ok(Err(error @ CallError::LeaseGone)) => {
+                // etcd answers: what failed while it was away is over.
+                self.backoff.reset();
+                return self.fail(&error, Some(lease));
+            }
             Ok(Err(error)) => chain(&error),
             Err(_) => format!("no answer within {bound:?}"),
         };
@@ -491,6 +499,11 @@ impl Session {
             LossReason::LeaseGone if self.backoff.attempts() == 0 => spread(COMEBACK_SPREAD.min(self.backoff.next())),
             _ => self.backoff.next(),
         };
+        if why == LossReason::Unreachable
+            && let Some(prefix) = self.encoder.prefixes.first()
+        {
+            self.look_out = Some(self.hub.look_out(Range::key(prefix.as_bytes())));
+        }
         self.state = State::Backoff { until: Instant::now() + pause, lease };
         self.metrics.registered(false);
         self.tell(RegistrationState::Lost { reason: reason.into(), since: since.unwrap_or_else(Instant::now) });

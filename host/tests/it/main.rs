@@ -10,3 +10,5 @@ mod go_interop;
 mod guests;
 mod node;
 mod registry;
+#[allow(dead_code, reason = "shared with the fault drills")]
+mod relay;

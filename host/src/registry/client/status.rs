@@ -114,6 +114,23 @@ fn cause(status: &(dyn std::error::Error + 'static), message: &str) -> Cause {
     }
 }
 
+/// What to do when TLS failed for this reason. The words are rustls's. With TLS 1.3 a server refuses a client's certificate after
+/// the handshake, and its alert is often lost with the connection: hence what is likely where nothing is known.
+pub(super) fn tls_advice(cause: &Cause, with_certificate: bool) -> &'static str {
+    let any = |texts: &[&str]| texts.iter().any(|text| cause.contains(text));
+    if any(&["UnknownIssuer", "BadSignature"]) {
+        "; its certificate is of no authority trusted here: name the right one (--registry-ca)"
+    } else if any(&["not valid for name", "NotValidForName"]) {
+        "; its certificate is for another name: use that name in the address, or set server-name in [registry]"
+    } else if any(&["certificate expired", "Expired", "NotValidYet", "not valid yet"]) {
+        "; its certificate is out of date, or the clock of this machine is wrong"
+    } else if with_certificate {
+        "; perhaps it does not take our client certificate: give one of an authority that it trusts (--registry-cert, --registry-key)"
+    } else {
+        "; perhaps it wants a client certificate: give one (--registry-cert, --registry-key)"
+    }
+}
+
 /// The words of the status, if there is one.
 pub(super) fn message_of(error: &Error) -> &str {
     match error {

@@ -170,7 +170,7 @@ impl Link {
             if let Some(tracked) = watchers.get(place) {
                 tracked.server_id = Some(answer.id);
             }
-        } else if answer.cluster != watcher.cluster {
+        } else if watcher.is_of_another(answer.cluster) {
             let detail = format!("cluster {:x} answers instead of {:x}", answer.cluster, watcher.cluster);
             cancel.extend(watchers.restart(place.watcher, RestartReason::ClusterChanged, &detail));
             return cancel;
@@ -205,7 +205,7 @@ impl Link {
         let Some(cluster) = watchers.by_id.get(&place.watcher).map(|watcher| watcher.cluster) else {
             return Vec::new();
         };
-        if answer.cluster != cluster {
+        if watchers.by_id.get(&place.watcher).is_some_and(|watcher| watcher.is_of_another(answer.cluster)) {
             let detail = format!("cluster {:x} answers instead of {cluster:x}", answer.cluster);
             return watchers.restart(place.watcher, RestartReason::ClusterChanged, &detail);
         }

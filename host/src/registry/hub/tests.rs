@@ -150,3 +150,23 @@ async fn the_task_ends_with_its_last_handle_and_watch() {
     assert!(ups.has_changed().is_err(), "nobody is left");
     assert_eq!(fake.n_streams(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_looks_out_for_etcd_learns_that_it_is_there_and_watches_nothing() {
+    let fake = Fake::new();
+    fake.go_down();
+    let hub = hub(&fake);
+    let mut ups = hub.ups();
+    let look_out = hub.look_out(Range::key("a"));
+    sleep(Duration::from_mins(1)).await;
+    assert!(!ups.has_changed().unwrap());
+    fake.come_back();
+    timeout(Duration::from_secs(2), ups.changed()).await.unwrap().unwrap();
+    // Of whatever cluster.
+    fake.become_another_cluster();
+    fake.cut();
+    timeout(Duration::from_secs(2), ups.changed()).await.unwrap().unwrap();
+    drop(look_out);
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(fake.n_streams(), 0);
+}

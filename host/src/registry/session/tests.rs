@@ -195,6 +195,34 @@ async fn after_a_long_outage_the_instance_is_registered_anew_within_a_second() {
     assert!(text.contains("registration_losses_total{reason=\"lease_expired\"} 1"), "counted once an outage: {text}");
 }
 
+/// It watches nothing yet, so that only the hub's looking out tells it.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_came_up_during_an_outage_is_registered_within_a_second_of_its_end() {
+    let fake = Fake::new();
+    fake.go_down();
+    let registry = fake.registry();
+    let _registration = registry.register(config("svc"), TestScheme::shared()).await.unwrap();
+    sleep(Duration::from_mins(5)).await;
+    fake.come_back();
+    let healed = until("registered", || fake.value(KEY).is_some()).await;
+    assert!(healed < Duration::from_secs(1), "{healed:?}");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(fake.n_streams(), 1, "and watches its own key alone");
+}
+
+/// Refreshes failed for a while, and then etcd is there and does not know the lease.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_went_during_a_short_outage_is_replaced_within_a_second() {
+    let fake = Fake::new();
+    let (_registry, _registration, lease) = register(&fake).await;
+    fake.go_down();
+    sleep(Duration::from_secs(8)).await;
+    fake.end_lease(lease);
+    fake.come_back();
+    let healed = until("registered anew", || fake.value(KEY).is_some()).await;
+    assert!(healed < Duration::from_secs(1), "{healed:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn attempts_during_an_outage_back_off_up_to_the_cap() {
     let fake = Fake::new();

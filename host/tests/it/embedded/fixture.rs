@@ -29,7 +29,15 @@ enum Kind {
     Etcd(Process, TempDir),
 }
 
-struct Process(Child);
+/// A child that ends with the test.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().display())))
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -63,17 +71,14 @@ impl Registry {
         let data = tempfile::tempdir().unwrap();
         let [client, peer] = free_ports();
         let (url, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg("--data-dir")
             .arg(data.path())
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}"), "--log-level", "error"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
-        Self::new(url, Kind::Etcd(Process(child), data)).await
+            .args(["--initial-cluster", &format!("default={peer}"), "--log-level", "error"]);
+        Self::new(url, Kind::Etcd(Process::start(&mut command), data)).await
     }
 
     async fn new(url: String, server: Kind) -> Self {
@@ -104,7 +109,7 @@ impl Registry {
 }
 
 /// The program named by a variable, else one on the `PATH`.
-pub(super) fn program(variable: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn program(variable: &str, name: &str) -> Option<PathBuf> {
     let named = std::env::var_os(variable).map(PathBuf::from);
     if let Some(named) = &named {
         assert!(named.is_file(), "{variable} names {}, which is no file", named.display());

@@ -1,13 +1,8 @@
 //! A registry behind a gate, a key scheme, and helpers that wait.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use waymark::{
     model::{Endpoint, LeaseId, ServiceName, Ttl},
     naming::{Decoded, Entry, KeyScheme, NamingError},
@@ -15,7 +10,8 @@ use waymark::{
     snapshot::{Reader, Snapshot},
 };
 
-use crate::embedded::fixture::{LOOPBACK, Registry as Server};
+use crate::embedded::fixture::Registry as Server;
+pub(super) use crate::relay::Relay as Gate;
 
 /// Long enough for a busy machine; nothing waits for it in vain.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,60 +43,6 @@ impl KeyScheme for PlainText {
                 reason: "its value is not an address".to_owned(),
             }),
         }
-    }
-}
-
-/// A TCP relay that can be shut.
-pub(super) struct Gate {
-    pub(super) url: String,
-    mode: watch::Sender<Mode>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Open,
-    /// Connections break, and new ones are closed at once.
-    Shut,
-    /// Connections stay, new ones are taken, and nothing passes.
-    Hung,
-}
-
-impl Gate {
-    pub(super) async fn before(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind(LOOPBACK).await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (mode, state) = watch::channel(Mode::Open);
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut state = state.clone();
-                tokio::spawn(async move {
-                    let _ = state.wait_for(|mode| *mode != Mode::Hung).await;
-                    if *state.borrow() == Mode::Shut {
-                        return;
-                    }
-                    let Ok(mut server) = TcpStream::connect(server).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = state.wait_for(|mode| *mode != Mode::Open) => {}
-                    }
-                    // Hung, both sides stay connected until that is over.
-                    let _ = state.wait_for(|mode| *mode != Mode::Hung).await;
-                });
-            }
-        });
-        Self { url, mode }
-    }
-
-    pub(super) fn shut(&self) {
-        self.mode.send_replace(Mode::Shut);
-    }
-
-    pub(super) fn hang(&self) {
-        self.mode.send_replace(Mode::Hung);
-    }
-
-    pub(super) fn open(&self) {
-        self.mode.send_replace(Mode::Open);
     }
 }
 

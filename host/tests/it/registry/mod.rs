@@ -7,3 +7,4 @@ mod diagnosis;
 mod etcd_only;
 mod fixture;
 mod healing;
+mod tls;
