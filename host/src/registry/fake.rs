@@ -351,6 +351,8 @@ impl Fake {
                 let key = range.describe();
                 store.calls.push((Instant::now(), Call::Watch { key, from }));
                 let id = if store.own_ids { 1000 - id } else { id };
+                // 0 is etcd's word for "from now on".
+                let from = if from == Revision(0) { header.revision.next() } else { from };
                 let replay = matching(&store.history, &range, from);
                 let stream = &mut store.streams[stream];
                 if let Some(reason) = refuse {

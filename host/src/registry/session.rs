@@ -424,6 +424,8 @@ impl Session {
         let State::Alive(alive) = &mut self.state else { return };
         match notice {
             Some(Notice::Events(events)) => {
+                // etcd answers: refreshes that failed while it was away are no reason to be slow now.
+                self.backoff.reset();
                 if let Some(reason) = alive.judge(&events) {
                     self.put_back(reason, Duration::ZERO);
                 }
