@@ -89,6 +89,35 @@ impl<'a> Config<'a> {
         )
     }
 
+    /// One of these words.
+    pub fn one_of(&self, name: &str, words: &[&'static str]) -> Result<&'static str, String> {
+        self.typed(
+            name,
+            |json| {
+                let text = json.text()?;
+                words.iter().copied().find(|word| *word == text)
+            },
+            || format!(r#""{}""#, words.join(r#"" or ""#)),
+        )
+    }
+
+    /// An object whose values are strings, as pairs. A name that is given twice is refused.
+    pub fn texts_by_name(&self, name: &str) -> Result<Vec<(String, String)>, String> {
+        let value = |json: Json<'_>| json.text().map(Cow::into_owned);
+        self.typed(name, |json| by_name(json, value), || "an object of strings, each name once".to_owned())
+    }
+
+    /// An object whose values are whole numbers within `range`, as pairs. A name that is given twice is refused.
+    pub fn integers_by_name(&self, name: &str, range: RangeInclusive<u32>) -> Result<Vec<(String, u32)>, String> {
+        let value =
+            |json: Json<'_>| json.integer().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
+        self.typed(
+            name,
+            |json| by_name(json, value),
+            || format!("an object of whole numbers from {} to {}, each name once", range.start(), range.end()),
+        )
+    }
+
     /// Read a field with `read`, which answers none for a value it cannot take; `expected` finishes the sentence "must be".
     /// What the methods above are made of.
     pub fn typed<T>(
@@ -110,6 +139,18 @@ impl<'a> Config<'a> {
         let default = Json::parse(field.default);
         default.ok().and_then(|json| read(&json)).ok_or_else(|| refuse(&field.default))
     }
+}
+
+/// The entries of an object; none when a value is not as wanted or a name comes twice.
+fn by_name<T>(json: &Json<'_>, value: impl Fn(Json<'_>) -> Option<T>) -> Option<Vec<(String, T)>> {
+    let mut pairs: Vec<(String, T)> = Vec::new();
+    for (name, json) in json.entries()? {
+        if pairs.iter().any(|(other, _)| *other == name) {
+            return None;
+        }
+        pairs.push((name.into_owned(), value(json)?));
+    }
+    Some(pairs)
 }
 
 fn known_fields(description: &Description) -> String {
@@ -134,6 +175,9 @@ mod tests {
         Field { name: "ratio", default: "0.5", doc: "how much" },
         Field { name: "zones", default: "[]", doc: "where" },
         Field { name: "strict", default: "false", doc: "how" },
+        Field { name: "labels", default: "{}", doc: "which" },
+        Field { name: "sizes", default: r#"{"a": 1}"#, doc: "how large" },
+        Field { name: "mode", default: r#""fast""#, doc: "in which way" },
     ]);
 
     fn refused(text: &str) -> String {
@@ -172,10 +216,30 @@ mod tests {
     }
 
     #[test]
+    fn objects_and_words_are_read_and_refused() {
+        let config = Config::read(r#"{"labels": {"v": "2", "canary": "yes"}, "mode": "slow"}"#, &SAMPLE).unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(config.texts_by_name("labels"), Ok(vec![pair("v", "2"), pair("canary", "yes")]));
+        assert_eq!(config.integers_by_name("sizes", 0..=9), Ok(vec![("a".to_owned(), 1)]));
+        assert_eq!(config.one_of("mode", &["fast", "slow"]), Ok("slow"));
+        let config = Config::read(r#"{"labels": {"v": 2}, "sizes": {"a": 1, "a": 2}, "mode": "x"}"#, &SAMPLE).unwrap();
+        let refused = config.texts_by_name("labels").unwrap_err();
+        assert_eq!(refused, r#"`labels` must be an object of strings, each name once, not {"v": 2}"#);
+        let refused = config.integers_by_name("sizes", 0..=9).unwrap_err();
+        assert_eq!(
+            refused,
+            r#"`sizes` must be an object of whole numbers from 0 to 9, each name once, not {"a": 1, "a": 2}"#
+        );
+        let refused = config.one_of("mode", &["fast", "slow"]).unwrap_err();
+        assert_eq!(refused, r#"`mode` must be "fast" or "slow", not "x""#);
+    }
+
+    #[test]
     fn unknown_fields_and_other_texts_are_refused() {
         assert_eq!(
             refused(r#"{"cuont": 1}"#),
-            "unknown field `cuont`; `sample` takes `count`, `name`, `ratio`, `zones`, `strict`"
+            "unknown field `cuont`; `sample` takes `count`, `name`, `ratio`, `zones`, `strict`, \
+             `labels`, `sizes`, `mode`"
         );
         assert_eq!(refused(r#"{"count": 1, "count": 2}"#), "the field `count` is given twice");
         assert_eq!(refused("[1]"), "the configuration must be a JSON object, not [1]");

@@ -54,6 +54,16 @@ pub fn receiving(endpoints: &[Endpoint]) -> Vec<u32> {
     (0u32..).zip(endpoints).filter(|(_, endpoint)| endpoint.weight > 0).map(|(index, _)| index).collect()
 }
 
+/// What an endpoint was registered with under this name.
+pub fn metadata<'a>(endpoint: &'a Endpoint, name: &str) -> Option<&'a str> {
+    endpoint.metadata.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+/// Whether an endpoint was registered with all of these names and values.
+pub fn has_metadata(endpoint: &Endpoint, wanted: &[(String, String)]) -> bool {
+    wanted.iter().all(|(name, value)| metadata(endpoint, name) == Some(value))
+}
+
 /// Make a component of a type that implements [`Policy`]. Once in a crate, whose `crate-type` is `cdylib`.
 #[macro_export]
 macro_rules! export_policy {
