@@ -51,6 +51,7 @@ pub mod testing;
 
 pub use config::Config;
 pub use description::{Description, Field};
+pub use draw::WeightedDraw;
 pub use generated::{
     balancer::{
         exports::waymark::plugin::balancer::{Context, Decision},
@@ -61,13 +62,12 @@ pub use generated::{
     },
     key_scheme::exports::waymark::plugin::key_scheme::{Entry, Instance},
 };
-pub use draw::WeightedDraw;
 pub use groups::{Group, grouped_rotation};
 pub use hash::xxh64;
 pub use host::{Host, log};
 pub use key_scheme::{KeyScheme, Lease};
 pub use maglev::{MAGLEV_TABLE_SIZE, maglev_table, next_prime};
-pub use policy::{Plan, Policy, has_metadata, metadata, receiving};
+pub use policy::{HASH_KEY, Plan, Policy, has_metadata, hash_name, metadata, receiving};
 pub use random::{Random, hash_text};
 pub use rendezvous::rendezvous_order;
 pub use ring::Ring;

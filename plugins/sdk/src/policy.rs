@@ -1,7 +1,7 @@
 //! A load-balancing policy, and the macro that makes a component of it.
 
 use crate::{
-    Config, Context, Decision, Description, Endpoint, Host, Scope,
+    Config, Context, Decision, Description, Endpoint, Field, Host, Scope,
     generated::balancer::exports::waymark::plugin::balancer::Plan as WirePlan,
 };
 
@@ -62,6 +62,20 @@ pub fn metadata<'a>(endpoint: &'a Endpoint, name: &str) -> Option<&'a str> {
 /// Whether an endpoint was registered with all of these names and values.
 pub fn has_metadata(endpoint: &Endpoint, wanted: &[(String, String)]) -> bool {
     wanted.iter().all(|(name, value)| metadata(endpoint, name) == Some(value))
+}
+
+/// The configuration field of policies that hash endpoints, for [`hash_name`].
+pub const HASH_KEY: Field = Field {
+    name: "hash_key",
+    default: r#""""#,
+    doc: "the metadata whose value names an endpoint for hashing, so that a successor takes over its keys; empty, or where \
+          an endpoint lacks it: its address",
+};
+
+/// What names an endpoint for hashing: the value of that metadata, else its address, as in Envoy (`hash_key` in the metadata
+/// `envoy.lb`) and gRPC. Not the id, which in some layouts is a lease and changes when the instance registers again.
+pub fn hash_name<'a>(endpoint: &'a Endpoint, hash_key: &str) -> &'a str {
+    metadata(endpoint, hash_key).unwrap_or(&endpoint.address)
 }
 
 /// Make a component of a type that implements [`Policy`]. Once in a crate, whose `crate-type` is `cdylib`.
