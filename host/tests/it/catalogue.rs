@@ -14,8 +14,11 @@ use waymark::{
     snapshot,
 };
 
-/// Zone, weight and metadata of the ten. Weights by zone: 12 in a, 10 in b, 8 in c.
-const TEN: [(&str, u32, &[(&str, &str)]); 10] = [
+/// Zone, weight and metadata of one endpoint.
+type Member = (&'static str, u32, &'static [(&'static str, &'static str)]);
+
+/// Weights by zone: 12 in a, 10 in b, 8 in c.
+const TEN: [Member; 10] = [
     ("a", 1, &[]),
     ("b", 2, &[("version", "2")]),
     ("c", 3, &[]),

@@ -67,7 +67,7 @@ pub use hash::xxh64;
 pub use host::{Host, log};
 pub use key_scheme::{KeyScheme, Lease};
 pub use maglev::{MAGLEV_TABLE_SIZE, maglev_table, next_prime};
-pub use policy::{HASH_KEY, Plan, Policy, has_metadata, hash_name, metadata, receiving};
+pub use policy::{HASH_KEY, Plan, Policy, has_metadata, hash_name, left_out, metadata, receiving};
 pub use random::{Random, hash_text};
 pub use rendezvous::rendezvous_order;
 pub use ring::Ring;

@@ -64,6 +64,16 @@ pub fn has_metadata(endpoint: &Endpoint, wanted: &[(String, String)]) -> bool {
     wanted.iter().all(|(name, value)| metadata(endpoint, name) == Some(value))
 }
 
+/// How many endpoints may get something and have no entry in this plan, as happens when a table is short for them. Worth a warning:
+/// nobody would ever call them.
+pub fn left_out(endpoints: &[Endpoint], entries: &[u32]) -> usize {
+    let mut out: Vec<bool> = endpoints.iter().map(|endpoint| endpoint.weight > 0).collect();
+    for index in entries {
+        out[*index as usize] = false;
+    }
+    out.into_iter().filter(|out| *out).count()
+}
+
 /// The configuration field of policies that hash endpoints, for [`hash_name`].
 pub const HASH_KEY: Field = Field {
     name: "hash_key",

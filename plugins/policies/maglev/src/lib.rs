@@ -9,8 +9,8 @@
 //! point, spread over all others and for each key the same way.
 
 use waymark_plugin::{
-    Config, Description, Endpoint, Field, HASH_KEY, Plan, Policy, Scope, export_policy, hash_name, maglev_table,
-    next_prime,
+    Config, Description, Endpoint, Field, HASH_KEY, Level, Plan, Policy, Scope, export_policy, hash_name, left_out,
+    log, maglev_table, next_prime,
 };
 
 /// The policy.
@@ -45,7 +45,12 @@ impl Policy for Maglev {
         }
         let hash_key = config.text("hash_key")?;
         let named = endpoints.iter().map(|endpoint| (hash_name(endpoint, &hash_key), endpoint.weight));
-        Ok(Plan::HashTable(maglev_table(named, size)))
+        let table = maglev_table(named, size);
+        let out = left_out(endpoints, &table);
+        if out > 0 {
+            log(Level::Warn, &format!("{out} endpoints have no slot in the table; raise `table_size`, now {size}"));
+        }
+        Ok(Plan::HashTable(table))
     }
 }
 
@@ -56,7 +61,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use proptest::prelude::*;
-    use waymark_plugin::testing::{build, counts, endpoint, endpoints, scope, with_metadata};
+    use waymark_plugin::testing::{build, counts, endpoint, endpoints, logged, scope, with_metadata};
 
     use super::*;
 
@@ -73,6 +78,13 @@ mod tests {
         assert_eq!(table("{}", &endpoints(3, &[1])).len(), 65_537);
         assert_eq!(table(r#"{"table_size": 251}"#, &endpoints(3, &[1])).len(), 251);
         assert_eq!(next_prime(MOST_SLOTS), MOST_SLOTS);
+    }
+
+    #[test]
+    fn a_table_too_small_for_everybody_says_so() {
+        table(r#"{"table_size": 7}"#, &endpoints(9, &[1]));
+        let message = "2 endpoints have no slot in the table; raise `table_size`, now 7";
+        assert_eq!(logged(), [(Level::Warn, message.to_owned())]);
     }
 
     #[test]

@@ -6,18 +6,19 @@
 //! endpoint as in a proxy that hashes to 64. A request without the key goes anywhere, as in A76. Shares are only roughly the
 //! weights: with 1,024 points for ten endpoints, expect a tenth more or less. `maglev` is even, and moves a few more keys.
 //!
-//! A plan, not a choice for each request: the host looks the key up in a table of places on the ring, 16 or more for each point. When
+//! A plan, not a choice for each request: the host looks the key up in a table of places on the ring, 8 or more for each point. When
 //! an endpoint cannot be used, its keys go where the next entries point, spread over all others and for each key the same way.
 
 use waymark_plugin::{
-    Config, Description, Endpoint, Field, HASH_KEY, Plan, Policy, Ring, Scope, export_policy, hash_name,
+    Config, Description, Endpoint, Field, HASH_KEY, Level, Plan, Policy, Ring, Scope, export_policy, hash_name,
+    left_out, log,
 };
 
 /// The policy.
 #[derive(Debug)]
 pub struct RingHash;
 
-/// The most points that can be asked for: 16 places for each are then as long a plan as the host takes.
+/// The most points that can be asked for: 8 places and more for each are then no longer a plan than the host takes.
 const MOST_POINTS: u32 = 65_536;
 
 /// Places in the table are at least 2 to this.
@@ -57,8 +58,16 @@ impl Policy for RingHash {
         let hash_key = config.text("hash_key")?;
         let named = endpoints.iter().map(|endpoint| (hash_name(endpoint, &hash_key), endpoint.weight));
         let ring = Ring::new(named, min_size, max_size);
-        let bits = (ring.points().len() * 16).next_power_of_two().ilog2().clamp(LEAST_BITS, MOST_BITS);
-        Ok(Plan::HashTable(ring.table(bits)))
+        let bits = (ring.points().len() * 8).next_power_of_two().ilog2().clamp(LEAST_BITS, MOST_BITS);
+        let table = ring.table(bits);
+        let out = left_out(endpoints, &table);
+        if out > 0 {
+            log(
+                Level::Warn,
+                &format!("{out} endpoints have no place on the ring; raise `max_ring_size`, now {max_size}"),
+            );
+        }
+        Ok(Plan::HashTable(table))
     }
 }
 
@@ -69,7 +78,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use proptest::prelude::*;
-    use waymark_plugin::testing::{build, counts, endpoint, endpoints, scope, with_metadata};
+    use waymark_plugin::testing::{build, counts, endpoint, endpoints, logged, scope, with_metadata};
 
     use super::*;
 
@@ -96,7 +105,17 @@ mod tests {
         assert_eq!(table("{}", &[]), [0u32; 0]);
         assert_eq!(table("{}", &[endpoint(1, "", 0)]), [0u32; 0]);
         let config = r#"{"min_ring_size": 65536, "max_ring_size": 65536}"#;
-        assert_eq!(table(config, &endpoints(3, &[1])).len(), 1 << 20);
+        let length = table(config, &endpoints(3, &[1])).len();
+        assert!((1 << 19..=1 << 20).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn a_ring_too_small_for_everybody_says_so() {
+        let config = r#"{"min_ring_size": 5, "max_ring_size": 5}"#;
+        assert!(table(config, &endpoints(5, &[1])).len() == 65_536 && logged().is_empty());
+        table(config, &endpoints(9, &[1]));
+        let message = "4 endpoints have no place on the ring; raise `max_ring_size`, now 5";
+        assert_eq!(logged(), [(Level::Warn, message.to_owned())]);
     }
 
     #[test]
@@ -129,7 +148,10 @@ mod tests {
         #[test]
         fn shares_are_about_the_weights(weights in prop::collection::vec(1u32..5, 2..8)) {
             let config = r#"{"min_ring_size": 4096}"#;
-            let counts = counts(&table(config, &endpoints(weights.len() as u8, &weights)), weights.len());
+            let table = table(config, &endpoints(weights.len() as u8, &weights));
+            // A point more or less for rounding makes no longer table.
+            prop_assert_eq!(table.len(), 65_536);
+            let counts = counts(&table, weights.len());
             let sum: u32 = weights.iter().sum();
             for (count, weight) in counts.iter().zip(&weights) {
                 let (share, due) = (f64::from(*count) / 65_536.0, f64::from(*weight) / f64::from(sum));
