@@ -70,9 +70,16 @@ pub async fn load_key_scheme(engine: &Engine, choice: &PluginChoice) -> Result<W
 
 /// Where compiled plugins are kept when nothing was said: the user's cache folder, if there is one.
 pub fn default_plugin_cache() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-    Some(base.join("waymark").join("plugins"))
+    Some(user_folder("XDG_CACHE_HOME", ".cache")?.join("waymark").join("plugins"))
+}
+
+/// Where the last known endpoints are kept when nothing was said: the user's state folder, if there is one.
+pub fn default_state_dir() -> Option<PathBuf> {
+    Some(user_folder("XDG_STATE_HOME", ".local/state")?.join("waymark"))
+}
+
+/// A base folder of the XDG specification: named by a variable, else under the user's home.
+fn user_folder(variable: &str, under_home: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    named.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(under_home)))
 }

@@ -10,7 +10,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use self::load::{PluginError, default_plugin_cache, load_key_scheme, load_plugin, load_policy};
+pub use self::load::{PluginError, default_plugin_cache, default_state_dir, load_key_scheme, load_plugin, load_policy};
 use crate::{
     admin::{self, Admin, AdminError, Readiness},
     balancer::{Candidate, HashKey, ServiceDefaults, Services, ServicesConfig},

@@ -50,6 +50,16 @@ pub(super) struct Args {
     /// Where compiled plugins are kept [default: waymark/plugins in the user's cache folder].
     #[arg(long, env = "WAYMARK_PLUGIN_CACHE", value_name = "FOLDER")]
     plugin_cache: Option<PathBuf>,
+    /// The share of a service's endpoints that may disappear at once; the others are held back [default: no limit].
+    #[arg(long, env = "WAYMARK_HOLD_SHARE", value_name = "0..1")]
+    hold_share: Option<f64>,
+    /// How long they are held back, seconds [default: 30].
+    #[arg(long, env = "WAYMARK_HOLD_TIME", value_name = "SECONDS")]
+    hold_time: Option<u64>,
+    /// Where the last known endpoints are kept, to start with while etcd is down; `none` for nowhere
+    /// [default: waymark in the user's state folder].
+    #[arg(long, env = "WAYMARK_STATE_DIR", value_name = "FOLDER|none")]
+    state_dir: Option<PathBuf>,
     #[command(flatten)]
     registry: RegistryArgs,
 }
@@ -63,6 +73,9 @@ impl Args {
         if let Some(listen) = self.embedded_listen {
             file.registry.embedded_listen = Some(listen.to_string());
         }
+        file.registry.hold_share = self.hold_share.or(file.registry.hold_share);
+        file.registry.hold_time_s = self.hold_time.or(file.registry.hold_time_s);
+        file.registry.state_dir = self.state_dir.or(file.registry.state_dir).or_else(app::default_state_dir);
         let mut config = file.into_node()?;
         config.listen = self.listen.unwrap_or(config.listen);
         config.admin = self.admin.unwrap_or(config.admin);

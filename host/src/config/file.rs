@@ -54,6 +54,12 @@ pub struct RegistryFile {
     pub key_file: Option<PathBuf>,
     /// The name that etcd's certificate must be for.
     pub server_name: Option<String>,
+    /// The share of a service's endpoints that may disappear within `hold-time-s`; the others are held back that long.
+    pub hold_share: Option<f64>,
+    /// How long, seconds. Default 30.
+    pub hold_time_s: Option<u64>,
+    /// The folder where the last known endpoints are kept, to start with while etcd is down; `none` for nowhere.
+    pub state_dir: Option<PathBuf>,
     /// A bundled key scheme or a file.
     pub key_scheme: Option<String>,
     /// Its configuration.

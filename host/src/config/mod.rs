@@ -16,8 +16,11 @@ use crate::{
     dataplane::{Route, RouteError, Routes},
     model::{ModelError, ServiceName},
     plugin::{Kind, Limits},
-    registry::{RegistryConfig, TlsConfig},
+    registry::{Hold, RegistryConfig, TlsConfig},
 };
+
+/// How long endpoints are held back when only the share is given: three TTLs of the default, by when whoever lives has registered again.
+const DEFAULT_HOLD_TIME_S: u64 = 30;
 
 /// What is wrong with a configuration. Nothing was started.
 #[derive(Debug, Error)]
@@ -287,7 +290,27 @@ impl RegistryFile {
             };
             config.tls = Some(TlsConfig { ca: read(&self.ca_file)?, identity, server_name: self.server_name.clone() });
         }
+        config.hold = self.hold()?;
+        // A path that is none is a word, as on the command line.
+        config.state_dir = self.state_dir.clone().filter(|path| path.as_os_str() != "none");
         Ok(RegistrySource::Etcd(Box::new(config)))
+    }
+
+    fn hold(&self) -> Result<Option<Hold>, ConfigError> {
+        let Some(share) = self.hold_share else {
+            return match self.hold_time_s {
+                Some(_) => Err(ConfigError::value("registry.hold-time-s", "goes with registry.hold-share, give both")),
+                None => Ok(None),
+            };
+        };
+        if !(share > 0.0 && share < 1.0) {
+            return Err(ConfigError::value("registry.hold-share", format!("{share} is not between 0 and 1")));
+        }
+        let seconds = self.hold_time_s.unwrap_or(DEFAULT_HOLD_TIME_S);
+        if !(1..=86_400).contains(&seconds) {
+            return Err(ConfigError::value("registry.hold-time-s", format!("{seconds} s is not within 1 s to a day")));
+        }
+        Ok(Some(Hold { share, time: Duration::from_secs(seconds) }))
     }
 }
 
@@ -341,6 +364,8 @@ mod tests {
             namespace = "prod/"
             user = "node"
             password = "secret"
+            hold-share = 0.5
+            state-dir = "/var/lib/waymark"
             [policy]
             plugin = "zone_aware"
             config = { min_endpoints = 2 }
@@ -361,6 +386,8 @@ mod tests {
         assert_eq!(node.limits.pick_deadline, Duration::from_millis(20));
         let RegistrySource::Etcd(registry) = node.registry else { panic!("endpoints were given") };
         assert_eq!(registry.user, Some(("node".into(), "secret".into())));
+        assert_eq!(registry.hold, Some(Hold { share: 0.5, time: Duration::from_secs(30) }));
+        assert_eq!(registry.state_dir, Some("/var/lib/waymark".into()));
     }
 
     #[test]
@@ -381,6 +408,12 @@ mod tests {
             ("[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"", "configured twice"),
             ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nuser = \"u\"", "registry.user"),
             ("[[route]]\nservice = \"a\"", "names neither"),
+            ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-share = 1.0", "registry.hold-share"),
+            (
+                "[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-share = 0.5\nhold-time-s = 0",
+                "registry.hold-time-s",
+            ),
+            ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-time-s = 5", "registry.hold-share"),
         ] {
             let error = node(text).unwrap_err().to_string();
             assert!(error.contains(setting), "{text}: {error}");

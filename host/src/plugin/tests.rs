@@ -82,7 +82,7 @@ fn weighted_shares_follow_the_weights() {
 #[test]
 fn zone_aware_stays_in_its_zone_and_leaves_it_when_it_is_gone() {
     let endpoints = [endpoint(1, "a", 1), endpoint(2, "a", 1), endpoint(3, "b", 1), endpoint(4, "b", 1)];
-    let policy = policy("zone_aware", "{}");
+    let policy = policy("zone_aware", r#"{"min_endpoints": 2}"#);
     let at_home = shares(&rotation(policy.build(&scope("a"), &endpoints).unwrap()), 4);
     assert!(at_home[2] + at_home[3] < f64::EPSILON, "{at_home:?}");
     let away = shares(&rotation(policy.build(&scope("c"), &endpoints).unwrap()), 4);
@@ -132,9 +132,29 @@ fn least_request_names_two_and_lets_the_host_compare() {
     assert!(seen.iter().all(|count| *count > 700), "{seen:?}");
 }
 
+/// A bad configuration for every bundled policy that has fields; the first name in it is the field at fault.
+const BAD_CONFIGS: [(&str, &str); 11] = [
+    ("zone_aware", r#"{"min_endpoints": "x"}"#),
+    ("priority", r#"{"sizes": {"first": 1}}"#),
+    ("subset", r#"{"size": 5}"#),
+    ("pick_first", r#"{"shuffle": "yes"}"#),
+    ("least_request", r#"{"choice_count": 99}"#),
+    ("weighted_least_request", r#"{"active_request_bias": -1}"#),
+    ("peak_ewma", r#"{"explore": 99}"#),
+    ("ring_hash", r#"{"min_ring_size": 5000}"#),
+    ("maglev", r#"{"table_size": 65536}"#),
+    ("sticky", r#"{"header": ""}"#),
+    ("canary_by_header", r#"{"percent": 101}"#),
+];
+
 #[test]
 fn a_refused_configuration_names_its_field() {
-    for (name, config) in [("zone_aware", r#"{"min_endpoints": "x"}"#), ("least_request", r#"{"choice_count": 99}"#)] {
+    for bundled in bundled::of(Kind::Policy) {
+        let plugin = engine().load_bundled(bundled.kind, bundled.name).unwrap();
+        let tried = BAD_CONFIGS.iter().any(|(name, _)| *name == bundled.name);
+        assert_eq!(tried, !plugin.description.fields.is_empty(), "{}", bundled.name);
+    }
+    for (name, config) in BAD_CONFIGS {
         let error = policy(name, config).build(&scope(""), &[endpoint(1, "", 1)]).map(|_| ()).unwrap_err();
         let field = config.split('"').nth(1).unwrap();
         assert!(matches!(error, BuildError::Refused { .. }) && error.to_string().contains(field), "{error}");
@@ -244,7 +264,7 @@ proptest! {
 
     #[test]
     fn plans_of_any_endpoints_stay_in_range(endpoints in any_endpoints(), zone in 0usize..3) {
-        for name in ["round_robin", "weighted", "zone_aware"] {
+        for name in ["round_robin", "weighted", "zone_aware", "priority", "subset"] {
             match policy(name, "{}").build(&scope(["", "a", "z"][zone]), &endpoints) {
                 Ok(Plan::Rotation(list)) => {
                     prop_assert!(list.iter().all(|index| (*index as usize) < endpoints.len()));

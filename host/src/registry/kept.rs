@@ -88,7 +88,7 @@ enum Unusable {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn encode(subject: &Subject, kept: &Kept) -> Vec<u8> {

@@ -59,11 +59,12 @@ impl<'a> Config<'a> {
         )
     }
 
-    /// A number within `range`.
-    pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<f64, String> {
+    /// A number within `range`, whose bounds are whole: to write floats out would be a third of a small plugin.
+    pub fn number(&self, name: &str, range: RangeInclusive<u32>) -> Result<f64, String> {
+        let bounds = f64::from(*range.start())..=f64::from(*range.end());
         self.typed(
             name,
-            |json| json.number().filter(|n| range.contains(n)),
+            |json| json.number().filter(|n| bounds.contains(n)),
             || format!("a number from {} to {}", range.start(), range.end()),
         )
     }
@@ -86,6 +87,48 @@ impl<'a> Config<'a> {
             name,
             |json| json.items()?.map(|item| item.text().map(Cow::into_owned)).collect(),
             || "a list of strings".to_owned(),
+        )
+    }
+
+    /// The name of a header, in lower case as the host wants it.
+    pub fn header_name(&self, name: &str) -> Result<String, String> {
+        let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        self.typed(
+            name,
+            |json| {
+                json.text()
+                    .map(|text| text.to_ascii_lowercase())
+                    .filter(|text| !text.is_empty() && text.bytes().all(may_stand))
+            },
+            || "the name of a header".to_owned(),
+        )
+    }
+
+    /// One of these words.
+    pub fn one_of(&self, name: &str, words: &[&'static str]) -> Result<&'static str, String> {
+        self.typed(
+            name,
+            |json| {
+                let text = json.text()?;
+                words.iter().copied().find(|word| *word == text)
+            },
+            || format!(r#""{}""#, words.join(r#"" or ""#)),
+        )
+    }
+
+    /// An object whose values are strings, as pairs. A name that is given twice is refused.
+    pub fn texts_by_name(&self, name: &str) -> Result<Vec<(String, String)>, String> {
+        let value = |json: Json<'_>| json.text().map(Cow::into_owned);
+        self.typed(name, |json| by_name(json, value), || "an object of strings, each name once".to_owned())
+    }
+
+    /// An object whose values are whole numbers within `range`, as pairs. A name that is given twice is refused.
+    pub fn integers_by_name(&self, name: &str, range: RangeInclusive<u32>) -> Result<Vec<(String, u32)>, String> {
+        let value = |json: Json<'_>| json.integer().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
+        self.typed(
+            name,
+            |json| by_name(json, value),
+            || format!("an object of whole numbers from {} to {}, each name once", range.start(), range.end()),
         )
     }
 
@@ -112,6 +155,18 @@ impl<'a> Config<'a> {
     }
 }
 
+/// The entries of an object; none when a value is not as wanted or a name comes twice.
+fn by_name<T>(json: &Json<'_>, value: impl Fn(Json<'_>) -> Option<T>) -> Option<Vec<(String, T)>> {
+    let mut pairs: Vec<(String, T)> = Vec::new();
+    for (name, json) in json.entries()? {
+        if pairs.iter().any(|(other, _)| *other == name) {
+            return None;
+        }
+        pairs.push((name.into_owned(), value(json)?));
+    }
+    Some(pairs)
+}
+
 fn known_fields(description: &Description) -> String {
     let mut list = format!("`{}` takes ", description.name);
     for (nth, field) in description.fields.iter().enumerate() {
@@ -134,6 +189,9 @@ mod tests {
         Field { name: "ratio", default: "0.5", doc: "how much" },
         Field { name: "zones", default: "[]", doc: "where" },
         Field { name: "strict", default: "false", doc: "how" },
+        Field { name: "labels", default: "{}", doc: "which" },
+        Field { name: "sizes", default: r#"{"a": 1}"#, doc: "how large" },
+        Field { name: "mode", default: r#""fast""#, doc: "in which way" },
     ]);
 
     fn refused(text: &str) -> String {
@@ -144,7 +202,7 @@ mod tests {
     fn fields_left_out_have_the_described_default() {
         let config = Config::read("{}", &SAMPLE).unwrap();
         assert_eq!(config.integer("count", 1..=10), Ok(2));
-        assert_eq!(config.number("ratio", 0.0..=1.0), Ok(0.5));
+        assert_eq!(config.number("ratio", 0..=1), Ok(0.5));
         assert_eq!(config.texts("zones"), Ok(vec![]));
         assert_eq!(config.boolean("strict"), Ok(false));
         assert_eq!(config.text("name").unwrap_err(), "the field `name` must be given: whose");
@@ -156,7 +214,7 @@ mod tests {
         let config = Config::read(text, &SAMPLE).unwrap();
         assert_eq!(config.integer("count", 1..=10), Ok(10));
         assert_eq!(config.text("name"), Ok("ab".to_owned()));
-        assert_eq!(config.number("ratio", 0.0..=1.0), Ok(0.1));
+        assert_eq!(config.number("ratio", 0..=1), Ok(0.1));
         assert_eq!(config.texts("zones"), Ok(vec!["x".to_owned(), "y".to_owned()]));
         assert_eq!(config.boolean("strict"), Ok(true));
     }
@@ -167,15 +225,39 @@ mod tests {
         let count = config.integer("count", 1..=10).unwrap_err();
         assert_eq!(count, "`count` must be a whole number from 1 to 10, not 11");
         assert_eq!(config.text("name").unwrap_err(), "`name` must be a string, not 3");
-        assert_eq!(config.number("ratio", 0.0..=1.0).unwrap_err(), r#"`ratio` must be a number from 0 to 1, not "1""#);
+        assert_eq!(config.number("ratio", 0..=1).unwrap_err(), r#"`ratio` must be a number from 0 to 1, not "1""#);
         assert_eq!(config.texts("zones").unwrap_err(), r#"`zones` must be a list of strings, not ["x", 1]"#);
+    }
+
+    #[test]
+    fn objects_and_words_are_read_and_refused() {
+        let config = Config::read(r#"{"labels": {"v": "2", "canary": "yes"}, "mode": "slow"}"#, &SAMPLE).unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(config.texts_by_name("labels"), Ok(vec![pair("v", "2"), pair("canary", "yes")]));
+        assert_eq!(config.integers_by_name("sizes", 0..=9), Ok(vec![("a".to_owned(), 1)]));
+        assert_eq!(config.one_of("mode", &["fast", "slow"]), Ok("slow"));
+        assert_eq!(config.header_name("mode"), Ok("slow".to_owned()));
+        let upper = Config::read(r#"{"mode": "X-User", "name": "x y"}"#, &SAMPLE).unwrap();
+        assert_eq!(upper.header_name("mode"), Ok("x-user".to_owned()));
+        assert_eq!(upper.header_name("name").unwrap_err(), r#"`name` must be the name of a header, not "x y""#);
+        let config = Config::read(r#"{"labels": {"v": 2}, "sizes": {"a": 1, "a": 2}, "mode": "x"}"#, &SAMPLE).unwrap();
+        let refused = config.texts_by_name("labels").unwrap_err();
+        assert_eq!(refused, r#"`labels` must be an object of strings, each name once, not {"v": 2}"#);
+        let refused = config.integers_by_name("sizes", 0..=9).unwrap_err();
+        assert_eq!(
+            refused,
+            r#"`sizes` must be an object of whole numbers from 0 to 9, each name once, not {"a": 1, "a": 2}"#
+        );
+        let refused = config.one_of("mode", &["fast", "slow"]).unwrap_err();
+        assert_eq!(refused, r#"`mode` must be "fast" or "slow", not "x""#);
     }
 
     #[test]
     fn unknown_fields_and_other_texts_are_refused() {
         assert_eq!(
             refused(r#"{"cuont": 1}"#),
-            "unknown field `cuont`; `sample` takes `count`, `name`, `ratio`, `zones`, `strict`"
+            "unknown field `cuont`; `sample` takes `count`, `name`, `ratio`, `zones`, `strict`, \
+             `labels`, `sizes`, `mode`"
         );
         assert_eq!(refused(r#"{"count": 1, "count": 2}"#), "the field `count` is given twice");
         assert_eq!(refused("[1]"), "the configuration must be a JSON object, not [1]");

@@ -83,7 +83,7 @@ pub fn report_panics() {
 }
 
 /// Written out because the standard library's formatting is a tenth of a small plugin.
-fn push_decimal(text: &mut String, number: u32) {
+pub(crate) fn push_decimal(text: &mut String, number: u32) {
     if number >= 10 {
         push_decimal(text, number / 10);
     }

@@ -23,8 +23,8 @@
 //! ```
 //!
 //! What is here: the two traits and their types; [`Config`], which reads a configuration and names the field at fault;
-//! [`smooth_rotation`] and [`maglev_table`], the two ways of making a plan; [`Random`]; [`json`]. What is not: anything that
-//! touches a network, a clock or a file. A plugin has none of these, and what it may ask of the host is [`Host`] and [`log`].
+//! what plans are made of ([`smooth_rotation`], [`grouped_rotation`], [`maglev_table`], [`Ring`], [`rendezvous_order`]) and
+//! what draws at random ([`Random`], [`WeightedDraw`]); [`json`]. What is not: anything that touches a network, a clock or a file. A plugin has none of these, and what it may ask of the host is [`Host`] and [`log`].
 
 // The examples of the guide compile.
 #[cfg(doctest)]
@@ -33,19 +33,25 @@ struct Guide;
 
 mod config;
 mod description;
+mod draw;
 mod generated;
+mod groups;
+mod hash;
 mod host;
 pub mod json;
 mod key_scheme;
 mod maglev;
 mod policy;
 mod random;
+mod rendezvous;
+mod ring;
 mod rotation;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
 pub use config::Config;
 pub use description::{Description, Field};
+pub use draw::WeightedDraw;
 pub use generated::{
     balancer::{
         exports::waymark::plugin::balancer::{Context, Decision},
@@ -56,11 +62,15 @@ pub use generated::{
     },
     key_scheme::exports::waymark::plugin::key_scheme::{Entry, Instance},
 };
+pub use groups::{Group, grouped_rotation};
+pub use hash::xxh64;
 pub use host::{Host, log};
 pub use key_scheme::{KeyScheme, Lease};
-pub use maglev::{MAGLEV_TABLE_SIZE, maglev_table};
-pub use policy::{Plan, Policy, receiving};
+pub use maglev::{MAGLEV_TABLE_SIZE, maglev_table, next_prime};
+pub use policy::{HASH_KEY, Plan, Policy, has_metadata, hash_name, left_out, metadata, receiving};
 pub use random::{Random, hash_text};
+pub use rendezvous::rendezvous_order;
+pub use ring::Ring;
 pub use rotation::{MAX_ROTATION, smooth_rotation};
 
 /// What the export macros expand to. Not for use by hand.

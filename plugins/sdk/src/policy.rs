@@ -1,7 +1,7 @@
 //! A load-balancing policy, and the macro that makes a component of it.
 
 use crate::{
-    Config, Context, Decision, Description, Endpoint, Host, Scope,
+    Config, Context, Decision, Description, Endpoint, Field, Host, Scope,
     generated::balancer::exports::waymark::plugin::balancer::Plan as WirePlan,
 };
 
@@ -52,6 +52,40 @@ impl<P> Plan<P> {
 /// The endpoints that may get anything, by index: those whose weight is not 0, which means "send it nothing".
 pub fn receiving(endpoints: &[Endpoint]) -> Vec<u32> {
     (0u32..).zip(endpoints).filter(|(_, endpoint)| endpoint.weight > 0).map(|(index, _)| index).collect()
+}
+
+/// What an endpoint was registered with under this name.
+pub fn metadata<'a>(endpoint: &'a Endpoint, name: &str) -> Option<&'a str> {
+    endpoint.metadata.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+/// Whether an endpoint was registered with all of these names and values.
+pub fn has_metadata(endpoint: &Endpoint, wanted: &[(String, String)]) -> bool {
+    wanted.iter().all(|(name, value)| metadata(endpoint, name) == Some(value))
+}
+
+/// How many endpoints may get something and have no entry in this plan, as happens when a table is short for them. Worth a warning:
+/// nobody would ever call them.
+pub fn left_out(endpoints: &[Endpoint], entries: &[u32]) -> usize {
+    let mut out: Vec<bool> = endpoints.iter().map(|endpoint| endpoint.weight > 0).collect();
+    for index in entries {
+        out[*index as usize] = false;
+    }
+    out.into_iter().filter(|out| *out).count()
+}
+
+/// The configuration field of policies that hash endpoints, for [`hash_name`].
+pub const HASH_KEY: Field = Field {
+    name: "hash_key",
+    default: r#""""#,
+    doc: "the metadata whose value names an endpoint for hashing, so that a successor takes over its keys; empty, or where \
+          an endpoint lacks it: its address",
+};
+
+/// What names an endpoint for hashing: the value of that metadata, else its address, as in Envoy (`hash_key` in the metadata
+/// `envoy.lb`) and gRPC. Not the id, which in some layouts is a lease and changes when the instance registers again.
+pub fn hash_name<'a>(endpoint: &'a Endpoint, hash_key: &str) -> &'a str {
+    metadata(endpoint, hash_key).unwrap_or(&endpoint.address)
 }
 
 /// Make a component of a type that implements [`Policy`]. Once in a crate, whose `crate-type` is `cdylib`.

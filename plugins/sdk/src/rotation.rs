@@ -4,7 +4,7 @@
 //! balancing", 2012): in each step every endpoint gains its weight, the one that has most is taken and pays the sum of all
 //! weights; among equals the first. Weights 5, 1, 1 give `a a b a c a a` and not `a a a a a b c`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Rem};
 
 /// The most entries a rotation has, unless there are more endpoints than that.
 ///
@@ -113,8 +113,9 @@ fn reduce(weights: &mut [u64]) {
     }
 }
 
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
+/// The greatest number that divides both.
+pub(crate) fn gcd<N: Copy + PartialEq + From<u8> + Rem<Output = N>>(a: N, b: N) -> N {
+    if b == N::from(0) { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use crate::{Context, Endpoint, Host, Level, Scope};
+use crate::{Context, Decision, Endpoint, Host, Level, Plan, Policy, Random, Scope};
 pub use crate::{
     key_scheme::{decode, encode, prefixes},
     policy::build,
@@ -56,6 +56,45 @@ impl Host for FakeHost {
 pub fn endpoint(n: u8, zone: &str, weight: u32) -> Endpoint {
     let address = format!("192.0.2.{n}:8080");
     Endpoint { id: address.clone(), address, zone: zone.to_owned(), weight, metadata: Vec::new() }
+}
+
+/// The same endpoint, registered with these names and values.
+#[must_use]
+pub fn with_metadata(mut endpoint: Endpoint, pairs: &[(&str, &str)]) -> Endpoint {
+    endpoint.metadata = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    endpoint
+}
+
+/// `n` endpoints of these weights, which begin again when they have run out.
+pub fn endpoints(n: u8, weights: &[u32]) -> Vec<Endpoint> {
+    (1..=n).zip(weights.iter().cycle()).map(|(n, weight)| endpoint(n, "", *weight)).collect()
+}
+
+/// The share of each of `n` endpoints in what `pick` answers over so many requests with seeded random numbers. An `Either` counts
+/// half for both; anything else but an endpoint panics.
+pub fn pick_shares<P: Policy>(policy: &mut P, host: &impl Host, n: usize, requests: u32) -> Vec<f64> {
+    let mut random = Random::from_text("shares");
+    let mut shares = vec![0.0; n];
+    for sequence in 0..requests {
+        let context = Context { sequence, ..context((random.next_u32(), random.next_u32())) };
+        match policy.pick(context, host) {
+            Decision::Endpoint(index) => shares[index as usize] += 1.0,
+            Decision::Either((a, b)) => {
+                shares[a as usize] += 0.5;
+                shares[b as usize] += 0.5;
+            }
+            other => panic!("not an endpoint: {other:?}"),
+        }
+    }
+    shares.iter().map(|count| count / f64::from(requests)).collect()
+}
+
+/// The plan's policy, when it wants to be asked for each request.
+pub fn asked<P: std::fmt::Debug>(plan: Plan<P>) -> P {
+    match plan {
+        Plan::EachRequest(policy) => policy,
+        plan => panic!("not asked for each request: {plan:?}"),
+    }
 }
 
 /// What to balance for: a service `greeter`, seen from that zone.

@@ -62,7 +62,7 @@ enum Act {
     /// Five instances, and clients that call.
     Fleet,
     /// A bundled policy takes over.
-    Policy { name: &'static str, why: &'static str },
+    Policy { name: &'static str, config: &'static str, why: &'static str },
     /// A policy from a file takes over.
     File,
     /// An instance is killed.
@@ -76,14 +76,18 @@ const ACTS: [Act; 8] = [
     Act::Fleet,
     Act::Policy {
         name: "round_robin",
+        config: "{}",
         why: "Every instance in turn, whatever it is: with five of them, each gets a fifth.",
     },
     Act::Policy {
         name: "weighted",
+        config: "{}",
         why: "In proportion to the weights that the instances registered: 3, 2, 1, 3 and 1 of ten.",
     },
     Act::Policy {
         name: "zone_aware",
+        // Below six instances it would prefer no zone.
+        config: r#"{"min_endpoints": 2}"#,
         why: "The node stands in zone a. That zone weighs enough to carry all calls, so zone b gets none.",
     },
     Act::File,
@@ -161,9 +165,9 @@ impl Scene {
             match act {
                 Act::Note => note::play(self).await?,
                 Act::Fleet => self.start_fleet().await?,
-                Act::Policy { name, why } => {
+                Act::Policy { name, config, why } => {
                     self.ui.say(why);
-                    self.swap(PolicySource::Bundled(name.into())).await?;
+                    self.swap(PolicySource::Bundled(name.into()), config).await?;
                 }
                 Act::File => self.swap_to_file().await?,
                 Act::Kill => self.kill_one().await?,
@@ -324,15 +328,15 @@ impl Scene {
         let bytes = tokio::fs::read(&path).await.map_err(io("read the policy's file"))?;
         let origin = path.display().to_string();
         (self.folder, self.file) = (Some(folder), Some(path));
-        self.swap(PolicySource::Component { bytes, origin }).await
+        self.swap(PolicySource::Component { bytes, origin }, "{}").await
     }
 
     /// Swaps the policy under way, watches it, and compares the shares.
-    async fn swap(&mut self, source: PolicySource) -> Result<(), DemoError> {
+    async fn swap(&mut self, source: PolicySource, config: &str) -> Result<(), DemoError> {
         self.pause().await;
         self.load().end_phase();
         let began = Instant::now();
-        let status = self.stage.set_policy(&self.service, source).await?;
+        let status = self.stage.set_policy(&self.service, source, config).await?;
         let round_trip = began.elapsed();
         self.load().begin_phase();
         self.ui.print(format!(
@@ -449,11 +453,11 @@ mod tests {
     fn every_policy_of_the_script_gives_other_shares() {
         let members: Vec<Member> = FLEET.map(|(zone, weight, slow)| Member { zone: zone.into(), weight, slow }).into();
         let names = ACTS.iter().filter_map(|act| match act {
-            Act::Policy { name, .. } => Some(*name),
-            Act::File => Some(FROM_FILE),
+            Act::Policy { name, config, .. } => Some((*name, *config)),
+            Act::File => Some((FROM_FILE, "{}")),
             _ => None,
         });
-        let shares: Vec<_> = names.map(|name| expected(name, ZONE, &members).unwrap()).collect();
+        let shares: Vec<_> = names.map(|(name, config)| expected(name, config, ZONE, &members).unwrap()).collect();
         assert_eq!(shares.len(), 4);
         for (place, one) in shares.iter().enumerate() {
             assert!(shares[place + 1..].iter().all(|other| other != one));

@@ -3,7 +3,10 @@
 //! The expectation is worked out here a second time, from each policy's documented rule, and not asked of the plugin: a demo
 //! that believed the thing it shows would show nothing.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// How far a share may be off, as a part of the whole. The first and last calls of a phase belong half to its neighbours: with
 /// at least [`super::load::ENOUGH`] calls and a dozen at once, that is under 3 %.
@@ -64,26 +67,21 @@ pub(super) struct Member {
     pub(super) slow: bool,
 }
 
-/// The share of each member under a bundled policy with its default configuration, for a node in `own_zone`. None: not a policy this
-/// demo knows the rule of.
-pub(super) fn expected(policy: &str, own_zone: &str, members: &[Member]) -> Option<Vec<Expected>> {
-    let weights = |keep: &dyn Fn(&Member) -> bool| -> Vec<f64> {
-        members.iter().map(|member| if keep(member) { f64::from(member.weight) } else { 0.0 }).collect()
-    };
-    match policy {
-        "round_robin" => {
+/// The share of each member under a bundled policy with that configuration, for a node in `own_zone`. None: not a policy or not a
+/// configuration that this demo knows the rule of.
+pub(super) fn expected(policy: &str, config: &str, own_zone: &str, members: &[Member]) -> Option<Vec<Expected>> {
+    // As in a command, nothing means `{}`.
+    let config: Map<String, Value> = if config.is_empty() { Map::new() } else { serde_json::from_str(config).ok()? };
+    let weights: Vec<f64> = members.iter().map(|member| f64::from(member.weight)).collect();
+    match (policy, config.len()) {
+        ("round_robin", 0) => {
             let turns: Vec<f64> = members.iter().map(|member| if member.weight > 0 { 1.0 } else { 0.0 }).collect();
-            Some(about(&turns, 1.0))
+            Some(about(&turns))
         }
-        "weighted" => Some(about(&weights(&|_| true), 1.0)),
-        "zone_aware" => {
-            let own = weights(&|member| member.zone == own_zone && !own_zone.is_empty());
-            let others = weights(&|member| member.zone != own_zone || own_zone.is_empty());
-            let stays = stays_in_zone(own.iter().sum(), others.iter().sum(), members);
-            let shares = about(&own, stays).into_iter().zip(about(&others, 1.0 - stays));
-            Some(shares.map(|(own, other)| Expected::About(own.share() + other.share())).collect())
-        }
-        "least_request" => {
+        ("weighted", 0) => Some(about(&weights)),
+        ("zone_aware", 0) => Some(about(&zone_aware(members, own_zone, ZONE_AWARE_MIN))),
+        ("zone_aware", 1) => Some(about(&zone_aware(members, own_zone, config.get("min_endpoints")?.as_u64()?))),
+        ("least_request", 0) => {
             // Of two different ones drawn at random, each instance is among the drawn 2 times in n, and no instance can get
             // more than that. A slow one loses against whoever it is compared with, so it gets less than an even share.
             let n = members.iter().filter(|member| member.weight > 0).count() as f64;
@@ -98,26 +96,36 @@ pub(super) fn expected(policy: &str, own_zone: &str, members: &[Member]) -> Opti
     }
 }
 
-/// `whole` divided in proportion.
-fn about(parts: &[f64], whole: f64) -> Vec<Expected> {
+/// The whole divided in proportion.
+fn about(parts: &[f64]) -> Vec<Expected> {
     let sum: f64 = parts.iter().sum();
-    parts.iter().map(|part| Expected::About(if sum > 0.0 { part / sum * whole } else { 0.0 })).collect()
+    parts.iter().map(|part| Expected::About(if sum > 0.0 { part / sum } else { 0.0 })).collect()
 }
 
-/// How much of the traffic stays in the own zone under `zone_aware` with its defaults: all, unless the zone weighs less than half
-/// of an even share of all zones' weight.
-fn stays_in_zone(own: f64, others: f64, members: &[Member]) -> f64 {
-    if own <= 0.0 {
-        return 0.0;
+/// The `min_endpoints` of `zone_aware` when its configuration does not say.
+const ZONE_AWARE_MIN: u64 = 6;
+
+/// What each member gets under `zone_aware`: the own zone carries what it can of its callers' part, which is as large as every other
+/// zone's; the rest goes to the zones that have more than they need.
+fn zone_aware(members: &[Member], own_zone: &str, min_endpoints: u64) -> Vec<f64> {
+    let used = || members.iter().filter(|member| member.weight > 0);
+    if own_zone.is_empty() || (used().count() as u64) < min_endpoints {
+        return members.iter().map(|member| f64::from(member.weight)).collect();
     }
-    if others <= 0.0 {
-        return 1.0;
+    let mut capacity = BTreeMap::from([(own_zone, 0.0)]);
+    for member in used() {
+        *capacity.entry(member.zone.as_str()).or_default() += f64::from(member.weight);
     }
-    let mut zones: Vec<&str> = members.iter().filter(|member| member.weight > 0).map(|member| &*member.zone).collect();
-    zones.sort_unstable();
-    zones.dedup();
-    let even = (own + others) / zones.len() as f64;
-    (own / (0.5 * even)).min(1.0)
+    let even = capacity.values().sum::<f64>() / capacity.len() as f64;
+    let stays = (capacity[own_zone] / even).min(1.0);
+    let left = |zone: &str| if zone == own_zone { 0.0 } else { (capacity[zone] - even).max(0.0) };
+    let all_left: f64 = capacity.keys().map(|zone| left(zone)).sum();
+    let gets = |member: &Member| {
+        let zone = member.zone.as_str();
+        let part = if zone == own_zone { stays } else { (1.0 - stays) * left(zone) / all_left.max(f64::MIN_POSITIVE) };
+        f64::from(member.weight) / capacity.get(zone).copied().unwrap_or(1.0).max(1.0) * part
+    };
+    members.iter().map(gets).collect()
 }
 
 #[cfg(test)]
@@ -136,7 +144,11 @@ mod tests {
     }
 
     fn shares(policy: &str, zone: &str, members: &[Member]) -> Vec<f64> {
-        let expected = expected(policy, zone, members).unwrap();
+        shares_with(policy, "{}", zone, members)
+    }
+
+    fn shares_with(policy: &str, config: &str, zone: &str, members: &[Member]) -> Vec<f64> {
+        let expected = expected(policy, config, zone, members).unwrap();
         // Rounded to a tenth of a percent, to be comparable.
         expected.into_iter().map(|expected| (expected.share() * 1000.0).round() / 10.0).collect()
     }
@@ -155,11 +167,15 @@ mod tests {
 
     #[test]
     fn zone_aware_stays_where_the_zone_is_large_enough_and_spills_where_it_is_not() {
-        assert_eq!(shares("zone_aware", "a", &five()), [50.0, 33.3, 16.7, 0.0, 0.0]);
-        assert_eq!(shares("zone_aware", "c", &five()), [30.0, 20.0, 10.0, 30.0, 10.0]);
-        assert_eq!(shares("zone_aware", "", &five()), [30.0, 20.0, 10.0, 30.0, 10.0]);
-        // An even share would be 10 of 20, half of that is 5, and the own zone weighs 2.
-        assert_eq!(shares("zone_aware", "a", &[member("a", 2), member("b", 18)]), [40.0, 60.0]);
+        let zone_aware = |zone, members: &[Member]| shares_with("zone_aware", r#"{"min_endpoints": 2}"#, zone, members);
+        assert_eq!(zone_aware("a", &five()), [50.0, 33.3, 16.7, 0.0, 0.0]);
+        // A third of the callers in each of a, b and c: 8 of 30 parts are left in a, and 2 in b.
+        assert_eq!(zone_aware("c", &five()), [40.0, 26.7, 13.3, 15.0, 5.0]);
+        assert_eq!(zone_aware("", &five()), [30.0, 20.0, 10.0, 30.0, 10.0]);
+        // An even share would be 10 of 20, and the own zone weighs 2.
+        assert_eq!(zone_aware("a", &[member("a", 2), member("b", 18)]), [20.0, 80.0]);
+        // Five are fewer than the six below which no zone is preferred.
+        assert_eq!(shares("zone_aware", "a", &five()), [30.0, 20.0, 10.0, 30.0, 10.0]);
     }
 
     #[test]
@@ -169,8 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_policy_has_no_expectation() {
-        assert_eq!(expected("mine", "a", &five()), None);
+    fn an_unknown_policy_or_configuration_has_no_expectation() {
+        assert_eq!(expected("mine", "{}", "a", &five()), None);
+        assert_eq!(expected("zone_aware", r#"{"min_share": 0}"#, "a", &five()), None);
+        assert_eq!(expected("least_request", r#"{"choice_count": 3}"#, "a", &five()), None);
     }
 
     #[test]

@@ -98,9 +98,10 @@ impl Stage {
         &self,
         service: &ServiceName,
         source: PolicySource,
+        config: &str,
     ) -> Result<PolicyStatus, DemoError> {
         let set =
-            SetPolicy { service: service.clone(), source, config: String::new(), by: "demo".into(), discover: true };
+            SetPolicy { service: service.clone(), source, config: config.into(), by: "demo".into(), discover: true };
         self.client.set_policy(set).await.map_err(api("take a policy"))
     }
 

@@ -152,7 +152,7 @@ impl PolicyReport {
     pub(super) fn new(status: &PolicyStatus, round_trip: f64, zone: &str, known: &[&Known], tally: &Tally) -> Self {
         let policy = &status.running;
         let members: Vec<_> = known.iter().map(|known| known.member.clone()).collect();
-        let shares = expected(&policy.name, zone, &members);
+        let shares = expected(&policy.name, &policy.config, zone, &members);
         let calls = tally.answered();
         let share = |(place, known): (usize, &&Known)| {
             let expected = shares.as_ref().map(|shares| shares[place]);

@@ -109,7 +109,7 @@ impl View {
         let known = with_strangers(service, known);
         let usable: Vec<&Known> = known.iter().filter(|known| standing(service, known) == Standing::Usable).collect();
         let members: Vec<Member> = usable.iter().map(|known| known.member.clone()).collect();
-        let shares = expected(&service.policy.name, own_zone, &members);
+        let shares = expected(&service.policy.name, &service.policy.config, own_zone, &members);
         let expected_of = |known: &Known| {
             let place = usable.iter().position(|usable| usable.address == known.address)?;
             shares.as_ref().map(|shares| shares[place])
