@@ -7,6 +7,9 @@
 //!                                                   kept on disk
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::pending,
     sync::Arc,
