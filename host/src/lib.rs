@@ -19,6 +19,7 @@ pub mod policy;
 pub mod snapshot;
 
 pub mod embedded;
+pub mod health;
 pub mod plugin;
 pub mod registry;
 

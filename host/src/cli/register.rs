@@ -1,31 +1,33 @@
 //! `waymark register`: an instance, or any process, in the registry for as long as it runs.
 //!
 //! ```text
-//!   start COMMAND ──▶ wait until it accepts connections ──▶ register ──▶ keep registered
-//!        │ exits                 │ exits                                   │ exits │ signal
-//!        ▼                       ▼                                         ▼       ▼
-//!      its exit code ◀──────────────────────────────────────── deregister, pass the signal on, wait
+//!   start COMMAND ──▶ register while its check passes ──┐ HUP, USR1, USR2: passed on
+//!                        │ exits      │ TERM, INT, QUIT  └─▶ (stay)
+//!                        ▼            ▼
+//!      its exit code ◀── deregister, pass the signal on (and those that follow), wait
 //! ```
 
 use std::{
     io::IsTerminal as _,
     os::unix::process::ExitStatusExt as _,
+    pin::pin,
     process::{ExitCode, ExitStatus, Stdio},
+    task::Poll,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    net::TcpStream,
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
-    time::{Instant, sleep, timeout},
+    time::sleep,
 };
 
 use super::{output::Failure, registry::RegistryArgs};
 use crate::{
-    model::{Address, Endpoint, InstanceId, Locality, ServiceName, Ttl},
-    registry::{Registration, RegistrationConfig, RegistrationState},
+    health::{Check, CheckConfig},
+    model::{Address, Endpoint, InstanceId, Locality, ModelError, ServiceName, Ttl},
+    registry::{Registration, RegistrationConfig, RegistrationState, Registry},
 };
 
 /// Flags of `waymark register`.
@@ -36,14 +38,24 @@ Examples:
   waymark register ayang/server1 --advertise 10.0.0.5:8080 --zone a --weight 3 --meta version=2
       registers something that runs already, until it is stopped with Ctrl-C
 
-With a COMMAND, the instance is registered once the address accepts connections. SIGTERM and SIGINT deregister it first and are
-then passed on; the exit code is the command's (128 + the signal's number when a signal ended it).")]
+  waymark register ayang/server1 --advertise :8080 --check grpc -- ./server
+      registers this machine's address while the server says that it is serving
+
+The instance is registered while its check passes, and taken out when it fails. With a COMMAND that is, unless said otherwise, whether
+the address accepts connections; without one nothing is checked.
+
+SIGTERM, SIGINT and SIGQUIT deregister the instance first and are then passed on; other signals are passed on alone. The exit code is
+the command's (128 + the signal's number when a signal ended it).")]
 pub(super) struct Args {
     /// The service, for example `ayang/server1`.
     service: ServiceName,
-    /// Where clients reach the instance, host:port. A wildcard such as 0.0.0.0 is refused.
-    #[arg(long, env = "WAYMARK_ADVERTISE", value_name = "HOST:PORT")]
-    advertise: Address,
+    /// Where clients reach the instance. Without a host, or with a wildcard such as 0.0.0.0, it is the address by which this machine
+    /// reaches the registry.
+    #[arg(long, env = "WAYMARK_ADVERTISE", value_name = "[HOST]:PORT", value_parser = advertise)]
+    advertise: Advertise,
+    /// The host to advertise instead, such as a pod's IP address.
+    #[arg(long, env = "WAYMARK_ADVERTISE_HOST", value_name = "HOST")]
+    advertise_host: Option<String>,
     /// The instance's name within the service; its address when left out.
     #[arg(long, env = "WAYMARK_INSTANCE_ID", value_name = "ID")]
     id: Option<String>,
@@ -59,8 +71,26 @@ pub(super) struct Args {
     /// How long the entry outlives this process at most, seconds.
     #[arg(long, env = "WAYMARK_TTL", value_name = "SECONDS", default_value_t = 10)]
     ttl: i64,
-    /// Register at once, without waiting until the address accepts connections.
-    #[arg(long)]
+    /// How to tell whether it is fit to serve: tcp, http:/PATH, grpc, grpc:SERVICE or none [default: tcp with a COMMAND, else none].
+    #[arg(long, env = "WAYMARK_CHECK", value_name = "CHECK")]
+    check: Option<String>,
+    /// Where to check it [default: the advertised address].
+    #[arg(long, env = "WAYMARK_CHECK_ADDRESS", value_name = "HOST:PORT")]
+    check_address: Option<Address>,
+    /// The pause between two checks, seconds.
+    #[arg(long, env = "WAYMARK_CHECK_INTERVAL", value_name = "SECONDS", default_value_t = 2.0)]
+    check_interval: f64,
+    /// How long a check may take, seconds.
+    #[arg(long, env = "WAYMARK_CHECK_TIMEOUT", value_name = "SECONDS", default_value_t = 1.0)]
+    check_timeout: f64,
+    /// So many checks passed in a row make it fit.
+    #[arg(long, env = "WAYMARK_CHECK_RISE", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    check_rise: u32,
+    /// So many checks failed in a row make it unfit.
+    #[arg(long, env = "WAYMARK_CHECK_FALL", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    check_fall: u32,
+    /// Register at once and whatever happens: the same as --check none.
+    #[arg(long, conflicts_with = "check")]
     no_wait: bool,
     #[command(flatten)]
     registry: RegistryArgs,
@@ -76,62 +106,146 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A host, unless this machine's is meant, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Advertise {
+    host: Option<String>,
+    port: u16,
+}
+
+fn advertise(text: &str) -> Result<Advertise, String> {
+    if let Some(port) = text.strip_prefix(':') {
+        // Any host will do to see whether the port is one.
+        let address: Address =
+            format!("localhost:{port}").parse().map_err(|_| format!("{text:?} has no port from 1 to 65535"))?;
+        return Ok(Advertise { host: None, port: address.port() });
+    }
+    let address: Address = text.parse().map_err(|error: ModelError| error.to_string())?;
+    let host = (!address.is_unspecified()).then(|| address.host().to_owned());
+    Ok(Advertise { host, port: address.port() })
+}
+
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let config = args.registration()?;
     let (registry, scheme) = args.registry.connect().await?;
+    let config = args.registration(&registry)?;
+    let about = config.clone();
     // Refused before anything is started: what cannot be registered must not run unseen.
     let mut signals = Signals::new()?;
     let mut child = args.spawn()?;
-    if let (Some(child), false) = (&mut child, args.no_wait) {
-        match wait_ready(child, &args.advertise, &mut signals).await? {
-            Ready::Yes => {}
-            Ready::Exited(status) => return Ok(exit_code(status)),
-            Ready::Signalled(signal) => return end(child, signal).await,
-        }
-    }
     let mut registration = match registry.register(config, scheme).await {
         Ok(registration) => registration,
         Err(error) => {
             if let Some(child) = &mut child {
-                end(child, Signal::TERM).await?;
+                end(child, Signal::TERM, &mut signals).await?;
             }
             return Err(error.into());
         }
     };
+    let mut ended = false;
+    let patience = sleep(PATIENCE);
+    let mut patience = pin!(patience);
+    let mut said_why = false;
     loop {
         tokio::select! {
-            state = registration.changed() => say(&args, &state?),
+            state = registration.changed(), if !ended => match state {
+                Ok(state) => {
+                    // Not fit yet is no news while it starts.
+                    let starting = matches!(state, RegistrationState::Unfit { .. }) && !patience.is_elapsed() && !said_why;
+                    said_why |= matches!(state, RegistrationState::Registered { .. });
+                    if !starting {
+                        say(&about, &state);
+                    }
+                }
+                // The command is not to blame: it goes on, and is seen by nobody.
+                Err(error) => {
+                    ended = true;
+                    eprintln!("warning: {error}");
+                }
+            },
+            () = &mut patience, if !said_why => {
+                said_why = true;
+                say(&about, &registration.state());
+            }
             status = exited(child.as_mut()) => {
                 deregister(registration).await;
                 return Ok(exit_code(status?));
             }
-            signal = signals.next() => {
-                deregister(registration).await;
-                return match &mut child {
-                    Some(child) => end(child, signal).await,
-                    None => Ok(ExitCode::SUCCESS),
-                };
+            signal = signals.next() => match &mut child {
+                Some(child) if !ends(signal) => pass_on(child, signal),
+                child => {
+                    deregister(registration).await;
+                    return match child {
+                        Some(child) => end(child, signal, &mut signals).await,
+                        None => Ok(ExitCode::SUCCESS),
+                    };
+                }
             }
         }
     }
 }
 
+/// How long an instance may take to be fit before it is said that it is not.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl Args {
-    fn registration(&self) -> Result<RegistrationConfig, Failure> {
+    fn registration(&self, registry: &Registry) -> Result<RegistrationConfig, Failure> {
         let mut metadata = self.metadata.clone();
         metadata.sort();
         if let Some(twice) = metadata.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Failure::usage(format!("--meta {} is given twice", twice[0].0)));
         }
+        let address = self.address(registry)?;
         let endpoint = Endpoint {
-            id: InstanceId::new(self.id.as_deref().unwrap_or(self.advertise.as_str())),
-            address: self.advertise.clone(),
+            id: self.id.as_deref().map_or_else(|| InstanceId::of(&address), InstanceId::new),
+            address,
             locality: Locality::zone(&self.zone),
             weight: self.weight,
             metadata: metadata.into(),
         };
         let ttl = Ttl::from_secs(self.ttl).map_err(|error| Failure::usage(format!("--ttl: {error}")))?;
-        Ok(RegistrationConfig { ttl, ..RegistrationConfig::new(self.service.clone(), endpoint) })
+        let check = self.check()?;
+        Ok(RegistrationConfig { ttl, check, ..RegistrationConfig::new(self.service.clone(), endpoint) })
+    }
+
+    /// What is advertised: as it was given, or this machine's address.
+    fn address(&self, registry: &Registry) -> Result<Address, Failure> {
+        let port = self.advertise.port;
+        let given = self.advertise_host.clone().or_else(|| self.advertise.host.clone());
+        let host = if let Some(host) = given {
+            host
+        } else {
+            let found = registry.routable_host().map_err(|error| {
+                let hint = "name it with --advertise-host";
+                Failure::usage(format!("cannot tell by which address others reach this machine ({error}); {hint}"))
+            })?;
+            let only_here = if found.is_loopback() { ", which only this machine can reach" } else { "" };
+            eprintln!("advertising {found}, the address by which this machine reaches the registry{only_here}");
+            found.to_string()
+        };
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let text = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
+        text.parse().map_err(|error| Failure::usage(format!("--advertise-host: {error}")))
+    }
+
+    fn check(&self) -> Result<Option<CheckConfig>, Failure> {
+        let check = match self.check.as_deref() {
+            Some("none") => return Ok(None),
+            Some(check) => check.parse().map_err(|error| Failure::usage(format!("--check: {error}, none")))?,
+            None if self.no_wait || self.command.is_empty() => return Ok(None),
+            None => Check::Tcp,
+        };
+        let seconds = |flag: &str, seconds: f64| match Duration::try_from_secs_f64(seconds) {
+            Ok(time) if (Duration::from_millis(10)..=Duration::from_hours(1)).contains(&time) => Ok(time),
+            _ => Err(Failure::usage(format!("{flag}: {seconds} s is not within 0.01 s to an hour"))),
+        };
+        Ok(Some(CheckConfig {
+            address: self.check_address.clone(),
+            interval: seconds("--check-interval", self.check_interval)?,
+            timeout: seconds("--check-timeout", self.check_timeout)?,
+            rise: self.check_rise,
+            fall: self.check_fall,
+            ..CheckConfig::new(check)
+        }))
     }
 
     fn spawn(&self) -> Result<Option<Child>, Failure> {
@@ -143,50 +257,19 @@ impl Args {
     }
 }
 
-fn say(args: &Args, state: &RegistrationState) {
+fn say(about: &RegistrationConfig, state: &RegistrationState) {
+    let (address, service) = (&about.endpoint.address, &about.service);
     match state {
         RegistrationState::Registered { lease, ttl, .. } => {
-            eprintln!("registered {} as {} (lease {lease}, TTL {} s)", args.advertise, args.service, ttl.as_secs());
+            eprintln!("registered {address} as {service} (lease {lease}, TTL {} s)", ttl.as_secs());
         }
-        RegistrationState::Lost { reason, .. } => {
-            eprintln!("registration of {} is being restored: {reason}", args.advertise);
+        RegistrationState::Lost { reason, .. } => eprintln!("registration of {address} is being restored: {reason}"),
+        RegistrationState::Unfit { reason } => {
+            eprintln!(
+                "{address} is not registered while it is not fit to serve (--check none registers it all the same): {reason}"
+            );
         }
         RegistrationState::Registering | RegistrationState::Paused | RegistrationState::Ended => {}
-    }
-}
-
-enum Ready {
-    Yes,
-    Exited(ExitStatus),
-    Signalled(Signal),
-}
-
-/// How often a command that does not listen yet is tried.
-const TRY_EVERY: Duration = Duration::from_millis(100);
-
-/// Waits until the address accepts a connection, for as long as the command runs; says so when it takes long.
-async fn wait_ready(child: &mut Child, address: &Address, signals: &mut Signals) -> Result<Ready, Failure> {
-    let began = Instant::now();
-    let mut said = false;
-    let accepts = async {
-        loop {
-            if timeout(Duration::from_secs(1), TcpStream::connect(address.as_str()))
-                .await
-                .is_ok_and(|done| done.is_ok())
-            {
-                return;
-            }
-            if !said && began.elapsed() > Duration::from_secs(5) {
-                said = true;
-                eprintln!("still waiting for {address} to accept connections (--no-wait registers at once)");
-            }
-            sleep(TRY_EVERY).await;
-        }
-    };
-    tokio::select! {
-        () = accepts => Ok(Ready::Yes),
-        status = child.wait() => Ok(Ready::Exited(status.map_err(|error| lost(&error))?)),
-        signal = signals.next() => Ok(Ready::Signalled(signal)),
     }
 }
 
@@ -208,16 +291,31 @@ async fn deregister(registration: Registration) {
     }
 }
 
-/// Passes a signal on and waits for the command's end, as long as it takes.
-async fn end(child: &mut Child, signal: Signal) -> Result<ExitCode, Failure> {
+/// Passes a signal on.
+fn pass_on(child: &Child, signal: Signal) {
     // A Ctrl-C in a terminal has reached the command by itself, and some programs take a second one for "at once".
-    let has_it = signal == Signal::INT && std::io::stdin().is_terminal();
+    let has_it = matches!(signal, Signal::INT | Signal::QUIT) && std::io::stdin().is_terminal();
     if let (false, Some(pid)) = (has_it, child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
         && let Err(error) = kill_process(pid, signal)
     {
         eprintln!("warning: cannot pass the signal on: {error}");
     }
-    child.wait().await.map(exit_code).map_err(|error| lost(&error))
+}
+
+/// Passes a signal on, and any that follow, and waits for the command's end, as long as it takes.
+async fn end(child: &mut Child, signal: Signal, signals: &mut Signals) -> Result<ExitCode, Failure> {
+    pass_on(child, signal);
+    loop {
+        tokio::select! {
+            status = child.wait() => return status.map(exit_code).map_err(|error| lost(&error)),
+            signal = signals.next() => pass_on(child, signal),
+        }
+    }
+}
+
+/// Whether this signal asks for an end. The others mean something to the command alone.
+fn ends(signal: Signal) -> bool {
+    matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT)
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {
@@ -225,28 +323,53 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-struct Signals {
-    term: tokio::signal::unix::Signal,
-    int: tokio::signal::unix::Signal,
-    hup: tokio::signal::unix::Signal,
-}
+/// The signals that are passed on.
+const PASSED_ON: [(SignalKind, Signal); 6] = [
+    (SignalKind::terminate(), Signal::TERM),
+    (SignalKind::interrupt(), Signal::INT),
+    (SignalKind::quit(), Signal::QUIT),
+    (SignalKind::hangup(), Signal::HUP),
+    (SignalKind::user_defined1(), Signal::USR1),
+    (SignalKind::user_defined2(), Signal::USR2),
+];
+
+struct Signals(Vec<(tokio::signal::unix::Signal, Signal)>);
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
-        Ok(Self {
-            term: listen(SignalKind::terminate())?,
-            int: listen(SignalKind::interrupt())?,
-            hup: listen(SignalKind::hangup())?,
-        })
+        let listen = PASSED_ON.map(|(kind, number)| signal(kind).map(|signal| (signal, number)));
+        let listening: Result<Vec<_>, _> = listen.into_iter().collect();
+        listening.map(Self).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
     }
 
     async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.term.recv() => Signal::TERM,
-            _ = self.int.recv() => Signal::INT,
-            _ = self.hup.recv() => Signal::HUP,
+        std::future::poll_fn(|context| {
+            for (signal, number) in &mut self.0 {
+                if signal.poll_recv(context).is_ready() {
+                    return Poll::Ready(*number);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_host_may_be_left_out() {
+        let given = |host: Option<&str>| Advertise { host: host.map(Into::into), port: 8080 };
+        assert_eq!(advertise("192.0.2.1:8080").unwrap(), given(Some("192.0.2.1")));
+        assert_eq!(advertise("server.example:8080").unwrap(), given(Some("server.example")));
+        for wildcard in [":8080", "0.0.0.0:8080", "[::]:8080"] {
+            assert_eq!(advertise(wildcard).unwrap(), given(None), "{wildcard}");
+        }
+        for wrong in ["", ":", ":0", ":http", "8080", "192.0.2.1"] {
+            assert!(advertise(wrong).is_err(), "{wrong}");
         }
     }
 }

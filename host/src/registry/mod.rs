@@ -25,6 +25,7 @@
 //! whole; a lost lease is replaced and its entries are written again. Each of these is a state with its diagram in the file
 //! that has it.
 
+mod advertise;
 mod backoff;
 mod client;
 mod codec;
@@ -46,7 +47,7 @@ mod publish;
 mod registration;
 mod session;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument as _;
@@ -141,6 +142,23 @@ impl Registry {
     /// What this handle and its clones count.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The address by which this machine reaches the registry, for instances that are to be reached at this machine. Nothing is sent;
+    /// it may block while a host name is looked up.
+    ///
+    /// # Errors
+    ///
+    /// No endpoint's host is known, or there is no way to any.
+    pub fn routable_host(&self) -> io::Result<IpAddr> {
+        let mut last = io::Error::other("no registry endpoint is configured");
+        for endpoint in &self.config.endpoints {
+            match advertise::routable_host(endpoint) {
+                Ok(ip) => return Ok(ip),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// Does one cheap round trip, and finds out what is wrong where that fails: bounded by the request timeout and two

@@ -8,7 +8,10 @@ use tokio::{
 };
 
 use super::error::{Cause, RegistryError, chain};
-use crate::model::{Endpoint, LeaseId, Revision, ServiceName, Ttl};
+use crate::{
+    health::CheckConfig,
+    model::{Endpoint, LeaseId, Revision, ServiceName, Ttl},
+};
 
 /// What to register.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +23,14 @@ pub struct RegistrationConfig {
     /// How long the entry outlives us at most. Default: [`Ttl::DEFAULT`]. etcd may grant more: under its own minimum
     /// (2 s by default) it grants that.
     pub ttl: Ttl,
+    /// How to tell whether the instance is fit to serve: it is registered while it is. Default: none, it is registered at once.
+    pub check: Option<CheckConfig>,
 }
 
 impl RegistrationConfig {
-    /// With the default TTL.
+    /// With the default TTL, and no check.
     pub fn new(service: ServiceName, endpoint: Endpoint) -> Self {
-        Self { service, endpoint, ttl: Ttl::DEFAULT }
+        Self { service, endpoint, ttl: Ttl::DEFAULT, check: None }
     }
 }
 
@@ -49,6 +54,11 @@ pub enum RegistrationState {
         reason: Arc<str>,
         /// When the first failure since it was last registered was seen.
         since: Instant,
+    },
+    /// Not fit to serve, so that nobody sees it (or, where etcd cannot be reached, until its last lease ends).
+    Unfit {
+        /// What its check says.
+        reason: Arc<str>,
     },
     /// Taken back on request, until it is resumed.
     Paused,

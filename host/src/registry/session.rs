@@ -10,6 +10,7 @@
 //!    └────────────────┘     lease gone or expired
 //!
 //!   any ── pause ──▶ Paused ── resume ──▶ Grant          any ── deregister, orphan, drop ──▶ (end)
+//!   any but Paused ── check fails: taken out ──▶ Unfit ── check passes ──▶ Grant
 //! ```
 //!
 //! Every registration has a lease of its own, so that none can take others with it. Losing etcd is not losing the lease:
@@ -41,6 +42,7 @@ use super::{
     registration::{Command, RegistrationConfig, RegistrationState, bounded, revoke_bound},
 };
 use crate::{
+    health::{self, Verdict},
     model::{LeaseId, Revision, ServiceName, Ttl},
     naming::{Entry, KeyScheme},
 };
@@ -163,12 +165,14 @@ enum State {
     Backoff { until: Instant, lease: Option<Lease> },
     /// Taken out on request.
     Paused,
+    /// Not fit to serve, as its check says: nothing stands in etcd, and nothing is tried before that changes.
+    Unfit,
 }
 
 impl State {
     fn lease(&self) -> Option<Lease> {
         match self {
-            Self::Grant | Self::Paused => None,
+            Self::Grant | Self::Paused | Self::Unfit => None,
             Self::Put(lease) => Some(*lease),
             Self::Alive(alive) => Some(alive.lease),
             Self::Backoff { lease, .. } => *lease,
@@ -190,6 +194,8 @@ pub(super) struct Session {
     look_out: Option<Watching>,
     /// Given up as lost, and perhaps still there with entries of its own (key schemes may have the lease in the key).
     former: Option<LeaseId>,
+    /// What the instance's check says, if it is checked.
+    fitness: Option<watch::Receiver<Verdict>>,
     told: watch::Sender<RegistrationState>,
     metrics: SessionMetrics,
 }
@@ -210,6 +216,9 @@ impl Session {
         metrics: SessionMetrics,
     ) -> Self {
         let ups = hub.ups();
+        let config = &encoder.config;
+        let fitness = config.check.clone().map(|check| health::watch(check, &config.endpoint.address));
+        let state = if fitness.is_some() { State::Unfit } else { State::Grant };
         Self {
             encoder,
             etcd,
@@ -218,9 +227,10 @@ impl Session {
             contest: Backoff::new(Duration::from_millis(100), CONTEST_CAP),
             backoff,
             last_contest: None,
-            state: State::Grant,
+            state,
             look_out: None,
             former: None,
+            fitness,
             told,
             metrics,
         }
@@ -228,6 +238,8 @@ impl Session {
 
     /// Runs until it is told to end, or its handle is dropped.
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        // A second receiver of the same verdicts: one says when to look, the other what there is to see.
+        let mut fitness = self.fitness.clone();
         let end = loop {
             // A step may be given up anywhere: the state changes only at its end, and what etcd did meanwhile goes with
             // the lease, or is an empty lease that expires.
@@ -242,14 +254,14 @@ impl Session {
                     }
                     Some(Command::Resume) => {
                         if matches!(self.state, State::Paused) {
-                            self.state = State::Grant;
-                            self.tell(RegistrationState::Registering);
+                            self.begin();
                         }
                     }
                     Some(Command::Deregister(reply)) => break End::Revoke(Some(reply)),
                     Some(Command::Orphan) => break End::Orphan,
                     None => break End::Revoke(None),
                 },
+                () = checked(fitness.as_mut()) => self.heed_check().await,
                 () = self.step() => {}
             }
         };
@@ -272,6 +284,47 @@ impl Session {
 
     fn service(&self) -> &ServiceName {
         &self.encoder.config.service
+    }
+
+    /// Begins anew, or waits until the instance is fit for that.
+    fn begin(&mut self) {
+        let (state, told) = match self.unfit() {
+            None => (State::Grant, RegistrationState::Registering),
+            Some(reason) => (State::Unfit, RegistrationState::Unfit { reason }),
+        };
+        self.state = state;
+        self.tell(told);
+    }
+
+    /// Why the instance is not fit to serve, if it is checked and is not.
+    fn unfit(&self) -> Option<Arc<str>> {
+        match &*self.fitness.as_ref()?.borrow() {
+            Verdict::Fit => None,
+            Verdict::Unfit(reason) => Some(Arc::clone(reason)),
+        }
+    }
+
+    /// Takes the instance out, or begins to register it, as its check has it.
+    async fn heed_check(&mut self) {
+        let unfit = self.unfit();
+        match (&self.state, unfit) {
+            (State::Unfit, unfit) => {
+                if unfit.is_none() {
+                    tracing::info!(service = %self.service(), "the instance is fit to serve");
+                }
+                self.begin();
+            }
+            (State::Paused, _) | (_, None) => {}
+            (_, Some(reason)) => {
+                tracing::warn!(service = %self.service(), reason = &*reason, "the instance is not fit to serve; taking it out");
+                // Where etcd is away too, the lease ends by itself: it is refreshed no longer.
+                if let Err(error) = self.take_out().await {
+                    tracing::warn!(service = %self.service(), error = chain(&error), "not taken out yet");
+                }
+                self.state = State::Unfit;
+                self.tell(RegistrationState::Unfit { reason });
+            }
+        }
     }
 
     /// Goes from one state to the next.
@@ -313,7 +366,7 @@ impl Session {
                     None => State::Grant,
                 };
             }
-            State::Paused => pending().await,
+            State::Paused | State::Unfit => pending().await,
         }
     }
 
@@ -535,6 +588,16 @@ impl Session {
     fn tell(&self, state: RegistrationState) {
         self.told.send_replace(state);
     }
+}
+
+/// Waits for the next verdict, for ever where there is none to come.
+async fn checked(fitness: Option<&mut watch::Receiver<Verdict>>) {
+    if let Some(fitness) = fitness
+        && fitness.changed().await.is_ok()
+    {
+        return;
+    }
+    pending::<()>().await;
 }
 
 fn refresh_interval(ttl: Ttl) -> Duration {

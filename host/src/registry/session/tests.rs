@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
+    health::{Check, CheckConfig},
     model::{Endpoint, LeaseId, Ttl},
     registry::{
         Registration, RegistrationConfig, RegistrationState, Registry, RegistryError,
@@ -452,4 +453,93 @@ async fn changes_of_state_are_told() {
     assert!(matches!(state, RegistrationState::Registered { .. }), "{state:?}");
     soon(registration.pause()).await.unwrap();
     assert_eq!(soon(registration.changed()).await.unwrap(), RegistrationState::Paused);
+}
+
+/// An instance on loopback that accepts connections while the listener is kept.
+async fn listening() -> (tokio::net::TcpListener, RegistrationConfig) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let mut check = CheckConfig::new(Check::Tcp);
+    (check.interval, check.fall) = (Duration::from_millis(20), 2);
+    let endpoint = Endpoint::at(address);
+    (listener, RegistrationConfig { check: Some(check), ..RegistrationConfig::new(service("svc"), endpoint) })
+}
+
+async fn until_state(registration: &mut Registration, wanted: impl Fn(&RegistrationState) -> bool) {
+    let waiting = async {
+        while !wanted(&registration.state()) {
+            registration.changed().await.unwrap();
+        }
+    };
+    let waited = timeout(Duration::from_secs(20), waiting).await;
+    assert!(waited.is_ok(), "{:?}", registration.state());
+}
+
+fn is_unfit(state: &RegistrationState) -> bool {
+    matches!(state, RegistrationState::Unfit { .. })
+}
+
+// On the real clock: what is checked is a real socket.
+#[tokio::test]
+async fn an_instance_is_registered_while_it_is_fit() {
+    let fake = Fake::new();
+    let registry = fake.registry();
+    let (listener, config) = listening().await;
+    let address = listener.local_addr().unwrap();
+    let key = format!("svc/{address}");
+    drop(listener);
+    let mut registration = registry.register(config, TestScheme::shared()).await.unwrap();
+    until_state(
+        &mut registration,
+        |it| matches!(it, RegistrationState::Unfit { reason } if reason.contains("refused")),
+    )
+    .await;
+    assert!(!fake.calls().iter().any(|call| matches!(call, Call::Grant)), "no lease for one that is not fit");
+
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    registration.registered().await.unwrap();
+    let lease = fake.lease_of(&key).unwrap();
+    drop(listener);
+    until_state(&mut registration, is_unfit).await;
+    assert!(fake.value(&key).is_none() && !fake.has_lease(lease), "taken out at once");
+
+    let _listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    registration.registered().await.unwrap();
+    assert_ne!(fake.lease_of(&key), Some(lease));
+    registration.deregister().await.unwrap();
+    assert!(fake.value(&key).is_none());
+}
+
+#[tokio::test]
+async fn a_pause_counts_more_than_a_check() {
+    let fake = Fake::new();
+    let registry = fake.registry();
+    let (listener, config) = listening().await;
+    let address = listener.local_addr().unwrap();
+    let mut registration = registry.register(config, TestScheme::shared()).await.unwrap();
+    registration.registered().await.unwrap();
+    registration.pause().await.unwrap();
+    drop(listener);
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(registration.state(), RegistrationState::Paused);
+    registration.resume();
+    until_state(&mut registration, is_unfit).await;
+    let _listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    registration.registered().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_that_fails_while_etcd_is_away_is_left_to_its_lease() {
+    let fake = Fake::new();
+    let registry = fake.registry();
+    let (listener, config) = listening().await;
+    let mut registration = registry.register(config, TestScheme::shared()).await.unwrap();
+    registration.registered().await.unwrap();
+    fake.go_down();
+    drop(listener);
+    until_state(&mut registration, is_unfit).await;
+    let refreshed = fake.count(|call| matches!(call, Call::KeepAlive(_)));
+    fake.come_back();
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(fake.count(|call| matches!(call, Call::KeepAlive(_))), refreshed, "refreshed no longer");
 }

@@ -1,0 +1,236 @@
+//! Whether an instance is fit to serve: checks that are repeated, and what follows from their results.
+//!
+//! ```text
+//!              `rise` successes in a row
+//!   Unfit ─────────────────────────────────▶ Fit
+//!     ▲ (begins here)                         │
+//!     └───────────────────────────────────────┘
+//!               `fall` failures in a row
+//! ```
+//!
+//! Until it is fit for the first time it is checked often, so that whoever starts is found at once; afterwards at the interval. What
+//! follows from a verdict is left to others: `registry` registers instances while they are fit.
+
+mod probe;
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::model::Address;
+
+/// How often an instance is checked that was never fit yet.
+const EAGER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET` of this path over HTTP/1.1 is answered with a status from 200 to 399.
+    Http(String),
+    /// gRPC health v1 answers SERVING for this service (empty: the whole server). A server that does not know the health service
+    /// counts as fit, as gRPC clients have it (gRFC A17).
+    Grpc(String),
+}
+
+/// A text that names no check.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} is no check; it is one of tcp, http:/PATH, grpc, grpc:SERVICE")]
+pub struct NoSuchCheck(String);
+
+impl FromStr for Check {
+    type Err = NoSuchCheck;
+
+    fn from_str(text: &str) -> Result<Self, NoSuchCheck> {
+        match text.split_once(':') {
+            None if text == "tcp" => Ok(Self::Tcp),
+            None if text == "grpc" => Ok(Self::Grpc(String::new())),
+            None if text == "http" => Ok(Self::Http("/".into())),
+            Some(("http", path)) if path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok() => {
+                Ok(Self::Http(path.into()))
+            }
+            Some(("grpc", service)) if !service.is_empty() => Ok(Self::Grpc(service.into())),
+            _ => Err(NoSuchCheck(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Http(path) => write!(f, "http:{path}"),
+            Self::Grpc(service) if service.is_empty() => f.write_str("grpc"),
+            Self::Grpc(service) => write!(f, "grpc:{service}"),
+        }
+    }
+}
+
+/// How an instance is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckConfig {
+    /// What is tried.
+    pub check: Check,
+    /// Where; the advertised address when unset. Another one helps where the instance serves its health elsewhere, or cannot be
+    /// reached from here as others reach it.
+    pub address: Option<Address>,
+    /// The time from the end of a check to the next one. Default 2 s, as haproxy has it.
+    pub interval: Duration,
+    /// How long a check may take before it counts as failed. Default 1 s.
+    pub timeout: Duration,
+    /// So many successes in a row make an instance fit. Default 1.
+    pub rise: u32,
+    /// So many failures in a row make it unfit. Default 3, so that one lost packet does not take an instance out.
+    pub fall: u32,
+}
+
+impl CheckConfig {
+    /// The defaults, around what is tried.
+    pub fn new(check: Check) -> Self {
+        let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
+        Self { check, address: None, interval, timeout, rise: 1, fall: 3 }
+    }
+}
+
+/// Whether an instance is fit to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Fit,
+    /// It is not, and why.
+    Unfit(Arc<str>),
+}
+
+impl Verdict {
+    /// Whether it is fit.
+    pub fn is_fit(&self) -> bool {
+        *self == Self::Fit
+    }
+}
+
+/// Where an instance stands between two checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Not fit, after so many successes in a row.
+    Unfit { successes: u32 },
+    /// Fit, after so many failures in a row.
+    Fit { failures: u32 },
+}
+
+impl State {
+    const BEGIN: Self = Self::Unfit { successes: 0 };
+
+    fn step(self, success: bool, rise: u32, fall: u32) -> Self {
+        match self {
+            Self::Unfit { successes } if success && successes + 1 >= rise => Self::Fit { failures: 0 },
+            Self::Unfit { successes } if success => Self::Unfit { successes: successes + 1 },
+            Self::Unfit { .. } => Self::BEGIN,
+            Self::Fit { .. } if success => Self::Fit { failures: 0 },
+            Self::Fit { failures } if failures + 1 >= fall => Self::BEGIN,
+            Self::Fit { failures } => Self::Fit { failures: failures + 1 },
+        }
+    }
+}
+
+/// Checks the instance at `address` until the receiver is dropped. The first verdict is "not checked yet". Must be called within a
+/// tokio runtime.
+pub fn watch(config: CheckConfig, address: &Address) -> watch::Receiver<Verdict> {
+    let address = config.address.clone().unwrap_or_else(|| address.clone());
+    let (verdict, told) = watch::channel(Verdict::Unfit("not checked yet".into()));
+    tokio::spawn(async move {
+        tokio::select! {
+            () = verdict.closed() => {}
+            () = check_for_ever(&config, &address, &verdict) => {}
+        }
+    });
+    told
+}
+
+async fn check_for_ever(config: &CheckConfig, address: &Address, verdict: &watch::Sender<Verdict>) {
+    let mut state = State::BEGIN;
+    let mut was_fit = false;
+    loop {
+        let outcome = match timeout(config.timeout, probe::probe(&config.check, address)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("no answer within {:?}", config.timeout)),
+        };
+        state = state.step(outcome.is_ok(), config.rise, config.fall);
+        let now = match (state, outcome) {
+            (State::Fit { .. }, _) => Verdict::Fit,
+            (State::Unfit { .. }, Err(reason)) => {
+                Verdict::Unfit(format!("check {} of {address}: {reason}", config.check).into())
+            }
+            (State::Unfit { successes }, Ok(())) => Verdict::Unfit(
+                format!("check {}: {successes} of {} successes in a row", config.check, config.rise).into(),
+            ),
+        };
+        was_fit |= now.is_fit();
+        verdict.send_if_modified(|told| {
+            let changed = *told != now;
+            *told = now;
+            changed
+        });
+        sleep(if was_fit { config.interval } else { EAGER_INTERVAL.min(config.interval) }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_check_is_named_as_it_is_printed() {
+        for text in ["tcp", "http:/healthz?full=1", "grpc", "grpc:hello.Greeter1"] {
+            assert_eq!(text.parse::<Check>().unwrap().to_string(), text);
+        }
+        for text in ["", "udp", "http:healthz", "http:/a b", "grpc:", "tcp:1", "none"] {
+            let error = text.parse::<Check>().unwrap_err().to_string();
+            assert!(error.contains("tcp, http:/PATH, grpc"), "{error}");
+        }
+    }
+
+    #[test]
+    fn it_takes_as_many_in_a_row_as_were_asked_for() {
+        let verdicts = |rise, fall, outcomes: &str| {
+            let mut state = State::BEGIN;
+            let mut step = |c| {
+                state = state.step(c == '+', rise, fall);
+                if matches!(state, State::Fit { .. }) { 'F' } else { 'u' }
+            };
+            outcomes.chars().map(&mut step).collect::<String>()
+        };
+        assert_eq!(verdicts(1, 3, "-+--+---+"), "uFFFFFFuF");
+        assert_eq!(verdicts(2, 1, "+-++-++"), "uuuFuuF");
+        // Never less than one.
+        assert_eq!(verdicts(0, 0, "+-"), "Fu");
+    }
+
+    proptest! {
+        #[test]
+        fn a_verdict_changes_only_after_a_run_of_the_other_outcome(
+            outcomes in proptest::collection::vec(any::<bool>(), 0..60), rise in 1u32..5, fall in 1u32..5,
+        ) {
+            let (mut state, mut run) = (State::BEGIN, 0);
+            let mut last = None;
+            for outcome in outcomes {
+                run = if last == Some(outcome) { run + 1 } else { 1 };
+                last = Some(outcome);
+                let next = state.step(outcome, rise, fall);
+                match (state, next) {
+                    (State::Unfit { .. }, State::Fit { .. }) => prop_assert!(outcome && run >= rise),
+                    (State::Fit { .. }, State::Unfit { .. }) => prop_assert!(!outcome && run >= fall),
+                    _ => {}
+                }
+                state = next;
+            }
+        }
+    }
+}
