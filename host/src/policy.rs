@@ -116,6 +116,9 @@ pub enum PickError {
     /// After a failure, its fresh instance is not there yet.
     #[error("is being restarted after a failure")]
     Restarting,
+    /// After a failure, no fresh instance could be had.
+    #[error("cannot be restarted after a failure: {0}")]
+    NotRestarted(String),
 }
 
 /// A policy failed to turn endpoints into a plan. Nothing was published; whatever ran goes on running.

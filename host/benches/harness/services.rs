@@ -123,9 +123,8 @@ pub(crate) fn services(
         async move { Ok(reader) }
     };
     let defaults = move |service: &ServiceName| ServiceDefaults {
-        policy: policy(service),
         hash_key: hash_key.clone(),
-        idempotent: false,
+        ..ServiceDefaults::new(policy(service))
     };
     Services::new(ServicesConfig { zone: ZONE.into(), ..ServicesConfig::new(follow, defaults) })
 }

@@ -196,7 +196,7 @@ async fn balance(url: &str, scheme: &Arc<dyn KeyScheme>, policy: &Candidate, cou
             let (registry, scheme) = (follow.clone(), Arc::clone(&scheme));
             async move { registry.subscribe(name, scheme).await }
         },
-        move |_| ServiceDefaults { policy: policy.clone(), hash_key: None, idempotent: false },
+        move |_| ServiceDefaults::new(policy.clone()),
     ));
     let services_ref = &services;
     let adding = (0..count).map(|n| async move { anyhow::Ok(services_ref.add(&service(n)?).await.map(drop)?) });

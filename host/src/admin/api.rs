@@ -107,7 +107,8 @@ impl Node for NodeApi {
             )
         })?;
         let handle = self.handle(&service, discover).await?;
-        let candidate = self.candidates.load(source, config, &by, &origin).await?;
+        let limits = self.services.limits(handle.name());
+        let candidate = self.candidates.load(source, config, &by, &origin, limits).await?;
         let published = handle.set_policy(candidate).await.map_err(|error| not_swapped(&error))?;
         Ok(Response::new(convert::swapped(&handle, &published)))
     }

@@ -8,14 +8,14 @@ use tonic::{Code, Status};
 use super::proto::set_policy_request::Source;
 use crate::{
     balancer::Candidate,
-    plugin::{Engine, Kind, LoadError},
+    plugin::{Engine, Kind, Limits, LoadError},
 };
 
 /// The longest configuration, in bytes: it is kept in the history with each version.
 const CONFIG_LEN: usize = 1 << 20;
 
 /// Room in a message for what is not the component: configuration and names.
-const BESIDE_COMPONENT: usize = 2 << 20;
+pub(super) const BESIDE_COMPONENT: usize = 2 << 20;
 
 /// How much of a free text of the history is kept, in characters.
 const TEXT_LEN: usize = 200;
@@ -35,18 +35,14 @@ impl Candidates {
         Self { engine, permits: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// The largest message that may have a component in it.
-    pub(super) fn message_size(&self) -> usize {
-        self.engine.limits().component_size.saturating_add(BESIDE_COMPONENT)
-    }
-
-    /// Loads a policy. Nothing is swapped yet.
+    /// Loads a policy under these limits. Nothing is swapped yet.
     pub(super) async fn load(
         &self,
         source: Source,
         config: String,
         by: &str,
         origin: &str,
+        limits: Limits,
     ) -> Result<Candidate, Status> {
         if config.len() > CONFIG_LEN {
             return Err(Status::invalid_argument(format!(
@@ -68,8 +64,8 @@ impl Candidates {
         let engine = self.engine.clone();
         let load = move || {
             let plugin = match source {
-                Source::Bundled(name) => engine.load_bundled(Kind::Policy, &name),
-                Source::Component(bytes) => engine.load(&bytes, &origin),
+                Source::Bundled(name) => engine.load_bundled_with(Kind::Policy, &name, limits),
+                Source::Component(bytes) => engine.load_with(&bytes, &origin, limits),
             }?;
             Ok(Candidate::new(plugin.into_policy(&config)?, by))
         };

@@ -114,6 +114,8 @@ pub struct Service {
     pub policy: PolicyVersion,
     /// How many endpoints there are, also when they were not asked for.
     pub endpoint_count: u32,
+    /// Why another policy than the chosen one serves; empty when all is well.
+    pub degraded: String,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
 }
@@ -179,6 +181,8 @@ pub struct PolicyStatus {
     pub service: String,
     /// The one that runs.
     pub running: PolicyVersion,
+    /// Why another policy than the chosen one serves; empty when all is well.
+    pub degraded: String,
     /// All, newest first.
     pub history: Vec<PolicyVersion>,
     /// After a swap: how long its parts took.
@@ -423,6 +427,7 @@ impl From<proto::Service> for Service {
             plan: from.plan,
             policy: from.policy.map(PolicyVersion::from).unwrap_or_default(),
             endpoint_count: from.endpoint_count,
+            degraded: from.degraded,
             endpoints: from.endpoints.into_iter().map(Endpoint::from).collect(),
         }
     }
@@ -483,6 +488,7 @@ impl From<proto::PolicyStatus> for PolicyStatus {
         Self {
             service: from.service,
             running: from.running.map(PolicyVersion::from).unwrap_or_default(),
+            degraded: from.degraded,
             history: from.history.into_iter().map(PolicyVersion::from).collect(),
             generation: from.swap.is_some().then_some(from.generation),
             swap: from.swap.map(|swap| SwapTimes {

@@ -24,19 +24,25 @@ pub(super) fn service(handle: &ServiceHandle, with_endpoints: bool) -> proto::Se
         stale_reason: state.stale.as_ref().map(|stale| stale.reason.to_string()).unwrap_or_default(),
         plan: state.plan_kind().into(),
         endpoint_count: u32::try_from(state.endpoints.len()).unwrap_or(u32::MAX),
+        degraded: degraded(&state),
     }
 }
 
 /// A service's policies as they are now.
 pub(super) fn policy_status(handle: &ServiceHandle) -> proto::PolicyStatus {
-    let history = handle.history();
+    let (state, history) = (handle.state(), handle.history());
     proto::PolicyStatus {
         service: handle.name().to_string(),
-        running: Some(running(&handle.state(), &history)),
+        running: Some(running(&state, &history)),
+        degraded: degraded(&state),
         history: history.iter().map(policy_version).collect(),
         swap: None,
         generation: 0,
     }
+}
+
+fn degraded(state: &ServiceState) -> String {
+    state.degraded.as_deref().unwrap_or_default().to_owned()
 }
 
 /// The same, after a swap.

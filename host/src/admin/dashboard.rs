@@ -124,6 +124,10 @@ fn write_service(html: &mut String, service: &ServiceHandle) -> fmt::Result {
     let policy = Esc(&state.policy_name);
     writeln!(html, "</p><p>policy <b>{policy}</b> version {} · {}</p>", state.policy_version, state.plan_kind())?;
 
+    if let Some(degraded) = &state.degraded {
+        writeln!(html, r#"<p class="bad">degraded: {}</p>"#, Esc(degraded))?;
+    }
+
     let total: u64 = state.endpoints.iter().map(|endpoint| endpoint.cell.calls()).sum();
     writeln!(
         html,

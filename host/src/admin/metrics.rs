@@ -123,6 +123,16 @@ impl Collector for Balancer {
             "Picks that a fallback answered because the policy failed",
             each(|state| state.counters().fallback_picks()),
         )?;
+        out.counters(
+            "policy_quarantines",
+            "Policies taken out of service because they failed too often",
+            each(|state| state.counters().quarantines()),
+        )?;
+        out.gauges(
+            "policy_degraded",
+            "1 while another policy than the chosen one serves, because that one failed",
+            each(|state| u64::from(state.degraded.is_some())),
+        )?;
         out.gauges(
             "policy_version",
             "Which of the policies that the service was given runs, 0 for the native rotation",

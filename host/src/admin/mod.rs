@@ -63,6 +63,8 @@ pub struct Admin {
     pub metrics: Registry,
     /// What has to be there before the node counts as ready.
     pub readiness: Readiness,
+    /// The largest component that SetPolicy takes for any service, in bytes. Default: the engine's limit.
+    pub component_size: usize,
     /// How long calls may go on after shutdown was asked for. Streams of this API end by themselves at once. Default 5 s.
     pub grace: Duration,
 }
@@ -72,6 +74,7 @@ impl Admin {
     pub fn new(services: Services, engine: Engine) -> Self {
         Self {
             services,
+            component_size: engine.limits().component_size,
             engine,
             metrics: metrics_registry(),
             readiness: Readiness::default(),
@@ -141,10 +144,10 @@ struct Pages {
 }
 
 fn router(admin: Admin, closing: &CancellationToken) -> Result<Router, AdminError> {
-    let Admin { services, engine, metrics, readiness, grace: _ } = admin;
+    let Admin { services, engine, metrics, readiness, component_size, grace: _ } = admin;
     let readiness = Arc::new(readiness);
     let candidates = Candidates::new(engine);
-    let message_size = candidates.message_size();
+    let message_size = component_size.saturating_add(candidate::BESIDE_COMPONENT);
     let node = NodeApi::new(services.clone(), candidates, closing.clone());
     let health = HealthApi::new(services.clone(), Arc::clone(&readiness), closing.clone());
     let reflection = || {

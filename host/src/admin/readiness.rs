@@ -1,4 +1,8 @@
 //! Whether this node should be sent calls, and if not, why.
+//!
+//! A policy that was taken out of service, or that cannot serve the present endpoints, makes no node unready: every call is served, by
+//! another policy, and taking the node out of rotation would turn a policy's fault into lost capacity. The report says "degraded"
+//! with the reason instead, for whoever looks and for alerts.
 
 use serde::Serialize;
 
@@ -23,6 +27,8 @@ pub struct Readiness {
 pub struct Report {
     /// Whether all checks passed.
     pub ready: bool,
+    /// Whether a service is not balanced by the policy that was chosen for it. Its calls are served.
+    pub degraded: bool,
     /// Each check.
     pub checks: Vec<CheckReport>,
 }
@@ -72,7 +78,14 @@ impl Readiness {
         for name in &self.expected {
             add(format!("service {name}"), listed(services, name));
         }
-        Report { ready: checks.iter().all(|check| check.ok), checks }
+        let mut degraded = false;
+        for handle in services.list() {
+            let state = handle.state();
+            let Some(reason) = &state.degraded else { continue };
+            degraded = true;
+            add(format!("policy of {}", handle.name()), Ok(format!("degraded: {reason}")));
+        }
+        Report { ready: checks.iter().all(|check| check.ok), degraded, checks }
     }
 }
 

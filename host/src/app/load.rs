@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::{
     balancer::Candidate,
     config::{PluginChoice, PluginRef},
-    plugin::{Engine, Kind, LoadError, Plugin, WasmKeyScheme},
+    plugin::{Engine, Kind, Limits, LoadError, Plugin, WasmKeyScheme},
 };
 
 /// Why a plugin could not be had.
@@ -37,28 +37,43 @@ pub enum PluginError {
 
 /// Loads a plugin, off the async threads. `kind` is wanted for bundled names; without it either kind is found.
 pub async fn load_plugin(engine: &Engine, kind: Option<Kind>, reference: &PluginRef) -> Result<Plugin, PluginError> {
+    load_plugin_with(engine, kind, reference, engine.limits().clone()).await
+}
+
+/// Loads a plugin under limits of its own. See [`load_plugin`].
+async fn load_plugin_with(
+    engine: &Engine,
+    kind: Option<Kind>,
+    reference: &PluginRef,
+    limits: Limits,
+) -> Result<Plugin, PluginError> {
     let (engine, reference) = (engine.clone(), reference.clone());
     let name = reference.to_string();
     let load = move || match &reference {
         PluginRef::Bundled(name) => match kind {
-            Some(kind) => Ok(engine.load_bundled(kind, name)?),
+            Some(kind) => Ok(engine.load_bundled_with(kind, name, limits)?),
             None => engine
-                .load_bundled(Kind::KeyScheme, name)
-                .or_else(|_| engine.load_bundled(Kind::Policy, name))
+                .load_bundled_with(Kind::KeyScheme, name, limits.clone())
+                .or_else(|_| engine.load_bundled_with(Kind::Policy, name, limits))
                 .map_err(Into::into),
         },
         PluginRef::File(path) => {
             let bytes = std::fs::read(path).map_err(|source| PluginError::Read { path: path.clone(), source })?;
-            Ok(engine.load(&bytes, &path.display().to_string())?)
+            Ok(engine.load_with(&bytes, &path.display().to_string(), limits)?)
         }
     };
     let joined = tokio::task::spawn_blocking(load).await;
     joined.unwrap_or_else(|panic| Err(PluginError::Host { plugin: name, reason: panic.to_string() }))
 }
 
-/// Loads a policy, ready to be given to a service.
-pub async fn load_policy(engine: &Engine, choice: &PluginChoice, by: &str) -> Result<Candidate, PluginError> {
-    let plugin = load_plugin(engine, Some(Kind::Policy), &choice.plugin).await?;
+/// Loads a policy under these limits, ready to be given to a service.
+pub async fn load_policy(
+    engine: &Engine,
+    choice: &PluginChoice,
+    limits: Limits,
+    by: &str,
+) -> Result<Candidate, PluginError> {
+    let plugin = load_plugin_with(engine, Some(Kind::Policy), &choice.plugin, limits).await?;
     Ok(Candidate::new(plugin.into_policy(&choice.config)?, by))
 }
 

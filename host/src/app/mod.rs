@@ -19,7 +19,7 @@ use crate::{
     embedded::{self, EmbeddedError},
     model::ServiceName,
     naming::KeyScheme,
-    plugin::{Engine, EngineConfig},
+    plugin::{Engine, EngineConfig, Limits},
     policy::{BuildError, Scope},
     registry::{Registry, RegistryConfig, RegistryError},
 };
@@ -154,6 +154,7 @@ impl Node {
         let front = Admin {
             metrics,
             readiness: Readiness::default().with_services(config.services.iter().map(|service| service.name.clone())),
+            component_size: config.largest_component(),
             ..Admin::new(services.clone(), engine)
         };
         let admin_task = tokio::spawn(admin::serve(admin_listener, front, stop.clone().cancelled_owned()));
@@ -249,6 +250,7 @@ fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 struct Defaults {
     policy: Candidate,
     hash_key: Option<HashKey>,
+    limits: Limits,
     services: HashMap<ServiceName, Own>,
 }
 
@@ -257,13 +259,14 @@ struct Own {
     policy: Option<Candidate>,
     hash_key: Option<HashKey>,
     idempotent: bool,
+    limits: Option<Limits>,
 }
 
 impl Defaults {
     async fn load(engine: &Engine, config: &NodeConfig) -> Result<Self, AppError> {
         let zone: Arc<str> = config.zone.as_str().into();
-        let load = async |choice: &PluginChoice, whose: String| -> Result<Candidate, AppError> {
-            let candidate = load_policy(engine, choice, "configuration").await?;
+        let load = async |choice: &PluginChoice, limits: &Limits, whose: String| -> Result<Candidate, AppError> {
+            let candidate = load_policy(engine, choice, limits.clone(), "configuration").await?;
             let service = ServiceName::new("configuration").expect("a plain name");
             let (policy, scope) = (Arc::clone(&candidate.policy), Scope { service, zone: Arc::clone(&zone) });
             // Built for nobody: that is when a policy refuses its configuration.
@@ -274,17 +277,21 @@ impl Defaults {
                 Err(panic) => Err(AppError::Engine(panic.to_string())),
             }
         };
-        let policy = load(&config.policy, "the default policy".into()).await?;
+        let policy = load(&config.policy, &config.limits, "the default policy".into()).await?;
         let mut services = HashMap::new();
         for service in &config.services {
-            let policy = match &service.policy {
-                Some(choice) => Some(load(choice, format!("service {}", service.name)).await?),
-                None => None,
+            let whose = || format!("service {}", service.name);
+            let policy = match (&service.policy, &service.limits) {
+                (Some(choice), limits) => Some(load(choice, limits.as_ref().unwrap_or(&config.limits), whose()).await?),
+                // The default policy, under limits of the service's own.
+                (None, Some(limits)) => Some(load(&config.policy, limits, whose()).await?),
+                (None, None) => None,
             };
-            let own = Own { policy, hash_key: service.hash_key.clone(), idempotent: service.idempotent };
+            let (hash_key, limits) = (service.hash_key.clone(), service.limits.clone());
+            let own = Own { policy, hash_key, idempotent: service.idempotent, limits };
             services.insert(service.name.clone(), own);
         }
-        Ok(Self { policy, hash_key: config.hash_key.clone(), services })
+        Ok(Self { policy, hash_key: config.hash_key.clone(), limits: config.limits.clone(), services })
     }
 
     fn of(&self, service: &ServiceName) -> ServiceDefaults {
@@ -293,6 +300,7 @@ impl Defaults {
             policy: own.and_then(|own| own.policy.clone()).unwrap_or_else(|| self.policy.clone()),
             hash_key: own.and_then(|own| own.hash_key.clone()).or_else(|| self.hash_key.clone()),
             idempotent: own.is_some_and(|own| own.idempotent),
+            limits: own.and_then(|own| own.limits.clone()).unwrap_or_else(|| self.limits.clone()),
         }
     }
 }

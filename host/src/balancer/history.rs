@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -71,6 +74,8 @@ pub struct PolicyVersion {
     pub reason: String,
     /// Picks that failed while it ran, each answered by a fallback within the same call.
     pub pick_failures: u64,
+    /// For a quarantined one: the time from the failure that was one too many to the publication of its successor.
+    pub replaced_in: Option<Duration>,
 }
 
 /// One version with what is needed to run it again.
@@ -83,6 +88,7 @@ pub(super) struct Entry {
     pub(super) reason: String,
     pub(super) policy: Arc<dyn Policy>,
     pub(super) failures: Arc<Failures>,
+    pub(super) replaced_in: Option<Duration>,
 }
 
 impl Entry {
@@ -95,6 +101,7 @@ impl Entry {
             outcome: self.outcome,
             reason: self.reason.clone(),
             pick_failures: self.failures.total(),
+            replaced_in: self.replaced_in,
         }
     }
 }
@@ -159,6 +166,8 @@ pub(super) struct Failures {
     policy: Arc<str>,
     quarantine: Quarantine,
     recent: Mutex<Recent>,
+    /// Set with [`Recent::exceeded`], for picks.
+    condemned: AtomicBool,
     /// Wakes the service's task.
     notify: Arc<Notify>,
 }
@@ -168,29 +177,38 @@ struct Recent {
     total: u64,
     at: VecDeque<Instant>,
     reason: Option<String>,
-    exceeded: bool,
+    /// Since when there were too many.
+    exceeded: Option<Instant>,
 }
 
 impl Failures {
     pub(super) fn new(service: &str, policy: Arc<str>, quarantine: Quarantine, notify: Arc<Notify>) -> Self {
-        Self { service: service.into(), policy, quarantine, recent: Mutex::default(), notify }
+        Self {
+            service: service.into(),
+            policy,
+            quarantine,
+            recent: Mutex::default(),
+            condemned: AtomicBool::new(false),
+            notify,
+        }
     }
 
     pub(super) fn total(&self) -> u64 {
         self.lock().total
     }
 
-    /// The last reason, once there were too many failures within the window.
-    pub(super) fn exceeded(&self) -> Option<String> {
+    /// The last reason and since when, once there were too many failures within the window.
+    pub(super) fn exceeded(&self) -> Option<(String, Instant)> {
         let recent = self.lock();
-        recent.exceeded.then(|| recent.reason.clone().unwrap_or_default())
+        recent.exceeded.map(|since| (recent.reason.clone().unwrap_or_default(), since))
     }
 
     /// Forgets what was counted towards quarantine: the version gets a new chance.
     pub(super) fn pardon(&self) {
         let mut recent = self.lock();
         recent.at.clear();
-        recent.exceeded = false;
+        recent.exceeded = None;
+        self.condemned.store(false, Relaxed);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -215,9 +233,16 @@ impl FailureSink for Failures {
         }
         recent.at.push_back(now);
         recent.reason = Some(error.to_string());
-        if recent.at.len() >= self.quarantine.failures && !recent.exceeded {
-            recent.exceeded = true;
+        // More than that many are of no use, however many threads go on failing before the flag is seen.
+        recent.at.truncate(self.quarantine.failures);
+        if recent.at.len() >= self.quarantine.failures && recent.exceeded.is_none() {
+            recent.exceeded = Some(now);
+            self.condemned.store(true, Relaxed);
             self.notify.notify_one();
         }
+    }
+
+    fn condemned(&self) -> bool {
+        self.condemned.load(Relaxed)
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!              snapshot changed ──┐
-//!   set policy, roll back ────────┼──▶ build (blocking thread) ──▶ check ──▶ publish one Arc<ServiceState>
-//!   too many failed picks ────────┘            │ refused
+//!   set policy, roll back ────────┴──▶ build (blocking thread) ──▶ check ──▶ publish one Arc<ServiceState>
+//!                                              │ refused
 //!                                              ▼
 //!              a command: the running generation stays, the caller learns why
 //!              new endpoints: the last good policy, else the native rotation, serves them
+//!
+//!   too many failed picks ──▶ publish the fallback that was built beside the plan, at once, also amid a build
 //! ```
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -168,6 +170,7 @@ impl ServiceHandle {
             policy_name: Arc::clone(&setup.initial.info.name),
             endpoints: Arc::default(),
             stale: None,
+            degraded: None,
             skipped: 0,
             listed: false,
             idempotent: setup.idempotent,
@@ -194,7 +197,11 @@ impl ServiceHandle {
             cells: HashMap::new(),
             made_for: Arc::default(),
             running: None,
+            serving: None,
             last_good: None,
+            quarantined: None,
+            unbuilt: None,
+            build_again: false,
             counters,
             notify,
             setup,
@@ -299,10 +306,18 @@ struct Task {
     cells: HashMap<(InstanceId, Address), Arc<EndpointCell>>,
     /// The endpoints that `cells` and the published list were made for.
     made_for: Arc<[Endpoint]>,
-    /// None once every policy was taken out of service: the native rotation serves.
+    /// The policy that shall serve. None once every policy was taken out of service: the native rotation serves.
     running: Option<Runnable>,
+    /// The policy that does serve: the last good one while the running one cannot be built, none for the native rotation.
+    serving: Option<Runnable>,
     /// What ran before the running one, without being taken out.
     last_good: Option<Runnable>,
+    /// Why the chosen policy was taken out; until somebody chooses again.
+    quarantined: Option<Arc<str>>,
+    /// Why the running one does not serve the present endpoints.
+    unbuilt: Option<Arc<str>>,
+    /// The running policy has to be built although the endpoints are the same.
+    build_again: bool,
     counters: Arc<ServiceCounters>,
     notify: Arc<Notify>,
 }
@@ -311,6 +326,21 @@ struct Task {
 struct Plans {
     plan: Arc<Plan>,
     fallback: Option<Arc<Plan>>,
+    /// Whose plan it is; none for the native rotation.
+    by: Option<Runnable>,
+}
+
+impl Plans {
+    /// The one native way to serve, over all endpoints that have a weight.
+    fn native(snapshot: &Snapshot) -> Self {
+        let weighty = |(index, endpoint): (usize, &Endpoint)| (endpoint.weight > 0).then_some(index as u32);
+        let list = snapshot.endpoints.iter().enumerate().filter_map(weighty).collect();
+        Self { plan: Arc::new(Plan::Rotation(list)), fallback: None, by: None }
+    }
+}
+
+fn same(a: Option<&Runnable>, b: Option<&Runnable>) -> bool {
+    a.map(|a| a.version) == b.map(|b| b.version)
 }
 
 impl Task {
@@ -351,7 +381,10 @@ impl Task {
                     }
                     None => return,
                 },
-                () = notify.notified() => self.quarantine().await,
+                () = notify.notified() => self.quarantine(),
+            }
+            if self.build_again && pending.is_none() {
+                pending = Some(Arc::clone(&self.snapshot));
             }
         }
     }
@@ -360,45 +393,62 @@ impl Task {
     async fn follow(&mut self, snapshot: Arc<Snapshot>) {
         let state = self.shared.state.load_full();
         let same_endpoints = Arc::ptr_eq(&snapshot.endpoints, &self.snapshot.endpoints) && state.generation > 0;
-        self.snapshot = snapshot;
-        if same_endpoints {
-            let plans = Plans { plan: Arc::clone(&state.plan), fallback: state.fallback.clone() };
-            self.publish(plans);
+        if same_endpoints && !std::mem::take(&mut self.build_again) {
+            self.snapshot = snapshot;
+            let (plan, fallback, by) = (Arc::clone(&state.plan), state.fallback.clone(), self.serving.clone());
+            self.publish(Plans { plan, fallback, by });
             return;
         }
-        let plans = match self.running.clone() {
-            Some(running) => match self.build(&running).await {
+        let plans = loop {
+            let Some(running) = self.running.clone() else { break self.stand_in(&snapshot).await };
+            let good = self.last_good.clone();
+            let built = self.build(&snapshot, &running, good.as_ref()).await;
+            if !same(self.running.as_ref(), Some(&running)) {
+                // It was taken out of service while it was built.
+                continue;
+            }
+            match built {
                 Ok(plans) => {
+                    self.unbuilt = None;
                     self.remark(running.version, plans.plan.kind(), String::new());
-                    plans
+                    break plans;
                 }
                 Err(error) => {
                     error!(%error, "policy cannot serve the new endpoints; a fallback serves them");
+                    self.unbuilt = Some(error.to_string().into());
                     self.remark(running.version, "", error.to_string());
-                    self.fallback_plans().await
+                    break self.stand_in(&snapshot).await;
                 }
-            },
-            None => self.fallback_plans().await,
+            }
         };
+        self.snapshot = snapshot;
         self.publish(plans);
     }
 
-    /// Builds and checks a policy against the current endpoints.
-    async fn build(&self, version: &Runnable) -> Result<Plans, BuildError> {
-        let plan = self.build_one(&version.policy).await?;
-        let fallback = match (&*plan, &self.last_good) {
+    /// Builds and checks a policy against these endpoints.
+    async fn build(
+        &mut self,
+        snapshot: &Snapshot,
+        version: &Runnable,
+        good: Option<&Runnable>,
+    ) -> Result<Plans, BuildError> {
+        let plan = self.build_one(snapshot, &version.policy).await?;
+        let fallback = match (&*plan, good) {
             (Plan::EachRequest(_), Some(good)) if good.version != version.version => {
-                self.build_one(&good.policy).await.inspect_err(|error| warn!(%error, "no fallback plan")).ok()
+                let built = self.build_one(snapshot, &good.policy).await;
+                built.inspect_err(|error| warn!(%error, "no fallback plan")).ok()
             }
             _ => None,
         };
-        Ok(Plans { plan, fallback })
+        Ok(Plans { plan, fallback, by: Some(version.clone()) })
     }
 
-    async fn build_one(&self, policy: &Arc<dyn Policy>) -> Result<Arc<Plan>, BuildError> {
-        let (policy, scope, endpoints) = (Arc::clone(policy), self.scope.clone(), Arc::clone(&self.snapshot.endpoints));
+    /// Builds on a blocking thread. Whatever is served meanwhile may be taken out of service meanwhile: a build may take long, and
+    /// what fails must not be served for as long.
+    async fn build_one(&mut self, snapshot: &Snapshot, policy: &Arc<dyn Policy>) -> Result<Arc<Plan>, BuildError> {
+        let (policy, scope, endpoints) = (Arc::clone(policy), self.scope.clone(), Arc::clone(&snapshot.endpoints));
         let name = policy.name().to_owned();
-        let build = move || {
+        let mut build = tokio::task::spawn_blocking(move || {
             let plan = policy.build(&scope, &endpoints)?;
             if let Plan::EachRequest(picker) = &plan
                 && !endpoints.is_empty()
@@ -406,22 +456,26 @@ impl Task {
                 try_out(policy.name(), &**picker)?;
             }
             Ok(Arc::new(plan))
+        });
+        let notify = Arc::clone(&self.notify);
+        let built = loop {
+            tokio::select! {
+                built = &mut build => break built,
+                () = notify.notified() => self.quarantine(),
+            }
         };
-        tokio::task::spawn_blocking(build)
-            .await
-            .unwrap_or_else(|panic| Err(BuildError::Trapped { policy: name, reason: panic.to_string() }))
+        built.unwrap_or_else(|panic| Err(BuildError::Trapped { policy: name, reason: panic.to_string() }))
     }
 
     /// What serves when the running policy cannot: the last good one, else the native rotation.
-    async fn fallback_plans(&self) -> Plans {
-        if let Some(good) = &self.last_good
-            && let Ok(plan) = self.build_one(&good.policy).await
+    async fn stand_in(&mut self, snapshot: &Snapshot) -> Plans {
+        if let Some(good) = self.last_good.clone()
+            && let Ok(plan) = self.build_one(snapshot, &good.policy).await
+            && same(self.last_good.as_ref(), Some(&good))
         {
-            return Plans { plan, fallback: None };
+            return Plans { plan, fallback: None, by: Some(good) };
         }
-        let weighty = |(index, endpoint): (usize, &Endpoint)| (endpoint.weight > 0).then_some(index as u32);
-        let list = self.snapshot.endpoints.iter().enumerate().filter_map(weighty).collect();
-        Plans { plan: Arc::new(Plan::Rotation(list)), fallback: None }
+        Plans::native(snapshot)
     }
 
     /// The snapshot's endpoints with what is kept for each. A new list is made only where they changed: a swap, or a sign of life from
@@ -449,19 +503,22 @@ impl Task {
         let endpoints = self.endpoints();
         let snapshot = &self.snapshot;
         let generation = self.shared.state.load().generation + 1;
-        let failures: Arc<dyn FailureSink> = match &self.running {
-            Some(running) => Arc::clone(&running.failures) as _,
+        let failures: Arc<dyn FailureSink> = match &plans.by {
+            Some(by) => Arc::clone(&by.failures) as _,
             None => Arc::new(NoFailures),
         };
-        let name = self.running.as_ref().map_or("native rotation", |running| running.policy.name());
+        let name = plans.by.as_ref().map_or("native rotation", |by| by.policy.name());
+        let degraded = self.unbuilt.as_ref().or(self.quarantined.as_ref());
+        let degraded = degraded.map(|reason| Arc::from(format!("{reason}; {name} serves")));
         self.shared.state.store(Arc::new(ServiceState {
             service: self.scope.service.clone(),
             revision: snapshot.revision,
             generation,
-            policy_version: self.running.as_ref().map_or(0, |running| running.version),
+            policy_version: plans.by.as_ref().map_or(0, |by| by.version),
             policy_name: name.into(),
             endpoints,
             stale: snapshot.stale.clone(),
+            degraded,
             skipped: snapshot.skipped,
             listed: snapshot.listed,
             idempotent: self.setup.idempotent,
@@ -471,6 +528,7 @@ impl Task {
             counters: Arc::clone(&self.counters),
             failures,
         }));
+        self.serving = plans.by;
         self.published.send_replace(generation);
         generation
     }
@@ -480,24 +538,32 @@ impl Task {
         let name = Arc::clone(&candidate.info.name);
         let (failures, number) = self.number(&name);
         let version = Runnable { version: number, policy: Arc::clone(&candidate.policy), failures };
-        // While it is tried, what runs now is what it would fall back to.
-        let former = (self.running.clone(), self.last_good.clone());
-        if let Some(running) = &self.running {
-            self.last_good = Some(running.clone());
-        }
-        let plans = match self.build(&version).await {
+        let snapshot = Arc::clone(&self.snapshot);
+        let (good, built) = loop {
+            // What serves now is what it would fall back to.
+            let serves = |task: &Self| task.serving.clone().or_else(|| task.running.clone()).or(task.last_good.clone());
+            let good = serves(self);
+            let built = self.build(&snapshot, &version, good.as_ref()).await;
+            let now = serves(self);
+            if same(good.as_ref(), now.as_ref()) || !matches!(&built, Ok(plans) if plans.fallback.is_some()) {
+                break (now, built);
+            }
+            // The one that it would fall back to was taken out of service meanwhile.
+        };
+        let plans = match built {
             Ok(plans) => plans,
             Err(error) => {
-                (self.running, self.last_good) = former;
                 warn!(policy = &*name, %error, "candidate policy refused");
                 self.push(&version, candidate.info, "", PolicyOutcome::Refused, error.to_string());
                 return Err(SwapError::Refused { service: self.scope.service.clone(), reason: error.to_string() });
             }
         };
         let built = Instant::now();
-        if let Some(running) = former.0 {
+        if let Some(running) = self.running.take() {
             self.close(running.version, PolicyOutcome::Superseded, String::new());
         }
+        self.last_good = good;
+        (self.quarantined, self.unbuilt, self.build_again) = (None, None, false);
         let plan = plans.plan.kind();
         self.push(&version, candidate.info, plan, PolicyOutcome::Running, String::new());
         self.running = Some(version);
@@ -511,7 +577,12 @@ impl Task {
         let running = self.running.as_ref().map_or(u64::MAX, |running| running.version);
         let found = {
             let history = self.shared.history();
-            let entry = if version == 0 { history.before(running) } else { history.get(version) };
+            let entry = match version {
+                // Back from a policy that was taken out already: what serves in its place is what is wanted.
+                0 if self.quarantined.is_some() && self.running.is_some() => history.get(running),
+                0 => history.before(running),
+                version => history.get(version),
+            };
             match entry.filter(|entry| entry.outcome != PolicyOutcome::Refused) {
                 Some(entry) => {
                     let origin = format!("version {}", entry.version);
@@ -540,40 +611,46 @@ impl Task {
         }
     }
 
-    /// Takes the running policy out of service after too many failed picks.
-    async fn quarantine(&mut self) {
-        let Some((version, reason)) =
-            self.running.as_ref().and_then(|running| Some((running.version, running.failures.exceeded()?)))
-        else {
-            return;
-        };
-        let reason = format!(
-            "taken out of service after {} failed picks within {:?}: {reason}",
-            self.setup.quarantine.failures, self.setup.quarantine.window
-        );
-        self.close(version, PolicyOutcome::Quarantined, reason.clone());
-        let good = self.last_good.take().filter(|good| good.version != version);
-        self.running = good;
-        let plans = match self.running.clone() {
-            Some(running) => {
+    /// Takes the policy that serves out of service after too many failed picks. What takes its place was built beside it, so that nothing
+    /// is waited for here.
+    fn quarantine(&mut self) {
+        let Some(bad) = self.serving.clone() else { return };
+        let Some((reason, since)) = bad.failures.exceeded() else { return };
+        let Quarantine { failures, window } = self.setup.quarantine;
+        let reason = format!("taken out of service after {failures} failed picks within {window:?}: {reason}");
+        self.quarantined = Some(format!("{} version {} was {reason}", bad.policy.name(), bad.version).into());
+        let fallback = self.shared.state.load().fallback.clone();
+        let good = self.last_good.take().filter(|good| good.version != bad.version);
+        if same(self.running.as_ref(), Some(&bad)) {
+            self.running = good;
+            self.unbuilt = None;
+        }
+        // Else it was the stand-in of a running policy that could not be built. That one is tried again.
+        let plans = match (self.running.clone(), fallback) {
+            (Some(running), Some(plan)) if self.unbuilt.is_none() => {
                 running.failures.pardon();
-                match self.build(&running).await {
-                    Ok(plans) => {
-                        self.close(running.version, PolicyOutcome::Running, String::new());
-                        plans
-                    }
-                    Err(error) => {
-                        self.running = None;
-                        error!(%error, "the last good policy does not build either");
-                        self.fallback_plans().await
-                    }
-                }
+                self.remark(running.version, plan.kind(), String::new());
+                Plans { plan, fallback: None, by: Some(running) }
             }
-            None => self.fallback_plans().await,
+            (running, _) => {
+                self.build_again = running.is_some();
+                Plans::native(&self.snapshot)
+            }
         };
-        let now = self.running.as_ref().map_or("native rotation", |running| running.policy.name()).to_owned();
+        if let Some(running) = &self.running {
+            self.close(running.version, PolicyOutcome::Running, String::new());
+        }
+        let now = plans.by.as_ref().map_or("native rotation", |by| by.policy.name()).to_owned();
+        // First what is said of it, then what is published: whoever sees the new generation finds its reason.
+        let replaced_in = since.elapsed();
+        self.counters.quarantines.fetch_add(1, Relaxed);
+        if let Some(entry) = self.shared.history().get_mut(bad.version) {
+            entry.outcome = PolicyOutcome::Quarantined;
+            entry.reason.clone_from(&reason);
+            entry.replaced_in = Some(replaced_in);
+        }
         self.publish(plans);
-        error!(version, reason, now, "policy quarantined");
+        error!(policy = bad.policy.name(), version = bad.version, reason, now, ?replaced_in, "policy quarantined");
     }
 
     fn number(&self, policy: &Arc<str>) -> (Arc<Failures>, u64) {
@@ -600,6 +677,7 @@ impl Task {
             reason,
             policy: Arc::clone(&version.policy),
             failures: Arc::clone(&version.failures),
+            replaced_in: None,
         };
         self.shared.history().push(entry, self.last_good.as_ref().map(|good| good.version));
     }

@@ -12,7 +12,7 @@ use super::{
     history::Quarantine,
     service::{Candidate, ServiceHandle, ServiceSetup},
 };
-use crate::{model::ServiceName, naming::NamingError, snapshot};
+use crate::{model::ServiceName, naming::NamingError, plugin::Limits, snapshot};
 
 /// What a service begins with.
 pub struct ServiceDefaults {
@@ -22,6 +22,15 @@ pub struct ServiceDefaults {
     pub hash_key: Option<HashKey>,
     /// Whether its calls may be carried out twice; see [`ServiceState::idempotent`](super::ServiceState::idempotent).
     pub idempotent: bool,
+    /// What its policies may take and how often they may fail. The limits of the first policy are its own.
+    pub limits: Limits,
+}
+
+impl ServiceDefaults {
+    /// A service that begins with this policy, and has nothing else of its own.
+    pub fn new(policy: Candidate) -> Self {
+        Self { policy, hash_key: None, idempotent: false, limits: Limits::default() }
+    }
 }
 
 /// The reader of a service that is followed from now on.
@@ -41,10 +50,6 @@ pub struct ServicesConfig {
     pub first_list_timeout: Duration,
     /// The shortest time between two builds for one service. Default 50 ms.
     pub coalesce: Duration,
-    /// This many failed picks within [`Self::quarantine_window`] take a policy out of service. Default 10.
-    pub quarantine_failures: usize,
-    /// See [`Self::quarantine_failures`]. Default 10 s.
-    pub quarantine_window: Duration,
 }
 
 impl ServicesConfig {
@@ -63,8 +68,6 @@ impl ServicesConfig {
             max_services: 10_000,
             first_list_timeout: Duration::from_secs(5),
             coalesce: Duration::from_millis(50),
-            quarantine_failures: 10,
-            quarantine_window: Duration::from_secs(10),
         }
     }
 }
@@ -115,6 +118,11 @@ impl Services {
         self.inner.map.get(name).map(|slot| slot.handle.clone())
     }
 
+    /// What policies of this service may take.
+    pub fn limits(&self, name: &ServiceName) -> Limits {
+        (self.inner.config.defaults)(name).limits
+    }
+
     /// All services, sorted by name.
     pub fn list(&self) -> Vec<ServiceHandle> {
         let mut list: Vec<_> = self.inner.map.iter().map(|slot| slot.handle.clone()).collect();
@@ -147,8 +155,8 @@ impl Services {
                     idempotent: defaults.idempotent,
                     coalesce: config.coalesce,
                     quarantine: Quarantine {
-                        failures: config.quarantine_failures.max(1),
-                        window: config.quarantine_window,
+                        failures: defaults.limits.quarantine_failures.max(1),
+                        window: defaults.limits.quarantine_window,
                     },
                 };
                 let handle = ServiceHandle::spawn(setup, reader);

@@ -31,6 +31,11 @@ pub struct EndpointState {
 pub trait FailureSink: Send + Sync + 'static {
     /// One pick of this generation's policy failed and was answered by a fallback.
     fn pick_failed(&self, error: &PickError);
+
+    /// Whether it failed too often: it is asked no more, and what replaces it is about to be published.
+    fn condemned(&self) -> bool {
+        false
+    }
 }
 
 /// One generation of one service: what picks read.
@@ -49,6 +54,8 @@ pub struct ServiceState {
     pub endpoints: Arc<[EndpointState]>,
     /// Set while the registry cannot be reached.
     pub stale: Option<Staleness>,
+    /// What is wrong with the policy, in a sentence; none while the one that was chosen serves. Calls are served all the same.
+    pub degraded: Option<Arc<str>>,
     /// Entries that the key scheme could not read.
     pub skipped: u64,
     /// Whether the registry has answered at least once.
@@ -70,6 +77,7 @@ pub struct ServiceCounters {
     sequence: AtomicU32,
     picks: AtomicU64,
     fallback_picks: AtomicU64,
+    pub(super) quarantines: AtomicU64,
 }
 
 impl ServiceCounters {
@@ -81,6 +89,11 @@ impl ServiceCounters {
     /// Picks answered by a fallback because the policy failed.
     pub fn fallback_picks(&self) -> u64 {
         self.fallback_picks.load(Relaxed)
+    }
+
+    /// Policies taken out of service because they failed too often.
+    pub fn quarantines(&self) -> u64 {
+        self.quarantines.load(Relaxed)
     }
 }
 
@@ -152,13 +165,14 @@ impl ServiceState {
         if self.endpoints.is_empty() {
             return Pick::NoEndpoints { listed: self.listed };
         }
-        match self.ask(&self.plan, sequence, request) {
-            Ok(pick) => return pick,
-            Err(error) => {
-                self.counters.fallback_picks.fetch_add(1, Relaxed);
-                self.failures.pick_failed(&error);
+        let condemned = matches!(&*self.plan, Plan::EachRequest(_)) && self.failures.condemned();
+        if !condemned {
+            match self.ask(&self.plan, sequence, request) {
+                Ok(pick) => return pick,
+                Err(error) => self.failures.pick_failed(&error),
             }
         }
+        self.counters.fallback_picks.fetch_add(1, Relaxed);
         if let Some(Ok(pick)) = self.fallback.as_ref().map(|plan| self.ask(plan, sequence, request)) {
             return pick;
         }

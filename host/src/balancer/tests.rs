@@ -88,8 +88,7 @@ impl Service {
                 std::future::ready(Ok(rx))
             }
         };
-        let defaults =
-            move |_: &ServiceName| ServiceDefaults { policy: policy.clone(), hash_key: None, idempotent: false };
+        let defaults = move |_: &ServiceName| ServiceDefaults::new(policy.clone());
         let services = Services::new(ServicesConfig::new(follow, defaults));
         let handle = services.add(&ServiceName::new("svc").unwrap()).await.unwrap();
         Self { handle, writer, _services: services }
@@ -281,7 +280,7 @@ async fn too_many_services_are_refused_and_empty_ones_make_room_in_time() {
         std::future::ready(Ok(reader))
     };
     let policy = fake("all", everyone).0;
-    let defaults = move |_: &ServiceName| ServiceDefaults { policy: policy.clone(), hash_key: None, idempotent: false };
+    let defaults = move |_: &ServiceName| ServiceDefaults::new(policy.clone());
     let services = Services::new(ServicesConfig { max_services: 2, ..ServicesConfig::new(follow, defaults) });
     let name = |n: u8| ServiceName::new(format!("svc-{n}")).unwrap();
     services.discover(&name(1)).await.unwrap();
@@ -292,4 +291,96 @@ async fn too_many_services_are_refused_and_empty_ones_make_room_in_time() {
     tokio::time::advance(Duration::from_secs(61)).await;
     services.discover(&name(3)).await.unwrap();
     assert_eq!(services.list().len(), 1);
+}
+
+/// Passes the trial and fails at every request.
+#[allow(clippy::unnecessary_wraps, reason = "it stands for Policy::build")]
+fn traitor(_: &[Endpoint]) -> Result<Plan, BuildError> {
+    Ok(Plan::EachRequest(Box::new(Asked(|_, facts: &dyn RequestFacts| match facts.path() {
+        "/waymark.Trial/Pick" => Ok(Decision::Endpoint(0)),
+        _ => Err(PickError::Trapped("on purpose".into())),
+    }))))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_taken_out_while_another_one_is_being_built_and_asked_no_more() {
+    let service = Service::new(fake("good", everyone).0).await;
+    service.list(1, &[(1, 1), (2, 1)]);
+    service.at(1).await;
+    let bad = service.handle.set_policy(fake("bad", traitor).0).await.unwrap();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let (slow, builds) = fake("slow", move |endpoints| {
+        held.lock().unwrap().recv().unwrap();
+        everyone(endpoints)
+    });
+    let handle = service.handle.clone();
+    let setting = tokio::spawn(async move { handle.set_policy(slow).await });
+    while builds.load(SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let state = Arc::clone(&service.handle.state());
+    for _ in 0..30 {
+        assert!(matches!(pick(&state, &[]), Pick::Endpoint(_)), "a pick was lost");
+    }
+    let mut reader = service.handle.subscribe();
+    let taken_out = async {
+        while &*reader.current().policy_name != "good" {
+            reader.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), taken_out).await.unwrap();
+    let degraded = reader.current().degraded.clone().unwrap();
+    assert!(degraded.contains("bad version 2 was taken out of service after 10 failed picks"), "{degraded}");
+    assert!(degraded.contains("on purpose") && degraded.ends_with("good serves"), "{degraded}");
+    let history = service.handle.history();
+    let entry = history.iter().find(|entry| entry.version == bad.version).unwrap();
+    assert_eq!((entry.outcome, entry.pick_failures), (PolicyOutcome::Quarantined, 10));
+    assert!(entry.replaced_in.is_some());
+    assert_eq!(reader.current().counters().quarantines(), 1);
+    // Picks on the generation that was replaced go on being answered.
+    assert_eq!(state.counters().fallback_picks(), 30);
+
+    release.send(()).unwrap();
+    setting.await.unwrap().unwrap();
+    let state = service.handle.state();
+    assert_eq!((&*state.policy_name, &state.degraded), ("slow", &None));
+    drop(state);
+    service.handle.roll_back(0, "ann".into()).await.unwrap();
+    assert_eq!(&*service.handle.state().policy_name, "good");
+}
+
+#[tokio::test]
+async fn going_back_from_a_policy_that_was_taken_out_confirms_what_took_its_place() {
+    let service = Service::new(fake("good", everyone).0).await;
+    service.list(1, &[(1, 1)]);
+    service.at(1).await;
+    service.handle.set_policy(fake("bad", traitor).0).await.unwrap();
+    while &*service.handle.state().policy_name == "bad" {
+        pick(&service.handle.state(), &[]);
+        tokio::task::yield_now().await;
+    }
+    assert!(service.handle.state().degraded.is_some());
+    service.handle.roll_back(0, "ann".into()).await.unwrap();
+    let state = service.handle.state();
+    assert_eq!((&*state.policy_name, state.policy_version, &state.degraded), ("good", 3, &None));
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_built_for_new_endpoints_is_named_and_serves_again_when_it_can() {
+    let service = Service::new(fake("good", everyone).0).await;
+    service.list(1, &[(1, 1)]);
+    service.at(1).await;
+    let picky = |endpoints: &[Endpoint]| if endpoints.len() == 3 { refuse(endpoints) } else { everyone(endpoints) };
+    service.handle.set_policy(fake("picky", picky).0).await.unwrap();
+    service.list(2, &[(1, 1), (2, 1)]);
+    assert_eq!(&*service.at(2).await.policy_name, "picky");
+    service.list(3, &[(1, 1), (2, 1), (3, 1)]);
+    let state = service.at(3).await;
+    assert_eq!((&*state.policy_name, state.policy_version), ("good", 1));
+    let degraded = state.degraded.clone().unwrap();
+    assert!(degraded.contains("not today") && degraded.ends_with("good serves"), "{degraded}");
+    service.list(4, &[(1, 1)]);
+    let state = service.at(4).await;
+    assert_eq!((&*state.policy_name, &state.degraded), ("picky", &None));
 }

@@ -262,6 +262,9 @@ fn print_running(status: &PolicyStatus) {
         "set",
         if running.at_unix_ms == 0 { "-".into() } else { format!("{}{}", ago(running.at_unix_ms), by(running)) },
     );
+    if !status.degraded.is_empty() {
+        add("degraded", status.degraded.clone());
+    }
     add("failed picks", running.pick_failures.to_string());
     if !running.reason.is_empty() {
         add("remark", running.reason.clone());
@@ -304,6 +307,12 @@ fn print_services(services: &[Service]) {
     }
     let mut table = output::table(["SERVICE", "POLICY", "VERSION", "PLAN", "ENDPOINTS", "PICKS", "REGISTRY"]);
     for service in services {
+        let policy = format!("{} {}", service.policy.name, service.policy.plugin_version);
+        let policy = if service.degraded.is_empty() {
+            Cell::new(plain(&policy))
+        } else {
+            toned(format!("{} (degraded)", plain(policy.trim_end())), Tone::Bad)
+        };
         let registry = match (service.listed, service.stale_seconds) {
             (true, None) => toned("ok", Tone::Good),
             (_, Some(age)) => toned(format!("out of reach for {}", seconds_span(age)), Tone::Bad),
@@ -311,7 +320,7 @@ fn print_services(services: &[Service]) {
         };
         table.add_row([
             Cell::new(plain(&service.name)),
-            Cell::new(plain(&format!("{} {}", service.policy.name, service.policy.plugin_version))),
+            policy,
             number(service.policy.version),
             Cell::new(plain(&service.plan)),
             number(service.endpoint_count.into()),

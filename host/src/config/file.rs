@@ -93,6 +93,9 @@ pub struct ServiceFile {
     /// Its calls may be carried out twice: one whose instance was lost before it answered is sent to another.
     #[serde(default)]
     pub idempotent: bool,
+    /// What its policies may take, where that differs from `[plugins]`.
+    #[serde(default)]
+    pub limits: LimitsFile,
 }
 
 /// `[[route]]`
@@ -107,18 +110,57 @@ pub struct RouteFile {
     pub service: String,
 }
 
-/// `[plugins]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct PluginsFile {
-    /// Where compiled plugins are kept.
-    pub cache_dir: Option<PathBuf>,
+/// Writes the limits into two tables, because serde cannot both flatten one into another and refuse unknown keys.
+macro_rules! limits_tables {
+    ($($(#[$doc:meta])* $field:ident),* $(,)?) => {
+        /// `[plugins]`
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+        pub struct PluginsFile {
+            /// Where compiled plugins are kept.
+            pub cache_dir: Option<PathBuf>,
+            $($(#[$doc])* pub $field: Option<u64>,)*
+        }
+
+        /// `limits` of a `[[service]]`: what is left out is as in `[plugins]`.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+        pub struct LimitsFile {
+            $($(#[$doc])* pub $field: Option<u64>,)*
+        }
+
+        impl PluginsFile {
+            /// The limits of all services for which nothing else is said.
+            pub fn limits(&self) -> LimitsFile {
+                LimitsFile { $($field: self.$field),* }
+            }
+        }
+    };
+}
+
+limits_tables! {
     /// The longest a pick may run, milliseconds.
-    pub pick_deadline_ms: Option<u64>,
-    /// The longest a build may run, milliseconds.
-    pub build_deadline_ms: Option<u64>,
-    /// The most memory of an instance, MiB.
-    pub memory_mib: Option<usize>,
+    pick_deadline_ms,
+    /// The longest that `describe`, a build, or a function of a key scheme may run, milliseconds.
+    build_deadline_ms,
+    /// The most linear memory of an instance, MiB.
+    memory_mib,
+    /// The most elements in a table of an instance.
+    table_elements,
+    /// The largest component, MiB.
+    component_mib,
+    /// The longest plan, entries.
+    plan_entries,
+    /// The most that is handed over in one call, MiB.
+    transfer_mib,
+    /// The most log messages in 10 seconds.
+    log_messages,
+    /// The longest log message, bytes.
+    log_message_bytes,
+    /// This many failed picks within the window take a policy out of service.
+    quarantine_failures,
+    /// The window, seconds.
+    quarantine_window_s,
 }
 
 /// Reads and parses a file.

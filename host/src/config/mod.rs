@@ -5,12 +5,13 @@
 //! to that), which wins over the file, which wins over the default.
 
 mod file;
+mod limits;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
-pub use self::file::{FileConfig, RegistryFile, parse as parse_file, read as read_file};
+pub use self::file::{FileConfig, LimitsFile, RegistryFile, parse as parse_file, read as read_file};
 use crate::{
     balancer::HashKey,
     dataplane::{Route, RouteError, Routes},
@@ -134,6 +135,15 @@ pub struct ServiceConfig {
     /// Whether its calls may be carried out twice: then one whose instance was lost before it answered is sent to another.
     /// Default false.
     pub idempotent: bool,
+    /// What its policies may take, where that differs from the node's limits.
+    pub limits: Option<Limits>,
+}
+
+impl ServiceConfig {
+    /// A service with no settings of its own.
+    pub fn new(name: ServiceName) -> Self {
+        Self { name, policy: None, hash_key: None, idempotent: false, limits: None }
+    }
 }
 
 /// Everything a node needs to start.
@@ -184,11 +194,20 @@ impl Default for NodeConfig {
     }
 }
 
+impl NodeConfig {
+    /// The largest component that any service takes, in bytes.
+    pub fn largest_component(&self) -> usize {
+        let own = self.services.iter().filter_map(|service| service.limits.as_ref());
+        own.chain([&self.limits]).map(|limits| limits.component_size).max().unwrap_or_default()
+    }
+}
+
 impl FileConfig {
     /// Checks what was written and fills in the defaults.
     pub fn into_node(self) -> Result<NodeConfig, ConfigError> {
         let default = NodeConfig::default();
         let registry = self.registry.to_source()?;
+        let limits = self.plugins.limits().over(&default.limits, "plugins")?;
         let services = self.service.into_iter().map(|service| {
             let name = ServiceName::new(&service.name).map_err(|error| ConfigError::value("service.name", error))?;
             let setting = |field: &str| format!("service {name}: {field}");
@@ -198,7 +217,9 @@ impl FileConfig {
                 (None, None) => None,
             };
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
-            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent })
+            let own = service.limits != LimitsFile::default();
+            let limits = own.then(|| service.limits.over(&limits, &setting("limits"))).transpose()?;
+            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, limits })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
         for (index, service) in services.iter().enumerate() {
@@ -212,23 +233,6 @@ impl FileConfig {
             Ok(Route { authority: route.authority, grpc_service: route.grpc_service, service })
         });
         let routes = Routes::new(routes.collect::<Result<Vec<_>, ConfigError>>()?)?;
-        let mut limits = default.limits.clone();
-        let millis = |setting: &str, value: u64| match value {
-            1..=600_000 => Ok(Duration::from_millis(value)),
-            _ => Err(ConfigError::value(setting, format!("{value} ms is not within 1 ms to 10 min"))),
-        };
-        if let Some(value) = self.plugins.pick_deadline_ms {
-            limits.pick_deadline = millis("plugins.pick-deadline-ms", value)?;
-        }
-        if let Some(value) = self.plugins.build_deadline_ms {
-            limits.build_deadline = millis("plugins.build-deadline-ms", value)?;
-        }
-        if let Some(value) = self.plugins.memory_mib {
-            if !(1..=4096).contains(&value) {
-                return Err(ConfigError::value("plugins.memory-mib", format!("{value} is not within 1 to 4096")));
-            }
-            limits.memory = value << 20;
-        }
         Ok(NodeConfig {
             listen: self.listen.map_or(Ok(default.listen), |text| parse("listen", &text))?,
             admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
@@ -391,6 +395,33 @@ mod tests {
     }
 
     #[test]
+    fn a_service_has_the_limits_of_all_plugins_but_for_its_own() {
+        let node = node(
+            r#"
+            [plugins]
+            memory-mib = 8
+            quarantine-window-s = 60
+            [[service]]
+            name = "plain"
+            [[service]]
+            name = "strict"
+            limits = { pick-deadline-ms = 2, quarantine-failures = 1, component-mib = 40 }
+            "#,
+        )
+        .unwrap();
+        assert_eq!((node.limits.memory, node.limits.pick_deadline), (8 << 20, Duration::from_millis(10)));
+        assert_eq!(node.services[0].limits, None);
+        let strict = Limits {
+            pick_deadline: Duration::from_millis(2),
+            quarantine_failures: 1,
+            component_size: 40 << 20,
+            ..node.limits.clone()
+        };
+        assert_eq!(node.services[1].limits, Some(strict));
+        assert_eq!(node.largest_component(), 40 << 20);
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_name() {
         let error = node("lissten = \"127.0.0.1:1\"").unwrap_err().to_string();
         assert!(error.contains("lissten") && error.contains("did you mean `listen`?"), "{error}");
@@ -403,6 +434,9 @@ mod tests {
         for (text, setting) in [
             ("listen = \"nowhere\"", "listen"),
             ("[plugins]\npick-deadline-ms = 0", "plugins.pick-deadline-ms"),
+            ("[plugins]\nquarantine-failures = 0", "plugins.quarantine-failures"),
+            ("[[service]]\nname = \"a\"\nlimits = { memory-mib = 9999 }", "service a: limits.memory-mib"),
+            ("[[service]]\nname = \"a\"\nlimits = { memory-mb = 1 }", "did you mean `memory-mib`"),
             ("[policy]\nhash-key = \"cookie\"", "policy.hash-key"),
             ("[[service]]\nname = \"a b\"", "service.name"),
             ("[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"", "configured twice"),

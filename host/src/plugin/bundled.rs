@@ -3,6 +3,7 @@
 use super::{
     engine::Engine,
     error::LoadError,
+    limits::Limits,
     loader::{Kind, Plugin},
 };
 
@@ -56,8 +57,13 @@ pub fn of(kind: Kind) -> impl Iterator<Item = &'static Bundled> {
 impl Engine {
     /// Loads a bundled plugin by its name.
     pub fn load_bundled(&self, kind: Kind, name: &str) -> Result<Plugin, LoadError> {
+        self.load_bundled_with(kind, name, self.limits().clone())
+    }
+
+    /// Loads a bundled plugin under limits of its own. See [`Engine::load_bundled`].
+    pub fn load_bundled_with(&self, kind: Kind, name: &str, limits: Limits) -> Result<Plugin, LoadError> {
         match of(kind).find(|bundled| bundled.name == name) {
-            Some(bundled) => self.load(bundled.bytes, "bundled"),
+            Some(bundled) => self.load_with(bundled.bytes, "bundled", limits),
             None => Err(LoadError::NoSuchBundled {
                 kind: kind.as_str(),
                 name: name.into(),

@@ -1,9 +1,9 @@
-//! How much a plugin may take.
+//! How much a plugin may take, and how often it may fail.
 
 use std::time::Duration;
 
 /// What one plugin instance may take. Every limit is there so that a bad plugin costs a fallback and a log line, not the node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// The longest a pick may run. Default 10 ms: a healthy pick takes well under a microsecond, but on a busy machine its thread may
     /// not run for some milliseconds, and a deadline of 1 ms was measured to kill healthy picks.
@@ -25,6 +25,11 @@ pub struct Limits {
     pub log_messages: u32,
     /// The longest log message, in bytes; the rest is cut. Default 1 KiB.
     pub log_message_len: usize,
+    /// How many picks may fail within [`Self::quarantine_window`]: that many take a policy out of service. Default 10: a policy that always
+    /// fails is gone after its tenth call, one that fails once in a while goes on and is counted.
+    pub quarantine_failures: usize,
+    /// See [`Self::quarantine_failures`]. Default 10 s.
+    pub quarantine_window: Duration,
 }
 
 impl Default for Limits {
@@ -39,6 +44,8 @@ impl Default for Limits {
             transfer: 16 << 20,
             log_messages: 50,
             log_message_len: 1024,
+            quarantine_failures: 10,
+            quarantine_window: Duration::from_secs(10),
         }
     }
 }

@@ -289,6 +289,18 @@ impl Description {
                 self.name.chars().take(80).collect::<String>()
             ));
         }
+        if self.fields.len() > 100 {
+            return Err(format!("it has {} configuration fields, more than 100", self.fields.len()));
+        }
+        let unfit = |text: &str, limit| text.len() > limit || text.chars().any(char::is_control);
+        if let Some(field) =
+            self.fields.iter().find(|f| unfit(&f.name, 64) || unfit(&f.default, 1000) || unfit(&f.doc, 1000))
+        {
+            let name: String = field.name.chars().take(80).collect();
+            return Err(format!(
+                "its field {name:?} has a name longer than 64 bytes, a default or text longer than 1,000, or control characters"
+            ));
+        }
         for (what, text, limit) in
             [("version", &self.version, 64), ("summary", &self.summary, 400), ("warning", &self.warning, 2000)]
         {

@@ -5,10 +5,14 @@
 //!     │ trap, deadline, out of range
 //!     ▼
 //!   empty ──(restart thread: fresh store, build)──▶ ready
+//!                │ build failed
+//!                ▼
+//!              broken: each pick that finds no other shard asks for one more restart
 //! ```
 //!
 //! A pick takes the shard of its thread, or the next one that is free. A shard that failed is empty until its fresh instance is
-//! there; picks use the others meanwhile, and the caller's fallback when there is none.
+//! there; picks use the others meanwhile, and the caller's fallback when there is none. A broken shard is a failure for each pick that
+//! meets it, so that a policy that cannot be restarted is taken out of service like one that traps.
 
 use std::{
     cell::Cell,
@@ -18,7 +22,7 @@ use std::{
     },
 };
 
-use tracing::warn;
+use tracing::debug;
 
 use super::{
     bindings::balancer::exports::waymark::plugin::balancer::{Context, Decision as WitDecision},
@@ -40,6 +44,8 @@ struct Inner {
     core: Arc<Core>,
     input: Input,
     shards: Box<[Shard]>,
+    /// Why the last restart failed. Taken by the pick that meets it, which asks for the next one.
+    broken: Mutex<Option<(usize, String)>>,
 }
 
 /// Two cache lines, since processors fetch them in pairs: neighbours' locks must not slow each other.
@@ -71,7 +77,7 @@ impl WasmPicker {
         }
         let shards = instances.into_iter().map(|instance| Shard { slot: Mutex::new(Some(instance)) }).collect();
         let (deadline, len) = (Deadline::new(core.plugin.limits.pick_deadline), input.endpoints.len());
-        Ok(Self { inner: Arc::new(Inner { core, input, shards }), deadline, len })
+        Ok(Self { inner: Arc::new(Inner { core, input, shards, broken: Mutex::default() }), deadline, len })
     }
 
     /// The instance of this thread, or another one that is free; waits for its own when all are busy.
@@ -92,6 +98,14 @@ impl WasmPicker {
         slot.is_some().then_some((home, slot))
     }
 
+    /// Every shard is empty. If that is because one could not be filled again, it is tried once more, at the price of a failure.
+    fn no_instance(&self) -> PickError {
+        let broken = self.inner.broken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((index, reason)) = broken else { return PickError::Restarting };
+        Inner::restart(Arc::downgrade(&self.inner), index, &self.inner.core.plugin.engine);
+        PickError::NotRestarted(reason)
+    }
+
     fn check(&self, decision: WitDecision) -> Result<Decision, PickError> {
         let in_range = |index: u32| {
             if (index as usize) < self.len { Ok(index) } else { Err(PickError::OutOfRange { index, len: self.len }) }
@@ -108,7 +122,7 @@ impl WasmPicker {
 
 impl Picker for WasmPicker {
     fn pick(&self, context: PickContext, facts: &dyn RequestFacts) -> Result<Decision, PickError> {
-        let (index, mut slot) = self.take().ok_or(PickError::Restarting)?;
+        let Some((index, mut slot)) = self.take() else { return Err(self.no_instance()) };
         let instance = slot.as_mut().expect("`take` returns a shard that holds an instance");
         let context = Context {
             sequence: context.sequence,
@@ -148,7 +162,9 @@ impl Inner {
             match inner.core.start(&inner.input) {
                 Ok((instance, _)) => *inner.shards[index].lock() = Some(instance),
                 Err(error) => {
-                    warn!(%error, "a failed policy instance cannot be replaced; its picks are answered by a fallback");
+                    debug!(%error, "a failed policy instance cannot be replaced; its picks are answered by a fallback");
+                    // The sink of failures logs it once, when a pick meets it.
+                    *inner.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some((index, error.to_string()));
                 }
             }
         }));
@@ -165,4 +181,73 @@ fn thread_number() -> usize {
         }
         number.get()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::plugin::{
+        EngineConfig,
+        bindings::balancer::exports::waymark::plugin::balancer::{Endpoint, Scope},
+    };
+
+    struct Request(&'static str);
+
+    impl RequestFacts for Request {
+        fn path(&self) -> &str {
+            self.0
+        }
+        fn header(&self, _: &str) -> Option<&str> {
+            None
+        }
+        fn tried(&self, _: u32) -> bool {
+            false
+        }
+        fn in_flight(&self, _: u32) -> u32 {
+            0
+        }
+        fn latency_us(&self, _: u32) -> u32 {
+            0
+        }
+    }
+
+    #[test]
+    fn an_instance_that_cannot_be_made_again_is_a_failure_of_each_pick_that_meets_it() {
+        let engine = Engine::new(EngineConfig { instances: 1, ..EngineConfig::default() }).unwrap();
+        let guest = include_bytes!("../../../plugins/dist/test/fails_on_snapshot.wasm");
+        let policy = engine.load(guest, "test").unwrap().into_policy(r#"{"endpoints": 2}"#).unwrap();
+        let input = |n: usize| Input {
+            scope: Scope { service: "svc".into(), zone: String::new() },
+            endpoints: (0..n)
+                .map(|n| Endpoint {
+                    id: n.to_string(),
+                    address: format!("192.0.2.{n}:80"),
+                    zone: String::new(),
+                    weight: 1,
+                    metadata: Vec::new(),
+                })
+                .collect(),
+        };
+        let (instance, _) = policy.core.start(&input(1)).unwrap();
+        let picker = WasmPicker::new(Arc::clone(&policy.core), input(2), instance).unwrap();
+        let context = PickContext { sequence: 0, random: (0, 0), hash: None, attempt: 0 };
+        assert!(picker.pick(context, &Request("/a.B/C")).is_ok());
+        let trapped = picker.pick(context, &Request("/waymark.Test/Trap")).unwrap_err();
+        assert!(matches!(trapped, PickError::Trapped(_)), "{trapped}");
+        // Each of these asks for another restart, and the next one meets its failure.
+        for _ in 0..3 {
+            let until = Instant::now() + Duration::from_secs(60);
+            let error = loop {
+                match picker.pick(context, &Request("/a.B/C")).unwrap_err() {
+                    PickError::Restarting => assert!(Instant::now() < until, "no restart was tried"),
+                    other => break other,
+                }
+                std::thread::yield_now();
+            };
+            assert!(matches!(&error, PickError::NotRestarted(reason) if reason.contains("refuses 2")), "{error}");
+        }
+    }
 }

@@ -68,8 +68,7 @@ async fn door() -> Door {
             std::future::ready(followed)
         }
     };
-    let defaults =
-        move |_: &ServiceName| ServiceDefaults { policy: initial.clone(), hash_key: None, idempotent: false };
+    let defaults = move |_: &ServiceName| ServiceDefaults::new(initial.clone());
     let mut config = ServicesConfig::new(follow, defaults);
     config.first_list_timeout = Duration::from_millis(20);
     config.coalesce = Duration::ZERO;

@@ -129,9 +129,8 @@ impl Ten {
         };
         let initial = candidate(&engine, "round_robin", "{}");
         let defaults = move |_: &ServiceName| ServiceDefaults {
-            policy: initial.clone(),
             hash_key: Some("header:x-user".parse().unwrap()),
-            idempotent: false,
+            ..ServiceDefaults::new(initial.clone())
         };
         let services = Services::new(ServicesConfig { zone: "a".into(), ..ServicesConfig::new(follow, defaults) });
         let handle = services.add(&ServiceName::new("svc").unwrap()).await.unwrap();

@@ -31,18 +31,18 @@ use waymark::{
     registry::{Registration, RegistrationConfig},
 };
 
-const SERVICE: &str = "ayang/server1";
+pub(crate) const SERVICE: &str = "ayang/server1";
 
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn service(name: &str) -> ServiceName {
+pub(crate) fn service(name: &str) -> ServiceName {
     ServiceName::new(name).unwrap()
 }
 
 async fn node(key_scheme: &str) -> Node {
-    let greeter = ServiceConfig { name: service(SERVICE), policy: None, hash_key: None, idempotent: true };
+    let greeter = ServiceConfig { idempotent: true, ..ServiceConfig::new(service(SERVICE)) };
     let config = NodeConfig {
         listen: free(),
         admin: free(),
@@ -56,14 +56,14 @@ async fn node(key_scheme: &str) -> Node {
 }
 
 /// A Greeter server with its registration. It has a runtime of its own, so that it can crash with all its connections.
-struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     registration: Registration,
     runtime: Option<Runtime>,
 }
 
 impl Server {
-    async fn start(node: &Node, name: &str, zone: &str, weight: u32) -> Self {
+    pub(crate) async fn start(node: &Node, name: &str, zone: &str, weight: u32) -> Self {
         Self::slow(node, name, zone, weight, Duration::ZERO).await
     }
 
@@ -86,7 +86,7 @@ impl Server {
     }
 
     /// Gone without a word to the registry: its key stays.
-    fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -99,7 +99,7 @@ impl Drop for Server {
     }
 }
 
-async fn dial(node: &Node) -> Channel {
+pub(crate) async fn dial(node: &Node) -> Channel {
     Channel::from_shared(format!("http://{}", node.proxy_addr())).unwrap().connect().await.unwrap()
 }
 
@@ -110,14 +110,14 @@ fn request(name: &str) -> Request<HelloRequest> {
 }
 
 /// Calls once and says who answered.
-async fn call(client: &mut Greeter1Client<Channel>, name: &str) -> Result<String, Status> {
+pub(crate) async fn call(client: &mut Greeter1Client<Channel>, name: &str) -> Result<String, Status> {
     let response = client.say_hello1(request(name)).await?;
     assert_eq!(response.get_ref().reply, "server1:hello");
     Ok(response.metadata().get(INSTANCE_HEADER).unwrap().to_str().unwrap().to_owned())
 }
 
 /// Waits until the node sees this many endpoints.
-async fn sees(node: &Node, name: &str, n: usize) {
+pub(crate) async fn sees(node: &Node, name: &str, n: usize) {
     let handle = node.services().discover(&service(name)).await.unwrap();
     let mut reader = handle.subscribe();
     let seen = async {

@@ -2,7 +2,7 @@
 //!
 //! What a guest is need not be listed: it is every package below `plugins/` that has a `cdylib`, and every example of the
 //! test guests. What is named like a guest and stands in `plugins/test-guests/foreign` is added to it (`.wit`: one more world
-//! that it targets) or taken as it is (`.wat`: a component in text form).
+//! that it targets) or taken as it is (`.wat`: a component in text form, or a core module that is made a policy).
 
 use std::{
     collections::BTreeMap,
@@ -46,6 +46,12 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Vec<Component>> {
     for path in sorted(&foreign)?.iter().filter(|path| path.extension().is_some_and(|extension| extension == "wat")) {
         let name = path.file_stem().context("a file has a name")?.to_string_lossy();
         let bytes = wat::parse_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = if wasmparser::Parser::is_core_wasm(&bytes) {
+            encode_policy(bytes, &workspace.wit())
+                .with_context(|| format!("cannot make a policy of {}", path.display()))?
+        } else {
+            bytes
+        };
         components.insert(format!("test/{name}.wasm"), bytes);
     }
     components
@@ -186,6 +192,15 @@ pub(crate) fn encode(mut module: Vec<u8>, more: Option<&Path>) -> Result<Vec<u8>
         wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
     }
     without_names(&ComponentEncoder::default().validate(true).module(&module)?.encode()?)
+}
+
+/// Make a policy of a module that was written by hand, and so carries no world.
+fn encode_policy(mut module: Vec<u8>, wit: &Path) -> Result<Vec<u8>> {
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_dir(wit)?;
+    let world = resolve.select_world(&[package], Some("balancer-plugin"))?;
+    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
+    encode(module, None)
 }
 
 /// Leave out what names a component's own parts for a debugger: a kilobyte that says nothing of the plugin.

@@ -2,7 +2,8 @@
 //! `plugins/dist/test`; nobody else should.
 //!
 //! Each is one file of `examples/`, and its first line says what it does. Those in `foreign/` are components in text form
-//! that no Rust code here could give (another world, another version of the interface), and the WIT of an import that no
+//! that no Rust code here could give (another world, another version of the interface, text that is no UTF-8), core modules that the
+//! builder makes policies of, and the WIT of an import that no
 //! host grants. This library holds what the guests share.
 //!
 //! Misbehaviour within `pick` takes the configuration `{"every": n}`: every n-th pick of an instance misbehaves, and the others
@@ -50,10 +51,7 @@ impl Turns {
 
     /// The endpoint whose turn it is, by the host's own count.
     pub fn next(&self, context: Context) -> Decision {
-        match context.sequence.checked_rem(self.endpoints) {
-            Some(endpoint) => Decision::Endpoint(endpoint),
-            None => Decision::Fail("there are no endpoints".to_owned()),
-        }
+        turn(context, self.endpoints)
     }
 
     /// How many endpoints there are.
@@ -64,6 +62,14 @@ impl Turns {
     /// How many picks this instance was asked for.
     pub fn picks(&self) -> u32 {
         self.picks
+    }
+}
+
+/// The endpoint whose turn it is, by the host's own count.
+pub fn turn(context: Context, endpoints: u32) -> Decision {
+    match context.sequence.checked_rem(endpoints) {
+        Some(endpoint) => Decision::Endpoint(endpoint),
+        None => Decision::Fail("there are no endpoints".to_owned()),
     }
 }
 
@@ -80,6 +86,16 @@ pub fn spin() -> ! {
     let mut n = 0u32;
     loop {
         n = std::hint::black_box(n.wrapping_add(1));
+    }
+}
+
+/// Go round for so many thousand rounds.
+pub fn spin_for(thousands: u32) {
+    let mut n = 0u32;
+    for _ in 0..thousands {
+        for _ in 0..1000 {
+            n = std::hint::black_box(n.wrapping_add(1));
+        }
     }
 }
 

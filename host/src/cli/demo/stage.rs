@@ -40,12 +40,8 @@ impl Stage {
         let start = async |[listen, admin]: [SocketAddr; 2]| {
             let registry = registry.map_or(RegistrySource::Embedded(loopback(0)), etcd);
             // Saying hello twice does no harm, so that a call inside an instance that is killed may go to another one.
-            let greeter = ServiceConfig {
-                name: SERVICE.parse().expect("a plain name"),
-                policy: None,
-                hash_key: None,
-                idempotent: true,
-            };
+            let greeter =
+                ServiceConfig { idempotent: true, ..ServiceConfig::new(SERVICE.parse().expect("a plain name")) };
             let services = vec![greeter];
             Node::start(NodeConfig { listen, admin, zone: ZONE.into(), registry, services, ..base() }).await
         };

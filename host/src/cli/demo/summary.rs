@@ -395,7 +395,14 @@ mod tests {
             ..Default::default()
         };
         let swap = SwapTimes { load_seconds: 0.1, build_seconds: 0.000_4, publish_seconds: 0.000_002 };
-        PolicyStatus { service: "demo/greeter".into(), running, history: vec![], swap: Some(swap), generation: Some(3) }
+        PolicyStatus {
+            service: "demo/greeter".into(),
+            running,
+            degraded: String::new(),
+            history: vec![],
+            swap: Some(swap),
+            generation: Some(3),
+        }
     }
 
     fn tally(calls: [u64; 2]) -> Tally {

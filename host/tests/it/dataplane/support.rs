@@ -299,11 +299,7 @@ impl Node {
                 std::future::ready(Ok(reader))
             }
         };
-        let defaults = |_: &ServiceName| ServiceDefaults {
-            policy: TestPolicy::rotation().candidate(),
-            hash_key: None,
-            idempotent: false,
-        };
+        let defaults = |_: &ServiceName| ServiceDefaults::new(TestPolicy::rotation().candidate());
         let mut config = ServicesConfig::new(follow, defaults);
         config.first_list_timeout = Duration::from_millis(100);
         config.coalesce = Duration::ZERO;
