@@ -17,6 +17,7 @@ const ORDER: &[&str] = &[
     "embedded",
     "plugin",
     "balancer",
+    "conformance",
     "dataplane",
     "admin",
     "config",

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod admin;
+mod conformance;
 mod dataplane;
 mod demo;
 mod embedded;
