@@ -24,6 +24,7 @@ pub mod plugin;
 pub mod registry;
 
 pub mod balancer;
+pub mod conformance;
 pub mod dataplane;
 
 pub mod admin;

@@ -18,6 +18,7 @@ const ORDER: &[&str] = &[
     "embedded",
     "plugin",
     "balancer",
+    "conformance",
     "dataplane",
     "admin",
     "config",

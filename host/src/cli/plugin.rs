@@ -1,5 +1,7 @@
 //! `waymark plugin`: look into a component, or try it out.
 
+mod check;
+
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -27,12 +29,15 @@ Examples:
   waymark plugin inspect round_robin
   waymark plugin inspect ./my_policy.wasm --json")]
     Inspect(InspectArgs),
-    /// Load a component and try it out on made-up endpoints; exits with 1 when something is wrong.
+    /// Run the conformance kit over a component; exits with 1 when something that is required does not hold.
     #[command(after_help = "\
 Examples:
   waymark plugin check ./my_policy.wasm
-  waymark plugin check zone_aware --config '{\"min_endpoints\": 2}'")]
-    Check(CheckArgs),
+  waymark plugin check ./my_policy.wasm --claim weights --claim zone
+  waymark plugin check zone_aware --config '{\"min_endpoints\": 2}' --quick --json
+
+plugins/README.md says what is required of every plugin, and what only of one that claims it.")]
+    Check(check::Args),
     /// List the bundled components.
     List {
         /// Print JSON.
@@ -50,18 +55,6 @@ struct InspectArgs {
     json: bool,
 }
 
-#[derive(Debug, clap::Args)]
-struct CheckArgs {
-    /// A bundled plugin's name, or a .wasm file.
-    plugin: String,
-    /// Its configuration, a JSON object.
-    #[arg(long, default_value = "{}", value_name = "JSON")]
-    config: String,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Inspect(args) => {
@@ -73,7 +66,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check(args) => check(args).await,
+        Command::Check(args) => check::run(args).await,
         Command::List { json } => list(json).await,
     }
 }
@@ -84,40 +77,6 @@ async fn load(name: &str) -> Result<Plugin, Failure> {
         .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
     let Ok(reference) = name.parse::<PluginRef>();
     Ok(app::load_plugin(&engine, None, &reference).await?)
-}
-
-async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
-    let plugin = load(&args.plugin).await?;
-    let (name, kind) = (plugin.description.name.clone(), plugin.kind.as_str());
-    let findings = tokio::task::spawn_blocking(move || plugin.check(&args.config))
-        .await
-        .map_err(|panic| Failure::failed(panic.to_string()))??;
-    let wrong = findings.iter().filter(|finding| finding.outcome.is_err()).count();
-    if args.json {
-        let findings: Vec<_> = findings
-            .iter()
-            .map(|finding| {
-                let (passed, detail) = match &finding.outcome {
-                    Ok(detail) => (true, detail),
-                    Err(detail) => (false, detail),
-                };
-                json!({ "check": finding.what, "passed": passed, "detail": detail })
-            })
-            .collect();
-        output::print_json(&json!({ "plugin": name, "kind": kind, "passed": wrong == 0, "checks": findings }));
-    } else {
-        let mut table = output::table(["", "check", "result"]);
-        for finding in &findings {
-            match &finding.outcome {
-                Ok(detail) => table.add_row(["ok", &finding.what, detail]),
-                Err(detail) => table.add_row(["WRONG", &finding.what, detail]),
-            };
-        }
-        output::print_line(format_args!("{table}"));
-        let verdict = if wrong == 0 { "passed".into() } else { format!("{wrong} of {} checks failed", findings.len()) };
-        output::print_line(format_args!("{kind} {name}: {verdict}"));
-    }
-    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn list(as_json: bool) -> Result<ExitCode, Failure> {

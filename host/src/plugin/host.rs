@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,8 @@ pub(super) struct HostState {
 }
 
 impl HostState {
-    pub(super) fn new(limits: &Limits, log: Arc<PluginLog>) -> Self {
+    /// `peak` is raised to whatever linear memory this instance comes to have.
+    pub(super) fn new(limits: &Limits, log: Arc<PluginLog>, peak: Arc<AtomicUsize>) -> Self {
         let inner = StoreLimitsBuilder::new()
             .memory_size(limits.memory)
             .table_elements(limits.table_elements)
@@ -47,7 +48,7 @@ impl HostState {
             .memories(8)
             .tables(64)
             .build();
-        let memory = MemoryLimit { inner, refused: None };
+        let memory = MemoryLimit { inner, peak, refused: None };
         Self { memory, deadline: Deadline::new(limits.build_deadline), log }
     }
 }
@@ -55,13 +56,16 @@ impl HostState {
 /// Refuses memory over the limit, and remembers that it did: a guest then usually traps, and the reason should say why.
 pub(super) struct MemoryLimit {
     inner: StoreLimits,
+    peak: Arc<AtomicUsize>,
     pub(super) refused: Option<String>,
 }
 
 impl ResourceLimiter for MemoryLimit {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let granted = self.inner.memory_growing(current, desired, maximum)?;
-        if !granted {
+        if granted {
+            self.peak.fetch_max(desired, Relaxed);
+        } else {
             self.refused = Some(format!("it was refused more memory than {} KiB", current >> 10));
         }
         Ok(granted)

@@ -1,7 +1,10 @@
 //! The one door: bytes in, a [`Plugin`] out, or the reason why not.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -100,6 +103,7 @@ pub struct Plugin {
     pub(super) component: Component,
     pub(super) log: Arc<PluginLog>,
     pub(super) limits: Limits,
+    memory_peak: Arc<AtomicUsize>,
     /// What it decides.
     pub kind: Kind,
     /// What it says of itself.
@@ -153,6 +157,7 @@ impl Engine {
             component,
             log,
             limits,
+            memory_peak: Arc::default(),
             kind,
             description: Description {
                 name: String::new(),
@@ -190,6 +195,11 @@ impl Plugin {
         WasmKeyScheme::new(self, config)
     }
 
+    /// The most linear memory that an instance of this plugin has taken since this was last asked, in bytes; 0 when none took more.
+    pub fn take_memory_peak(&self) -> usize {
+        self.memory_peak.swap(0, Relaxed)
+    }
+
     fn want(&self, wanted: Kind) -> Result<(), LoadError> {
         if self.kind == wanted {
             return Ok(());
@@ -209,7 +219,8 @@ impl Plugin {
     }
 
     pub(super) fn store(&self) -> Store<HostState> {
-        self.engine.store(HostState::new(&self.limits, Arc::clone(&self.log)), &self.limits)
+        self.engine
+            .store(HostState::new(&self.limits, Arc::clone(&self.log), Arc::clone(&self.memory_peak)), &self.limits)
     }
 
     pub(super) fn mismatch(&self, error: &wasmtime::Error) -> LoadError {

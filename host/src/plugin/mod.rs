@@ -14,7 +14,6 @@
 
 mod bindings;
 pub mod bundled;
-mod check;
 mod engine;
 mod error;
 mod host;
@@ -26,7 +25,6 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
-pub use check::Finding;
 pub use engine::{Engine, EngineConfig, prepare_thread};
 pub use error::LoadError;
 pub use key_scheme::WasmKeyScheme;

@@ -4,6 +4,7 @@
 
 mod admin;
 mod catalogue;
+mod conformance;
 mod dataplane;
 mod demo;
 mod embedded;

@@ -1,0 +1,221 @@
+//! The conformance kit: tries a plugin on made-up endpoints, requests and entries, with the host's own code, before it runs.
+//!
+//! ```text
+//!   policy:      component ─▶ plans ─▶ picks ─▶ determinism ─▶ removal ─▶ shares ─▶ stability ─▶ cost, memory
+//!   key scheme:  component ─▶ prefixes ─▶ round trip ─▶ what it did not write ─▶ determinism ─▶ cost, memory
+//! ```
+//!
+//! Each step adds lines to a [`Report`]. What the interface promises is required of every plugin; what only some plugins do (shares by
+//! weight, staying in the zone, keys that stay where they are) is observed, and required of those that [claim](Claim) it. Figures of
+//! cost are printed and never required: they depend on the machine. A step that cannot say anything, because an earlier one
+//! failed, says so instead of failing for the same reason again.
+//!
+//! Everything made up comes from the seed, so that a failure is found again; every step ends after a number of tries, or after a
+//! time if that comes first.
+
+mod claim;
+mod component;
+mod cost;
+mod determinism;
+mod key_scheme;
+mod made_up;
+mod memory;
+mod picks;
+mod plans;
+mod removal;
+mod report;
+mod shares;
+mod stability;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use claim::{Claim, bundled_claims};
+pub use report::{Bar, Bars, Cost, Line, Outcome, Report, Spread};
+
+use crate::{
+    model::{Endpoint, ServiceName},
+    plugin::{Kind, LoadError, Plugin},
+    policy::{Plan, Policy, Scope},
+};
+
+/// What a run of the kit may vary.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The plugin's configuration, a JSON object.
+    pub config: String,
+    /// The zone that the node is told to stand in.
+    pub zone: String,
+    /// Where everything made up comes from: the same seed gives the same run.
+    pub seed: u64,
+    /// Fewer tries, for a first look: seconds instead of up to minutes.
+    pub quick: bool,
+    /// What is required beyond the interface.
+    pub claims: Vec<Claim>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { config: "{}".into(), zone: "zone-a".into(), seed: 1, quick: false, claims: Vec::new() }
+    }
+}
+
+/// Tries out a plugin. `again` is the same one, loaded by another engine: what it answers must not depend on the engine.
+/// It takes seconds, and up to some minutes for a slow plugin: call it on a blocking thread. `progress` is told what is tried next.
+///
+/// # Errors
+///
+/// The configuration is not a JSON object. What the plugin does wrong is in the report.
+pub fn check(
+    plugin: &Plugin,
+    again: &Plugin,
+    options: &Options,
+    progress: &dyn Fn(&'static str),
+) -> Result<Report, LoadError> {
+    let mut report = Report::new(plugin, options);
+    component::check(plugin, &mut report);
+    match plugin.kind {
+        Kind::Policy => {
+            let subject = Subject::of(plugin, again, &options.config)?;
+            Ok(check_policy(&subject, options, report, progress))
+        }
+        Kind::KeyScheme => {
+            let scheme = plugin.clone().into_key_scheme(&options.config)?;
+            let again = again.clone().into_key_scheme(&options.config)?;
+            let memory = plugin.clone();
+            let subject = key_scheme::Subject {
+                scheme: &scheme,
+                again: &again,
+                warned: !plugin.description.warning.is_empty(),
+                memory: Box::new(move || memory.take_memory_peak()),
+            };
+            progress("key scheme");
+            key_scheme::check(&subject, options, &mut report);
+            Ok(report)
+        }
+    }
+}
+
+/// Makes a policy of a configuration.
+type Configure = dyn Fn(&str) -> Result<Arc<dyn Policy>, LoadError>;
+
+/// A policy under test.
+struct Subject {
+    policy: Arc<dyn Policy>,
+    /// The same from another engine.
+    again: Arc<dyn Policy>,
+    /// The names of its configuration's fields with their defaults, as JSON.
+    fields: Vec<(String, String)>,
+    configure: Box<Configure>,
+    /// The most linear memory that one of its instances has had since this was last asked for, in bytes.
+    memory: Box<dyn Fn() -> usize>,
+}
+
+impl Subject {
+    fn of(plugin: &Plugin, again: &Plugin, config: &str) -> Result<Self, LoadError> {
+        let configure = |plugin: &Plugin| {
+            let plugin = plugin.clone();
+            move |config: &str| Ok(Arc::new(plugin.clone().into_policy(config)?) as Arc<dyn Policy>)
+        };
+        let (first, second, memory) = (configure(plugin), configure(again), plugin.clone());
+        Ok(Self {
+            policy: first(config)?,
+            again: second(config)?,
+            fields: plugin.description.fields.iter().map(|field| (field.name.clone(), field.default.clone())).collect(),
+            configure: Box::new(first),
+            memory: Box::new(move || memory.take_memory_peak()),
+        })
+    }
+}
+
+/// One run over a policy: what every step gets.
+struct Run<'a> {
+    subject: &'a Subject,
+    options: &'a Options,
+    scope: Scope,
+    report: Report,
+}
+
+impl Run<'_> {
+    /// The plan for these endpoints, checked like the host checks it.
+    fn build(&self, endpoints: &[Endpoint]) -> Result<Plan, String> {
+        checked_build(&*self.subject.policy, &self.scope, endpoints)
+    }
+
+    /// The random numbers of one step: those of another step do not move when this one draws more.
+    fn random(&self, step: u64) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.options.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step))
+    }
+
+    /// The number of tries: `full`, or `quick` in a quick run.
+    fn tries(&self, full: usize, quick: usize) -> usize {
+        if self.options.quick { quick } else { full }
+    }
+
+    fn claims(&self, claim: Claim) -> bool {
+        self.options.claims.contains(&claim)
+    }
+
+    fn note(&mut self, section: &'static str, check: &'static str, outcome: Outcome, detail: impl Into<String>) {
+        self.report.note(section, check, outcome, detail);
+    }
+
+    /// `Ok` or `Failed`.
+    fn require(&mut self, section: &'static str, check: &'static str, result: Result<String, String>) -> bool {
+        self.report.require(section, check, result)
+    }
+
+    fn skip(&mut self, section: &'static str, why: &str) {
+        self.note(section, "all of it", Outcome::Skipped, why);
+    }
+}
+
+/// One part of the kit.
+type Step = fn(&mut Run<'_>);
+
+fn check_policy(subject: &Subject, options: &Options, report: Report, progress: &dyn Fn(&'static str)) -> Report {
+    let service = ServiceName::new(made_up::SERVICE).expect("a plain name");
+    let scope = Scope { service, zone: options.zone.as_str().into() };
+    let mut run = Run { subject, options, scope, report };
+    progress("plans");
+    if !plans::check(&mut run) {
+        for section in ["picks", "determinism", "removal", "shares", "stability", "cost", "memory"] {
+            run.skip(section, "there is no plan");
+        }
+        return run.report;
+    }
+    progress("picks");
+    let picks = picks::check(&mut run);
+    let steps: [(&'static str, Step); 6] = [
+        ("determinism", determinism::check),
+        ("removal", removal::check),
+        ("shares", shares::check),
+        ("stability", stability::check),
+        ("cost", cost::check),
+        ("memory", memory::check),
+    ];
+    for (section, step) in steps {
+        progress(section);
+        if picks {
+            step(&mut run);
+        } else {
+            run.skip(section, "its picks fail");
+        }
+    }
+    run.report
+}
+
+/// Builds, and checks what a component's plan is checked for as well: here for policies that are none.
+fn checked_build(policy: &dyn Policy, scope: &Scope, endpoints: &[Endpoint]) -> Result<Plan, String> {
+    let plan = policy.build(scope, endpoints).map_err(|error| error.to_string())?;
+    if let Plan::Rotation(list) | Plan::HashTable(list) = &plan {
+        if let Some(index) = list.iter().find(|index| **index as usize >= endpoints.len()) {
+            return Err(format!("its plan names endpoint {index} of {}", endpoints.len()));
+        }
+        if list.is_empty() && endpoints.iter().any(|endpoint| endpoint.weight > 0) {
+            return Err(format!("its plan for {} endpoints is empty", endpoints.len()));
+        }
+    }
+    Ok(plan)
+}
