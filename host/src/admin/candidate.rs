@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use super::proto::set_policy_request::Source;
 use crate::{
     balancer::Candidate,
-    plugin::{Engine, Kind, LoadError},
+    plugin::{Engine, Grants, Kind, LoadError},
 };
 
 /// The longest configuration, in bytes: it is kept in the history with each version.
@@ -45,6 +45,7 @@ impl Candidates {
         &self,
         source: Source,
         config: String,
+        allow: Grants,
         by: &str,
         origin: &str,
     ) -> Result<Candidate, Status> {
@@ -69,7 +70,7 @@ impl Candidates {
         let load = move || {
             let plugin = match source {
                 Source::Bundled(name) => engine.load_bundled(Kind::Policy, &name),
-                Source::Component(bytes) => engine.load(&bytes, &origin),
+                Source::Component(bytes) => engine.load_allowing(&bytes, &origin, allow),
             }?;
             Ok(Candidate::new(plugin.into_policy(&config)?, by))
         };

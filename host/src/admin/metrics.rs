@@ -123,6 +123,11 @@ impl Collector for Balancer {
             "Picks that a fallback answered because the policy failed",
             each(|state| state.counters().fallback_picks()),
         )?;
+        out.counters(
+            "policies_refused",
+            "Policies that were to take over, by a command or a changed file, and were refused",
+            each(|state| state.counters().refused()),
+        )?;
         out.gauges(
             "policy_version",
             "Which of the policies that the service was given runs, 0 for the native rotation",

@@ -70,6 +70,7 @@ pub struct ServiceCounters {
     sequence: AtomicU32,
     picks: AtomicU64,
     fallback_picks: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl ServiceCounters {
@@ -81,6 +82,15 @@ impl ServiceCounters {
     /// Picks answered by a fallback because the policy failed.
     pub fn fallback_picks(&self) -> u64 {
         self.fallback_picks.load(Relaxed)
+    }
+
+    /// Policies that were to take over and were refused, from a command or a file.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    pub(super) fn add_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
     }
 }
 

@@ -32,7 +32,7 @@ mod wasi;
 mod wasi_tests;
 
 pub use check::Finding;
-pub use engine::{Engine, EngineConfig, prepare_thread};
+pub use engine::{Engine, EngineConfig, digest, prepare_thread};
 pub use error::LoadError;
 pub use grants::{Access, Grant, Grants, UnknownGrant};
 pub use inspect::{Import, Inspection, MemoryLimits};

@@ -7,6 +7,7 @@ mod catalogue;
 mod dataplane;
 mod demo;
 mod embedded;
+mod follow_file;
 mod go_interop;
 mod guests;
 mod node;

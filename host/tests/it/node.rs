@@ -27,17 +27,17 @@ use waymark::{
     app::Node,
     config::{NodeConfig, PluginChoice, ServiceConfig},
     model::{Endpoint, Locality, ServiceName},
-    plugin::bundled,
+    plugin::{Grants, bundled},
     registry::{Registration, RegistrationConfig},
 };
 
-const SERVICE: &str = "ayang/server1";
+pub(super) const SERVICE: &str = "ayang/server1";
 
-fn free() -> SocketAddr {
+pub(super) fn free() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn service(name: &str) -> ServiceName {
+pub(super) fn service(name: &str) -> ServiceName {
     ServiceName::new(name).unwrap()
 }
 
@@ -56,14 +56,14 @@ async fn node(key_scheme: &str) -> Node {
 }
 
 /// A Greeter server with its registration. It has a runtime of its own, so that it can crash with all its connections.
-struct Server {
+pub(super) struct Server {
     address: SocketAddr,
     registration: Registration,
     runtime: Option<Runtime>,
 }
 
 impl Server {
-    async fn start(node: &Node, name: &str, zone: &str, weight: u32) -> Self {
+    pub(super) async fn start(node: &Node, name: &str, zone: &str, weight: u32) -> Self {
         Self::slow(node, name, zone, weight, Duration::ZERO).await
     }
 
@@ -99,7 +99,7 @@ impl Drop for Server {
     }
 }
 
-async fn dial(node: &Node) -> Channel {
+pub(super) async fn dial(node: &Node) -> Channel {
     Channel::from_shared(format!("http://{}", node.proxy_addr())).unwrap().connect().await.unwrap()
 }
 
@@ -110,14 +110,14 @@ fn request(name: &str) -> Request<HelloRequest> {
 }
 
 /// Calls once and says who answered.
-async fn call(client: &mut Greeter1Client<Channel>, name: &str) -> Result<String, Status> {
+pub(super) async fn call(client: &mut Greeter1Client<Channel>, name: &str) -> Result<String, Status> {
     let response = client.say_hello1(request(name)).await?;
     assert_eq!(response.get_ref().reply, "server1:hello");
     Ok(response.metadata().get(INSTANCE_HEADER).unwrap().to_str().unwrap().to_owned())
 }
 
 /// Waits until the node sees this many endpoints.
-async fn sees(node: &Node, name: &str, n: usize) {
+pub(super) async fn sees(node: &Node, name: &str, n: usize) {
     let handle = node.services().discover(&service(name)).await.unwrap();
     let mut reader = handle.subscribe();
     let seen = async {
@@ -129,7 +129,14 @@ async fn sees(node: &Node, name: &str, n: usize) {
 }
 
 fn set(source: PolicySource, n: usize) -> SetPolicy {
-    SetPolicy { service: service(SERVICE), source, config: String::new(), by: format!("swap {n}"), discover: true }
+    SetPolicy {
+        service: service(SERVICE),
+        source,
+        config: String::new(),
+        allow: Grants::NONE,
+        by: format!("swap {n}"),
+        discover: true,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +322,7 @@ async fn what_keeps_a_node_from_starting_is_named() {
     assert!(error.contains("choice_count"), "{error}");
     let error = start(NodeConfig { policy: PluginChoice::bundled("nope"), ..base() }).await;
     assert!(error.contains("nope") && error.contains("round_robin"), "{error}");
-    let missing = PluginChoice { plugin: "./missing.wasm".parse().unwrap(), config: "{}".into() };
+    let missing = PluginChoice { plugin: "./missing.wasm".parse().unwrap(), ..PluginChoice::bundled("") };
     let error = start(NodeConfig { policy: missing, ..base() }).await;
     assert!(error.contains("missing.wasm"), "{error}");
     // Something that is no etcd: it accepts connections and speaks HTTP/1.
