@@ -65,6 +65,7 @@ impl Native {
             sha256: String::new(),
             origin: "benchmark".into(),
             config: "{}".into(),
+            allow: String::new(),
             by: "benchmark".into(),
         };
         Candidate { policy: Arc::new(self), info, load_time: Duration::ZERO }

@@ -15,6 +15,7 @@ use crate::{
     balancer::{DiscoverError, ServiceClosed, ServiceHandle, Services, StateReader, SwapError},
     model::ServiceName,
     naming::NamingError,
+    plugin::Grants,
 };
 
 /// Answers the node's API.
@@ -100,15 +101,17 @@ impl Node for NodeApi {
         &self,
         request: Request<proto::SetPolicyRequest>,
     ) -> Result<Response<proto::PolicyStatus>, Status> {
-        let proto::SetPolicyRequest { service, source, config, by, origin, discover } = request.into_inner();
+        let proto::SetPolicyRequest { service, source, config, by, origin, discover, allow } = request.into_inner();
         let source = source.ok_or_else(|| {
             Status::invalid_argument(
                 "no policy was sent: set `bundled` to a name, or `component` to a component's bytes",
             )
         })?;
+        let allow = Grants::parse(allow.iter().map(String::as_str))
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let handle = self.handle(&service, discover).await?;
         let limits = self.services.limits(handle.name());
-        let candidate = self.candidates.load(source, config, &by, &origin, limits).await?;
+        let candidate = self.candidates.load(source, config, allow, &by, &origin, limits).await?;
         let published = handle.set_policy(candidate).await.map_err(|error| not_swapped(&error))?;
         Ok(Response::new(convert::swapped(&handle, &published)))
     }

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use super::proto::set_policy_request::Source;
 use crate::{
     balancer::Candidate,
-    plugin::{Engine, Kind, Limits, LoadError},
+    plugin::{Engine, Grants, Kind, Limits, LoadError},
 };
 
 /// The longest configuration, in bytes: it is kept in the history with each version.
@@ -40,6 +40,7 @@ impl Candidates {
         &self,
         source: Source,
         config: String,
+        allow: Grants,
         by: &str,
         origin: &str,
         limits: Limits,
@@ -65,7 +66,7 @@ impl Candidates {
         let load = move || {
             let plugin = match source {
                 Source::Bundled(name) => engine.load_bundled_with(Kind::Policy, &name, limits),
-                Source::Component(bytes) => engine.load_with(&bytes, &origin, limits),
+                Source::Component(bytes) => engine.load_with(&bytes, &origin, limits, allow),
             }?;
             Ok(Candidate::new(plugin.into_policy(&config)?, by))
         };

@@ -10,7 +10,7 @@ use tonic::{
 };
 
 use super::proto::{self, node_client, set_policy_request::Source};
-use crate::model::ServiceName;
+use crate::{model::ServiceName, plugin::Grants};
 
 /// Why a node did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -81,6 +81,8 @@ pub struct SetPolicy {
     pub source: PolicySource,
     /// Its configuration, a JSON object; empty means `{}`.
     pub config: String,
+    /// What it is given beyond its world.
+    pub allow: Grants,
     /// Who does it, for the history.
     pub by: String,
     /// Whether the node shall begin to watch the service if it does not yet.
@@ -172,6 +174,8 @@ pub struct PolicyVersion {
     pub reason: String,
     /// Picks that failed while it ran.
     pub pick_failures: u64,
+    /// What it was given beyond its world.
+    pub allow: Vec<String>,
 }
 
 /// The policies of a service.
@@ -328,6 +332,7 @@ impl NodeClient {
             by: set.by,
             origin,
             discover: set.discover,
+            allow: set.allow.names().map(ToOwned::to_owned).collect(),
         };
         let answer = self.inner.clone().set_policy(request).await.map_err(|status| match status.code() {
             // The message was not taken in at all, so that the node could not say what it was about.
@@ -479,6 +484,7 @@ impl From<proto::PolicyVersion> for PolicyVersion {
             outcome,
             reason: from.reason,
             pick_failures: from.pick_failures,
+            allow: from.allow,
         }
     }
 }

@@ -93,6 +93,7 @@ fn policy_version(version: &PolicyVersion) -> proto::PolicyVersion {
         outcome: outcome.into(),
         reason: version.reason.clone(),
         pick_failures: version.pick_failures,
+        allow: version.info.allow.split(',').filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect(),
     }
 }
 

@@ -133,6 +133,11 @@ impl Collector for Balancer {
             "1 while another policy than the chosen one serves, because that one failed",
             each(|state| u64::from(state.degraded.is_some())),
         )?;
+        out.counters(
+            "policies_refused",
+            "Policies that were to take over, by a command or a changed file, and were refused",
+            each(|state| state.counters().refused()),
+        )?;
         out.gauges(
             "policy_version",
             "Which of the policies that the service was given runs, 0 for the native rotation",

@@ -1,13 +1,15 @@
 //! From a plugin's name or file to what runs.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
 use crate::{
     balancer::Candidate,
     config::{PluginChoice, PluginRef},
-    plugin::{Engine, Kind, Limits, LoadError, Plugin, WasmKeyScheme},
+    model::ServiceName,
+    plugin::{Engine, Grants, Kind, Limits, LoadError, Plugin, WasmKeyScheme},
+    policy::{BuildError, Scope},
 };
 
 /// Why a plugin could not be had.
@@ -35,9 +37,15 @@ pub enum PluginError {
     },
 }
 
-/// Loads a plugin, off the async threads. `kind` is wanted for bundled names; without it either kind is found.
-pub async fn load_plugin(engine: &Engine, kind: Option<Kind>, reference: &PluginRef) -> Result<Plugin, PluginError> {
-    load_plugin_with(engine, kind, reference, engine.limits().clone()).await
+/// Loads a plugin, off the async threads. `kind` is wanted for bundled names; without it either kind is found. A bundled plugin needs no
+/// grant and gets none.
+pub async fn load_plugin(
+    engine: &Engine,
+    kind: Option<Kind>,
+    reference: &PluginRef,
+    allow: Grants,
+) -> Result<Plugin, PluginError> {
+    load_plugin_with(engine, kind, reference, engine.limits().clone(), allow).await
 }
 
 /// Loads a plugin under limits of its own. See [`load_plugin`].
@@ -46,6 +54,7 @@ async fn load_plugin_with(
     kind: Option<Kind>,
     reference: &PluginRef,
     limits: Limits,
+    allow: Grants,
 ) -> Result<Plugin, PluginError> {
     let (engine, reference) = (engine.clone(), reference.clone());
     let name = reference.to_string();
@@ -59,7 +68,7 @@ async fn load_plugin_with(
         },
         PluginRef::File(path) => {
             let bytes = std::fs::read(path).map_err(|source| PluginError::Read { path: path.clone(), source })?;
-            Ok(engine.load_with(&bytes, &path.display().to_string(), limits)?)
+            Ok(engine.load_with(&bytes, &path.display().to_string(), limits, allow)?)
         }
     };
     let joined = tokio::task::spawn_blocking(load).await;
@@ -73,13 +82,32 @@ pub async fn load_policy(
     limits: Limits,
     by: &str,
 ) -> Result<Candidate, PluginError> {
-    let plugin = load_plugin_with(engine, Some(Kind::Policy), &choice.plugin, limits).await?;
+    let plugin = load_plugin_with(engine, Some(Kind::Policy), &choice.plugin, limits, choice.allow).await?;
     Ok(Candidate::new(plugin.into_policy(&choice.config)?, by))
+}
+
+/// Why a policy does not even plan for a service without endpoints.
+#[derive(Debug, Error)]
+pub(super) enum TrialError {
+    /// It refuses its configuration, or fails.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A fault of the host.
+    #[error("building it failed inside the host: {0}")]
+    Host(String),
+}
+
+/// Builds it for nobody: that is when a policy refuses its configuration.
+pub(super) async fn try_for_nobody(candidate: &Candidate, zone: &Arc<str>) -> Result<(), TrialError> {
+    let service = ServiceName::new("configuration").expect("a plain name");
+    let (policy, scope) = (Arc::clone(&candidate.policy), Scope { service, zone: Arc::clone(zone) });
+    let tried = tokio::task::spawn_blocking(move || policy.build(&scope, &[]).map(drop)).await;
+    Ok(tried.map_err(|panic| TrialError::Host(panic.to_string()))??)
 }
 
 /// Loads a key scheme.
 pub async fn load_key_scheme(engine: &Engine, choice: &PluginChoice) -> Result<WasmKeyScheme, PluginError> {
-    let plugin = load_plugin(engine, Some(Kind::KeyScheme), &choice.plugin).await?;
+    let plugin = load_plugin(engine, Some(Kind::KeyScheme), &choice.plugin, choice.allow).await?;
     Ok(plugin.into_key_scheme(&choice.config)?)
 }
 

@@ -1,26 +1,34 @@
 //! The composition root: joins the stages to a running node.
 
+mod follow_file;
 mod load;
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::load::{PluginError, default_plugin_cache, default_state_dir, load_key_scheme, load_plugin, load_policy};
+use self::{
+    follow_file::{Follower, Slot},
+    load::{TrialError, try_for_nobody},
+};
 use crate::{
     admin::{self, Admin, AdminError, Readiness},
-    balancer::{Candidate, HashKey, ServiceDefaults, Services, ServicesConfig},
+    balancer::{HashKey, ServiceDefaults, Services, ServicesConfig},
     config::{NodeConfig, PluginChoice, RegistrySource},
     dataplane::{self, Channel, Dataplane, Drained},
     embedded::{self, EmbeddedError},
     model::ServiceName,
     naming::KeyScheme,
     plugin::{Engine, EngineConfig, Limits},
-    policy::{BuildError, Scope},
+    policy::BuildError,
     registry::{Registry, RegistryConfig, RegistryError},
 };
 
@@ -89,6 +97,8 @@ pub struct Node {
     stop: CancellationToken,
     proxy_task: JoinHandle<Drained>,
     admin_task: JoinHandle<Result<(), AdminError>>,
+    /// One task a policy that is a file. They end with the set.
+    followers: JoinSet<()>,
 }
 
 impl Node {
@@ -109,7 +119,7 @@ impl Node {
         if let Some(warning) = scheme.warning() {
             warn!(key_scheme = scheme.name(), "{warning}");
         }
-        let defaults = Defaults::load(&engine, &config).await?;
+        let defaults = Arc::new(Defaults::load(&engine, &config).await?);
 
         let (embedded, registry_config) = match config.registry.clone() {
             RegistrySource::Etcd(config) => (None, *config),
@@ -140,11 +150,16 @@ impl Node {
         };
         let services = Services::new(ServicesConfig {
             zone: config.zone.as_str().into(),
-            ..ServicesConfig::new(follow, move |service| defaults.of(service))
+            ..ServicesConfig::new(follow, {
+                let defaults = Arc::clone(&defaults);
+                move |service| defaults.of(service)
+            })
         });
         // Many at once, so that those read together are read by one call.
         let adding = config.services.iter().map(|service| services.add(&service.name));
         stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_for_each(async |_| Ok(())).await?;
+        let followers =
+            if config.follow_files { defaults.follow_files(&engine, &services, &config.zone) } else { JoinSet::new() };
         let options = dataplane::Options { drain_timeout: config.drain_timeout, ..dataplane::Options::default() };
         let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);
 
@@ -171,6 +186,7 @@ impl Node {
             stop,
             proxy_task,
             admin_task,
+            followers,
         })
     }
 
@@ -225,6 +241,7 @@ impl Node {
             Ok(Err(error)) => warn!(%error, "the admin server ended badly"),
             Err(panic) => warn!(%panic, "the admin server ended badly"),
         }
+        drop(self.followers);
         drop(self.services);
         drop(self.dataplane);
         drop(self.registry);
@@ -248,7 +265,7 @@ fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 
 /// What each service begins with, loaded and tried before anything starts.
 struct Defaults {
-    policy: Candidate,
+    policy: Arc<Slot>,
     hash_key: Option<HashKey>,
     limits: Limits,
     services: HashMap<ServiceName, Own>,
@@ -256,7 +273,7 @@ struct Defaults {
 
 /// What one service has of its own.
 struct Own {
-    policy: Option<Candidate>,
+    policy: Option<Arc<Slot>>,
     hash_key: Option<HashKey>,
     idempotent: bool,
     limits: Option<Limits>,
@@ -265,16 +282,12 @@ struct Own {
 impl Defaults {
     async fn load(engine: &Engine, config: &NodeConfig) -> Result<Self, AppError> {
         let zone: Arc<str> = config.zone.as_str().into();
-        let load = async |choice: &PluginChoice, limits: &Limits, whose: String| -> Result<Candidate, AppError> {
+        let load = async |choice: &PluginChoice, limits: &Limits, whose: String| -> Result<Arc<Slot>, AppError> {
             let candidate = load_policy(engine, choice, limits.clone(), "configuration").await?;
-            let service = ServiceName::new("configuration").expect("a plain name");
-            let (policy, scope) = (Arc::clone(&candidate.policy), Scope { service, zone: Arc::clone(&zone) });
-            // Built for nobody: that is when a policy refuses its configuration.
-            let tried = tokio::task::spawn_blocking(move || policy.build(&scope, &[]).map(drop)).await;
-            match tried {
-                Ok(Ok(())) => Ok(candidate),
-                Ok(Err(source)) => Err(AppError::Policy { whose, source }),
-                Err(panic) => Err(AppError::Engine(panic.to_string())),
+            match try_for_nobody(&candidate, &zone).await {
+                Ok(()) => Ok(Slot::new(choice.clone(), limits.clone(), candidate)),
+                Err(TrialError::Build(source)) => Err(AppError::Policy { whose, source }),
+                Err(TrialError::Host(reason)) => Err(AppError::Engine(reason)),
             }
         };
         let policy = load(&config.policy, &config.limits, "the default policy".into()).await?;
@@ -297,10 +310,34 @@ impl Defaults {
     fn of(&self, service: &ServiceName) -> ServiceDefaults {
         let own = self.services.get(service);
         ServiceDefaults {
-            policy: own.and_then(|own| own.policy.clone()).unwrap_or_else(|| self.policy.clone()),
+            policy: self.slot(service).candidate(),
             hash_key: own.and_then(|own| own.hash_key.clone()).or_else(|| self.hash_key.clone()),
             idempotent: own.is_some_and(|own| own.idempotent),
             limits: own.and_then(|own| own.limits.clone()).unwrap_or_else(|| self.limits.clone()),
         }
+    }
+
+    /// Where a service's first policy comes from.
+    fn slot(&self, service: &ServiceName) -> &Arc<Slot> {
+        self.services.get(service).and_then(|own| own.policy.as_ref()).unwrap_or(&self.policy)
+    }
+
+    /// Follows each policy that is a file.
+    fn follow_files(self: &Arc<Self>, engine: &Engine, services: &Services, zone: &str) -> JoinSet<()> {
+        let own = self.services.values().filter_map(|own| own.policy.as_ref());
+        let mut followers = JoinSet::new();
+        for slot in own.chain([&self.policy]) {
+            let Some(path) = slot.file().map(ToOwned::to_owned) else { continue };
+            let (defaults, of) = (Arc::clone(self), Arc::clone(slot));
+            let follower = Follower {
+                engine: engine.clone(),
+                services: services.clone(),
+                slot: Arc::clone(slot),
+                concerns: Box::new(move |service| Arc::ptr_eq(defaults.slot(service), &of)),
+                zone: zone.into(),
+            };
+            followers.spawn(follower.run(path));
+        }
+        followers
     }
 }

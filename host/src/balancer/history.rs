@@ -28,6 +28,8 @@ pub struct PolicyInfo {
     pub origin: String,
     /// Its configuration, a JSON object.
     pub config: String,
+    /// What it was given beyond its world, with commas between; empty when nothing.
+    pub allow: String,
     /// Who chose it; free text.
     pub by: String,
 }
@@ -86,7 +88,8 @@ pub(super) struct Entry {
     pub(super) plan: &'static str,
     pub(super) outcome: PolicyOutcome,
     pub(super) reason: String,
-    pub(super) policy: Arc<dyn Policy>,
+    /// None when it could not even be loaded.
+    pub(super) policy: Option<Arc<dyn Policy>>,
     pub(super) failures: Arc<Failures>,
     pub(super) replaced_in: Option<Duration>,
 }
@@ -122,12 +125,16 @@ impl History {
         self.last_version
     }
 
-    /// Adds a version. Past [`REMEMBERED`] the oldest that does not run, and is not `keep`, is forgotten.
+    /// Adds a version. Past [`REMEMBERED`] one is forgotten: the oldest that was refused, since nobody can go back to it, else the oldest
+    /// that does not run and is not `keep`. So a file that is broken again and again costs no way back.
     pub(super) fn push(&mut self, entry: Entry, keep: Option<u64>) {
         self.entries.push_back(entry);
         if self.entries.len() > REMEMBERED {
-            let oldest =
-                self.entries.iter().position(|e| e.outcome != PolicyOutcome::Running && Some(e.version) != keep);
+            let newest = self.last_version;
+            let refused = self.entries.iter().position(|e| e.outcome == PolicyOutcome::Refused && e.version != newest);
+            let oldest = refused.or_else(|| {
+                self.entries.iter().position(|e| e.outcome != PolicyOutcome::Running && Some(e.version) != keep)
+            });
             self.entries.remove(oldest.unwrap_or(0));
         }
     }

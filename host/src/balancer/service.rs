@@ -59,6 +59,7 @@ impl Candidate {
             sha256: plugin.sha256.clone(),
             origin: plugin.origin.clone(),
             config: policy.config().to_owned(),
+            allow: plugin.grants.to_string(),
             by: by.into(),
         };
         Self { load_time: plugin.load_time, policy: Arc::new(policy), info }
@@ -130,8 +131,20 @@ pub(super) struct ServiceSetup {
 }
 
 enum Command {
-    Set { candidate: Candidate, reply: oneshot::Sender<Result<Published, SwapError>> },
-    RollBack { version: u64, by: String, reply: oneshot::Sender<Result<Published, SwapError>> },
+    Set {
+        candidate: Candidate,
+        reply: oneshot::Sender<Result<Published, SwapError>>,
+    },
+    /// A policy that could not be loaded: only to be told of.
+    Refuse {
+        info: PolicyInfo,
+        reason: String,
+    },
+    RollBack {
+        version: u64,
+        by: String,
+        reply: oneshot::Sender<Result<Published, SwapError>>,
+    },
 }
 
 struct Shared {
@@ -248,6 +261,15 @@ impl ServiceHandle {
     /// Dropping the future does not take the rollback back.
     pub async fn roll_back(&self, version: u64, by: String) -> Result<Published, SwapError> {
         self.command(|reply| Command::RollBack { version, by, reply }).await
+    }
+
+    /// Puts a policy that could not be loaded into the history, as refused.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: it is told of or it is not.
+    pub async fn refuse(&self, info: PolicyInfo, reason: String) -> Result<(), ServiceClosed> {
+        self.commands.send(Box::new(Command::Refuse { info, reason })).await.map_err(|_| ServiceClosed)
     }
 
     async fn command(
@@ -375,6 +397,7 @@ impl Task {
                         let done = self.set(candidate).await;
                         let _ = reply.send(done); // The caller may have gone; the swap stands.
                     }
+                    Some(Command::Refuse { info, reason }) => self.refuse(info, reason),
                     Some(Command::RollBack { version, by, reply }) => {
                         let done = self.roll_back(version, by).await;
                         let _ = reply.send(done); // As above.
@@ -554,6 +577,7 @@ impl Task {
             Ok(plans) => plans,
             Err(error) => {
                 warn!(policy = &*name, %error, "candidate policy refused");
+                self.counters.add_refused();
                 self.push(&version, candidate.info, "", PolicyOutcome::Refused, error.to_string());
                 return Err(SwapError::Refused { service: self.scope.service.clone(), reason: error.to_string() });
             }
@@ -573,6 +597,23 @@ impl Task {
         Ok(Published { version: number, generation, times })
     }
 
+    fn refuse(&self, info: PolicyInfo, reason: String) {
+        let (failures, version) = self.number(&info.name);
+        self.counters.add_refused();
+        let entry = Entry {
+            version,
+            info,
+            at: SystemTime::now(),
+            plan: "",
+            outcome: PolicyOutcome::Refused,
+            reason,
+            policy: None,
+            failures,
+            replaced_in: None,
+        };
+        self.shared.history().push(entry, self.last_good.as_ref().map(|good| good.version));
+    }
+
     async fn roll_back(&mut self, version: u64, by: String) -> Result<Published, SwapError> {
         let running = self.running.as_ref().map_or(u64::MAX, |running| running.version);
         let found = {
@@ -583,15 +624,16 @@ impl Task {
                 0 => history.before(running),
                 version => history.get(version),
             };
-            match entry.filter(|entry| entry.outcome != PolicyOutcome::Refused) {
-                Some(entry) => {
+            let entry = entry.filter(|entry| entry.outcome != PolicyOutcome::Refused);
+            match entry.and_then(|entry| Some((entry, entry.policy.clone()?))) {
+                Some((entry, policy)) => {
                     let origin = format!("version {}", entry.version);
                     let origin = match entry.info.origin.split_once(" (rollback to ") {
                         Some((first, _)) => format!("{first} (rollback to {origin})"),
                         None => format!("{} (rollback to {origin})", entry.info.origin),
                     };
                     let info = PolicyInfo { origin, by, ..entry.info.clone() };
-                    Ok(Candidate { policy: Arc::clone(&entry.policy), info, load_time: Duration::ZERO })
+                    Ok(Candidate { policy, info, load_time: Duration::ZERO })
                 }
                 None => Err(history
                     .list()
@@ -675,7 +717,7 @@ impl Task {
             plan,
             outcome,
             reason,
-            policy: Arc::clone(&version.policy),
+            policy: Some(Arc::clone(&version.policy)),
             failures: Arc::clone(&version.failures),
             replaced_in: None,
         };
@@ -753,6 +795,7 @@ mod tests {
             sha256: String::new(),
             origin: String::new(),
             config: "{}".into(),
+            allow: String::new(),
             by: "test".into(),
         };
         Candidate { policy: Arc::new(InOrder), info, load_time: Duration::ZERO }

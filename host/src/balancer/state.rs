@@ -78,6 +78,7 @@ pub struct ServiceCounters {
     picks: AtomicU64,
     fallback_picks: AtomicU64,
     pub(super) quarantines: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl ServiceCounters {
@@ -94,6 +95,15 @@ impl ServiceCounters {
     /// Policies taken out of service because they failed too often.
     pub fn quarantines(&self) -> u64 {
         self.quarantines.load(Relaxed)
+    }
+
+    /// Policies that were to take over and were refused, from a command or a file.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    pub(super) fn add_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
     }
 }
 

@@ -48,6 +48,7 @@ fn fake(
         sha256: String::new(),
         origin: "test".into(),
         config: "{}".into(),
+        allow: String::new(),
         by: "test".into(),
     };
     (Candidate { policy, info, load_time: Duration::ZERO }, builds)

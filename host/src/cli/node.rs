@@ -10,6 +10,7 @@ use super::{
 use crate::{
     app::{self, Node},
     config::{NodeConfig, PluginChoice},
+    plugin::Grants,
 };
 
 /// Flags of `waymark node`.
@@ -44,6 +45,12 @@ pub(super) struct Args {
     /// Its configuration.
     #[arg(long, env = "WAYMARK_POLICY_CONFIG", value_name = "JSON")]
     policy_config: Option<String>,
+    /// What it is given beyond its world: wasi (with nothing behind it), clocks, random.
+    #[arg(long, env = "WAYMARK_POLICY_ALLOW", value_name = "WHAT,..")]
+    policy_allow: Option<Grants>,
+    /// Load policies from their files once, and do not follow the files when they change.
+    #[arg(long, env = "WAYMARK_NO_FOLLOW_FILES")]
+    no_follow_files: bool,
     /// What of a request is its key, for policies that hash: header:NAME, path or peer.
     #[arg(long, env = "WAYMARK_HASH_KEY", value_name = "KEY")]
     hash_key: Option<String>,
@@ -82,11 +89,13 @@ impl Args {
         config.zone = self.zone.unwrap_or(config.zone);
         if let Some(policy) = self.policy {
             let Ok(plugin) = policy.parse();
-            config.policy = PluginChoice { plugin, config: "{}".into() };
+            config.policy = PluginChoice { plugin, ..PluginChoice::bundled("") };
         }
         if let Some(policy_config) = self.policy_config {
             config.policy.config = policy_config;
         }
+        config.policy.allow = self.policy_allow.unwrap_or(config.policy.allow);
+        config.follow_files &= !self.no_follow_files;
         config.plugin_cache = self.plugin_cache.or(config.plugin_cache).or_else(app::default_plugin_cache);
         Ok(config)
     }

@@ -1,6 +1,7 @@
 //! `waymark plugin`: look into a component, or try it out.
 
 mod check;
+mod inspect;
 
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use super::output::{self, Failure};
 use crate::{
     app,
     config::PluginRef,
-    plugin::{Engine, EngineConfig, Plugin, SUPPORTED_INTERFACES},
+    plugin::{Engine, EngineConfig, Grants, Plugin},
 };
 
 /// Flags of `waymark plugin`.
@@ -27,7 +28,10 @@ enum Command {
     #[command(after_help = "\
 Examples:
   waymark plugin inspect round_robin
-  waymark plugin inspect ./my_policy.wasm --json")]
+  waymark plugin inspect ./my_policy.wasm --json
+  waymark plugin inspect ./python_policy.wasm --allow wasi,clocks
+
+Exits with 1 when the component would be refused; what it asks for is printed all the same.")]
     Inspect(InspectArgs),
     /// Run the conformance kit over a component; exits with 1 when something that is required does not hold.
     #[command(after_help = "\
@@ -50,33 +54,27 @@ plugins/README.md says what is required of every plugin, and what only of one th
 struct InspectArgs {
     /// A bundled plugin's name, or a .wasm file.
     plugin: String,
+    #[command(flatten)]
+    allow: AllowArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
+/// What it is given beyond its world.
+#[derive(Debug, clap::Args)]
+struct AllowArgs {
+    /// What it is given beyond its world: wasi (with nothing behind it), clocks, random.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "WHAT,..")]
+    allow: Grants,
+}
+
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
-        Command::Inspect(args) => {
-            let plugin = load(&args.plugin).await?;
-            if args.json {
-                output::print_json(&to_json(&plugin));
-            } else {
-                print(&plugin);
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Inspect(args) => inspect::run(&args.plugin, args.allow.allow, args.json).await,
         Command::Check(args) => check::run(args).await,
         Command::List { json } => list(json).await,
     }
-}
-
-async fn load(name: &str) -> Result<Plugin, Failure> {
-    // No cache on disk: what is printed includes how long it takes to compile.
-    let engine = Engine::new(EngineConfig::default())
-        .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
-    let Ok(reference) = name.parse::<PluginRef>();
-    Ok(app::load_plugin(&engine, None, &reference).await?)
 }
 
 async fn list(as_json: bool) -> Result<ExitCode, Failure> {
@@ -85,10 +83,10 @@ async fn list(as_json: bool) -> Result<ExitCode, Failure> {
     let mut plugins = Vec::new();
     for bundled in crate::plugin::bundled::ALL {
         let reference = PluginRef::Bundled(bundled.name.into());
-        plugins.push(app::load_plugin(&engine, Some(bundled.kind), &reference).await?);
+        plugins.push(app::load_plugin(&engine, Some(bundled.kind), &reference, Grants::NONE).await?);
     }
     if as_json {
-        output::print_json(&json!(plugins.iter().map(to_json).collect::<Vec<_>>()));
+        output::print_json(&json!(plugins.iter().map(inspect::plugin_json).collect::<Vec<_>>()));
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = output::table(["kind", "name", "what it does"]);
@@ -97,60 +95,4 @@ async fn list(as_json: bool) -> Result<ExitCode, Failure> {
     }
     output::print_line(format_args!("{table}"));
     Ok(ExitCode::SUCCESS)
-}
-
-fn print(plugin: &Plugin) {
-    let about = &plugin.description;
-    let mut table = output::table(["", ""]);
-    table.add_row(["name", &about.name]);
-    table.add_row(["version", &about.version]);
-    table.add_row(["kind", plugin.kind.as_str()]);
-    table.add_row(["what it does", &about.summary]);
-    if !about.warning.is_empty() {
-        table.add_row(["WARNING", &about.warning]);
-    }
-    table.add_row(["world", plugin.kind.world()]);
-    table.add_row(["asks for", &if plugin.imports.is_empty() { "nothing".into() } else { plugin.imports.join("\n") }]);
-    table.add_row(["gets", "what it asks for: nothing of it reaches files, network, environment or clocks"]);
-    table.add_row(["from", &plugin.origin]);
-    table.add_row(["size", &format!("{} bytes", plugin.size)]);
-    table.add_row(["sha256", &plugin.sha256]);
-    table.add_row(["load time", &format!("{:.1?}", plugin.load_time)]);
-    table.add_row(["host supports", &format!("waymark:plugin@{}", SUPPORTED_INTERFACES.join(", "))]);
-    output::print_line(format_args!("{table}"));
-    if about.fields.is_empty() {
-        output::print_line(format_args!("It takes no configuration."));
-        return;
-    }
-    let mut table = output::table(["config field", "default", "meaning"]);
-    for field in &about.fields {
-        let default = if field.default.is_empty() { "(must be given)" } else { &field.default };
-        table.add_row([&field.name, default, &field.doc]);
-    }
-    output::print_line(format_args!("{table}"));
-}
-
-fn to_json(plugin: &Plugin) -> serde_json::Value {
-    let about = &plugin.description;
-    let fields: Vec<_> = about
-        .fields
-        .iter()
-        .map(|field| json!({ "name": field.name, "default": field.default, "doc": field.doc }))
-        .collect();
-    json!({
-        "name": about.name,
-        "version": about.version,
-        "kind": plugin.kind.as_str(),
-        "summary": about.summary,
-        "warning": about.warning,
-        "config": fields,
-        "world": plugin.kind.world(),
-        "imports": plugin.imports,
-        "exports": plugin.exports,
-        "origin": plugin.origin,
-        "size": plugin.size,
-        "sha256": plugin.sha256,
-        "load_seconds": plugin.load_time.as_secs_f64(),
-        "supported_interfaces": SUPPORTED_INTERFACES,
-    })
 }

@@ -13,6 +13,7 @@ use crate::{
         client::{PolicySource, PolicyStatus, PolicyVersion, Service, SetPolicy},
     },
     model::ServiceName,
+    plugin::Grants,
 };
 
 /// Flags of `waymark policy`.
@@ -34,6 +35,7 @@ Examples:
   waymark policy set ayang/server1 weighted
   waymark policy set ayang/server1 ./my_policy.wasm
   waymark policy set ayang/server1 zone_aware --config '{{\"min_endpoints\": 2}}'
+  waymark policy set ayang/server1 ./python_policy.wasm --allow wasi
   waymark policy set ayang/server1 ./my_policy.wasm --config @my_policy.json --by release-42
 
 The new policy is compiled and tried on the service's endpoints first. It takes over at once when it passes; calls in \
@@ -50,7 +52,7 @@ Examples:
 
 {EXIT_CODES}"))]
     Get(GetArgs),
-    /// Print every policy a service was given, newest first, and what became of it.
+    /// Print the last 32 policies a service was given, newest first: who, when, which bytes and configuration, and what became of each.
     #[command(after_help = format!("\
 Examples:
   waymark policy history ayang/server1
@@ -58,7 +60,7 @@ Examples:
 
 {EXIT_CODES}"))]
     History(HistoryArgs),
-    /// Go back to an earlier policy of the service's history.
+    /// Go back to an earlier policy of the service's history, at once: the node has kept it, whatever became of its file.
     #[command(after_help = format!("\
 Examples:
   waymark policy rollback ayang/server1              the one before
@@ -89,6 +91,9 @@ struct SetArgs {
     /// The policy's configuration, a JSON object; or `@` and a file that holds it.
     #[arg(long, value_name = "JSON|@FILE")]
     config: Option<String>,
+    /// What it is given beyond its world: wasi (with nothing behind it), clocks, random.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "WHAT,..")]
+    allow: Grants,
     /// Begin to watch the service if the node does not watch it yet.
     #[arg(long)]
     discover: bool,
@@ -160,7 +165,7 @@ async fn set(args: SetArgs) -> Result<(), Failure> {
     let config = args.config.as_deref().map(config).transpose()?.unwrap_or_default();
     let client = NodeClient::connect(&args.node.node).await?;
     let by = args.by.name();
-    let set = SetPolicy { service: args.service, source, config, by, discover: args.discover };
+    let set = SetPolicy { service: args.service, source, config, allow: args.allow, by, discover: args.discover };
     let status = client.set_policy(set).await?;
     if args.node.json {
         output::print_json(&status);
@@ -256,6 +261,9 @@ fn print_running(status: &PolicyStatus) {
     add("version", format!("{} of {}", running.version, status.history.first().map_or(0, |newest| newest.version)));
     add("plan", plan(running));
     add("config", running.config.clone());
+    if !running.allow.is_empty() {
+        add("allowed", running.allow.join(", "));
+    }
     add("from", running.origin.clone());
     add("sha256", running.sha256.clone());
     add(
@@ -275,8 +283,19 @@ fn print_running(status: &PolicyStatus) {
 }
 
 fn print_history(status: &PolicyStatus) {
-    let mut table =
-        output::table(["VERSION", "POLICY", "OUTCOME", "SET", "BY", "FROM", "CONFIG", "FAILED PICKS", "REMARK"]);
+    let mut table = output::table([
+        "VERSION",
+        "POLICY",
+        "OUTCOME",
+        "SET",
+        "BY",
+        "FROM",
+        "SHA256",
+        "CONFIG",
+        "ALLOWED",
+        "FAILED PICKS",
+        "REMARK",
+    ]);
     for version in &status.history {
         let tone = match version.outcome {
             "running" => Tone::Good,
@@ -290,7 +309,9 @@ fn print_history(status: &PolicyStatus) {
             Cell::new(ago(version.at_unix_ms)),
             Cell::new(plain(or_dash(&version.by))),
             Cell::new(plain(&version.origin)),
+            Cell::new(plain(&version.sha256.chars().take(12).collect::<String>())),
             Cell::new(plain(&version.config)),
+            Cell::new(plain(or_dash(&version.allow.join(",")))),
             number(version.pick_failures),
             Cell::new(plain(&version.reason)),
         ]);

@@ -64,6 +64,8 @@ pub struct RegistryFile {
     pub key_scheme: Option<String>,
     /// Its configuration.
     pub key_scheme_config: Option<toml::Table>,
+    /// What it is given beyond its world: `wasi`, `clocks`, `random`.
+    pub key_scheme_allow: Option<Vec<String>>,
 }
 
 /// `[policy]`
@@ -74,6 +76,8 @@ pub struct PolicyFile {
     pub plugin: Option<String>,
     /// Its configuration.
     pub config: Option<toml::Table>,
+    /// What it is given beyond its world: `wasi`, `clocks`, `random`.
+    pub allow: Option<Vec<String>>,
     /// What of a request is its key: `header:NAME`, `path` or `peer`.
     pub hash_key: Option<String>,
 }
@@ -88,6 +92,8 @@ pub struct ServiceFile {
     pub policy: Option<String>,
     /// Its configuration.
     pub config: Option<toml::Table>,
+    /// What it is given beyond its world: `wasi`, `clocks`, `random`.
+    pub allow: Option<Vec<String>>,
     /// What of a request is its key.
     pub hash_key: Option<String>,
     /// Its calls may be carried out twice: one whose instance was lost before it answered is sent to another.
@@ -119,6 +125,8 @@ macro_rules! limits_tables {
         pub struct PluginsFile {
             /// Where compiled plugins are kept.
             pub cache_dir: Option<PathBuf>,
+            /// Whether a policy that is a file follows it.
+            pub follow_files: Option<bool>,
             $($(#[$doc])* pub $field: Option<u64>,)*
         }
 

@@ -16,7 +16,7 @@ use crate::{
     balancer::HashKey,
     dataplane::{Route, RouteError, Routes},
     model::{ModelError, ServiceName},
-    plugin::{Kind, Limits},
+    plugin::{Grants, Kind, Limits},
     registry::{Hold, RegistryConfig, TlsConfig},
 };
 
@@ -105,12 +105,14 @@ pub struct PluginChoice {
     pub plugin: PluginRef,
     /// A JSON object.
     pub config: String,
+    /// What it is given beyond its world.
+    pub allow: Grants,
 }
 
 impl PluginChoice {
     /// A bundled component with nothing configured.
     pub fn bundled(name: &str) -> Self {
-        Self { plugin: PluginRef::Bundled(name.into()), config: "{}".into() }
+        Self { plugin: PluginRef::Bundled(name.into()), config: "{}".into(), allow: Grants::NONE }
     }
 }
 
@@ -171,6 +173,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// Where compiled plugins are kept; none keeps them in memory only.
     pub plugin_cache: Option<PathBuf>,
+    /// Whether a policy that is a file follows it: a change of the file is a new version of the policy. Default true.
+    pub follow_files: bool,
     /// How long running calls may go on after a shutdown began. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -189,6 +193,7 @@ impl Default for NodeConfig {
             routes: Routes::default(),
             limits: Limits::default(),
             plugin_cache: None,
+            follow_files: true,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -211,10 +216,11 @@ impl FileConfig {
         let services = self.service.into_iter().map(|service| {
             let name = ServiceName::new(&service.name).map_err(|error| ConfigError::value("service.name", error))?;
             let setting = |field: &str| format!("service {name}: {field}");
-            let policy = match (service.policy, service.config) {
-                (Some(policy), config) => Some(choice(&policy, config)),
-                (None, Some(_)) => return Err(ConfigError::value(setting("config"), "there is no policy for it")),
-                (None, None) => None,
+            let policy = match (service.policy, service.config, service.allow) {
+                (Some(policy), config, allow) => Some(choice(&policy, config, allow.as_deref(), setting("allow"))?),
+                (None, Some(_), _) => return Err(ConfigError::value(setting("config"), "there is no policy for it")),
+                (None, _, Some(_)) => return Err(ConfigError::value(setting("allow"), "there is no policy for it")),
+                (None, None, None) => None,
             };
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
             let own = service.limits != LimitsFile::default();
@@ -239,19 +245,29 @@ impl FileConfig {
             zone: self.zone.unwrap_or_default(),
             registry,
             key_scheme: match self.registry.key_scheme {
-                Some(scheme) => choice(&scheme, self.registry.key_scheme_config),
+                Some(scheme) => choice(
+                    &scheme,
+                    self.registry.key_scheme_config,
+                    self.registry.key_scheme_allow.as_deref(),
+                    "registry.key-scheme-allow",
+                )?,
                 None => default.key_scheme,
             },
             policy: match self.policy.plugin {
-                Some(policy) => choice(&policy, self.policy.config),
-                None if self.policy.config.is_some() => choice(&default.policy.plugin.to_string(), self.policy.config),
-                None => default.policy,
+                Some(policy) => choice(&policy, self.policy.config, self.policy.allow.as_deref(), "policy.allow")?,
+                None => choice(
+                    &default.policy.plugin.to_string(),
+                    self.policy.config,
+                    self.policy.allow.as_deref(),
+                    "policy.allow",
+                )?,
             },
             hash_key: self.policy.hash_key.map(|key| parse("policy.hash-key", &key)).transpose()?,
             services,
             routes,
             limits,
             plugin_cache: self.plugins.cache_dir,
+            follow_files: self.plugins.follow_files.unwrap_or(default.follow_files),
             drain_timeout: self.drain_timeout_s.map_or(default.drain_timeout, Duration::from_secs),
         })
     }
@@ -325,11 +341,18 @@ impl PluginRef {
     }
 }
 
-fn choice(plugin: &str, config: Option<toml::Table>) -> PluginChoice {
+fn choice(
+    plugin: &str,
+    config: Option<toml::Table>,
+    allow: Option<&[String]>,
+    setting: impl Into<String>,
+) -> Result<PluginChoice, ConfigError> {
     let Ok(plugin) = plugin.parse();
     // TOML has dates, which JSON has not: they become texts.
     let config = config.map_or_else(|| "{}".into(), |table| serde_json::json!(table).to_string());
-    PluginChoice { plugin, config }
+    let allow = Grants::parse(allow.unwrap_or_default().iter().map(String::as_str))
+        .map_err(|error| ConfigError::value(setting, error))?;
+    Ok(PluginChoice { plugin, config, allow })
 }
 
 fn parse<T: FromStr<Err: fmt::Display>>(setting: impl Into<String>, text: &str) -> Result<T, ConfigError> {
@@ -377,6 +400,7 @@ mod tests {
             [[service]]
             name = "ayang/server1"
             policy = "./mine.wasm"
+            allow = ["clocks"]
             [[route]]
             grpc-service = "hello.Greeter1"
             service = "ayang/server1"
@@ -387,6 +411,7 @@ mod tests {
         .unwrap();
         assert_eq!(node.policy.config, r#"{"min_endpoints":2}"#);
         assert_eq!(node.services[0].policy.as_ref().unwrap().plugin, PluginRef::File("./mine.wasm".into()));
+        assert_eq!(node.services[0].policy.as_ref().unwrap().allow.to_string(), "wasi,clocks");
         assert_eq!(node.limits.pick_deadline, Duration::from_millis(20));
         let RegistrySource::Etcd(registry) = node.registry else { panic!("endpoints were given") };
         assert_eq!(registry.user, Some(("node".into(), "secret".into())));
@@ -437,6 +462,8 @@ mod tests {
             ("[plugins]\nquarantine-failures = 0", "plugins.quarantine-failures"),
             ("[[service]]\nname = \"a\"\nlimits = { memory-mib = 9999 }", "service a: limits.memory-mib"),
             ("[[service]]\nname = \"a\"\nlimits = { memory-mb = 1 }", "did you mean `memory-mib`"),
+            ("[policy]\nallow = [\"files\"]", "policy.allow"),
+            ("[[service]]\nname = \"a\"\nallow = [\"wasi\"]", "service a: allow"),
             ("[policy]\nhash-key = \"cookie\"", "policy.hash-key"),
             ("[[service]]\nname = \"a b\"", "service.name"),
             ("[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"", "configured twice"),

@@ -76,13 +76,13 @@ impl Service {
             sha256: String::new(),
             origin: "under test".into(),
             config: run.options.config.clone(),
+            allow: String::new(),
             by: "conformance".into(),
         };
         let initial = Candidate { policy, info, load_time: Duration::ZERO };
         let defaults = move |_: &ServiceName| ServiceDefaults {
-            policy: initial.clone(),
             hash_key: "header:x-key".parse::<HashKey>().ok(),
-            idempotent: false,
+            ..ServiceDefaults::new(initial.clone())
         };
         let writer = Arc::new(Mutex::new(None));
         let follow = {

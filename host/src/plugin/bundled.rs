@@ -3,6 +3,7 @@
 use super::{
     engine::Engine,
     error::LoadError,
+    grants::Grants,
     limits::Limits,
     loader::{Kind, Plugin},
 };
@@ -63,7 +64,7 @@ impl Engine {
     /// Loads a bundled plugin under limits of its own. See [`Engine::load_bundled`].
     pub fn load_bundled_with(&self, kind: Kind, name: &str, limits: Limits) -> Result<Plugin, LoadError> {
         match of(kind).find(|bundled| bundled.name == name) {
-            Some(bundled) => self.load_with(bundled.bytes, "bundled", limits),
+            Some(bundled) => self.load_with(bundled.bytes, "bundled", limits, Grants::NONE),
             None => Err(LoadError::NoSuchBundled {
                 kind: kind.as_str(),
                 name: name.into(),

@@ -60,7 +60,7 @@ pub enum LoadError {
         supports: String,
     },
     /// It asks for something that a plugin does not get.
-    #[error("{origin} imports {import}, which is not granted; a {kind} gets {granted} and nothing else")]
+    #[error("{origin} imports {import}, which is not granted; a {kind} gets {granted} and nothing else{hint}")]
     NotGranted {
         /// Where the bytes came from.
         origin: String,
@@ -70,6 +70,8 @@ pub enum LoadError {
         kind: &'static str,
         /// What it may import.
         granted: String,
+        /// How it would be given, if it can be; empty otherwise.
+        hint: &'static str,
     },
     /// Its types differ from the interface's.
     #[error("{origin} does not fit the interface: {reason}")]

@@ -14,6 +14,7 @@ use super::{
     bindings::balancer::waymark::plugin::{load, log, request},
     engine::Deadline,
     limits::Limits,
+    wasi::Wasi,
 };
 use crate::policy::RequestFacts;
 
@@ -36,6 +37,7 @@ pub(super) struct HostState {
     pub(super) memory: MemoryLimit,
     pub(super) deadline: Deadline,
     pub(super) log: Arc<PluginLog>,
+    pub(super) wasi: Wasi,
 }
 
 impl HostState {
@@ -49,7 +51,8 @@ impl HostState {
             .tables(64)
             .build();
         let memory = MemoryLimit { inner, peak, refused: None };
-        Self { memory, deadline: Deadline::new(limits.build_deadline), log }
+        let wasi = Wasi::new(Arc::clone(&log));
+        Self { memory, deadline: Deadline::new(limits.build_deadline), log, wasi }
     }
 }
 
@@ -142,7 +145,12 @@ impl PluginLog {
         self.plugin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn write(&self, level: log::Level, message: &str) {
+    /// The longest message, in bytes.
+    pub(super) fn max_len(&self) -> usize {
+        self.max_len
+    }
+
+    pub(super) fn write(&self, level: log::Level, message: &str) {
         if !self.admit() {
             self.dropped.fetch_add(1, Relaxed);
             return;

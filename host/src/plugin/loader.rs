@@ -17,16 +17,18 @@ use super::{
     bindings::{balancer, key_scheme},
     engine::{self, Engine},
     error::LoadError,
+    grants::{Access, Grants},
     host::{HostState, PluginLog},
     key_scheme::WasmKeyScheme,
     limits::Limits,
     policy::WasmPolicy,
+    wasi,
 };
 
 /// The versions of `waymark:plugin` that this host runs.
 pub const SUPPORTED_INTERFACES: &[&str] = &["0.1.0"];
 
-const PACKAGE: &str = "waymark:plugin/";
+pub(super) const PACKAGE: &str = "waymark:plugin/";
 
 /// What a plugin decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Kind {
         }
     }
 
-    fn export(self) -> &'static str {
+    pub(super) fn export(self) -> &'static str {
         match self {
             Self::Policy => "balancer",
             Self::KeyScheme => "key-scheme",
@@ -62,7 +64,7 @@ impl Kind {
     }
 
     /// The interfaces that a component of this kind may import.
-    fn granted(self) -> &'static [&'static str] {
+    pub(super) fn granted(self) -> &'static [&'static str] {
         match self {
             Self::Policy => &["types", "request", "load", "log"],
             Self::KeyScheme => &["types", "log"],
@@ -104,6 +106,8 @@ pub struct Plugin {
     pub(super) log: Arc<PluginLog>,
     pub(super) limits: Limits,
     memory_peak: Arc<AtomicUsize>,
+    /// What it was given beyond its world.
+    pub grants: Grants,
     /// What it decides.
     pub kind: Kind,
     /// What it says of itself.
@@ -129,28 +133,25 @@ impl Engine {
     ///
     /// The bytes are no plugin of this host; the error says what they are instead.
     pub fn load(&self, bytes: &[u8], origin: &str) -> Result<Plugin, LoadError> {
-        self.load_with(bytes, origin, self.limits().clone())
+        self.load_with(bytes, origin, self.limits().clone(), Grants::NONE)
     }
 
-    /// Loads a plugin under limits of its own. See [`Engine::load`].
-    pub fn load_with(&self, bytes: &[u8], origin: &str, limits: Limits) -> Result<Plugin, LoadError> {
+    /// Loads a plugin that is given more than its world. See [`Engine::load`].
+    pub fn load_allowing(&self, bytes: &[u8], origin: &str, grants: Grants) -> Result<Plugin, LoadError> {
+        self.load_with(bytes, origin, self.limits().clone(), grants)
+    }
+
+    /// Loads a plugin under limits and with grants of its own. See [`Engine::load`].
+    pub fn load_with(&self, bytes: &[u8], origin: &str, limits: Limits, grants: Grants) -> Result<Plugin, LoadError> {
         let began = Instant::now();
         check_header(bytes, origin, &limits)?;
         let digest = engine::sha256(bytes);
         let component = self
             .compile(digest, bytes)
             .map_err(|error| LoadError::Invalid { origin: origin.into(), reason: format!("{error:#}") })?;
-        let ty = component.component_type();
-        let named = |name: &str, item: &ComponentItem| match item {
-            ComponentItem::Type(_) => None,
-            _ => Some(name.to_owned()),
-        };
-        let imports: Vec<String> =
-            ty.imports(self.wasmtime()).filter_map(|(name, item)| named(name, &item.ty)).collect();
-        let exports: Vec<String> =
-            ty.exports(self.wasmtime()).filter_map(|(name, item)| named(name, &item.ty)).collect();
+        let (imports, exports) = names(self, &component);
         let kind = classify(&exports, origin)?;
-        check_imports(kind, &imports, origin)?;
+        check_imports(kind, &imports, grants, origin)?;
         let log = Arc::new(PluginLog::new(origin, &limits));
         let mut plugin = Plugin {
             engine: self.clone(),
@@ -158,6 +159,7 @@ impl Engine {
             log,
             limits,
             memory_peak: Arc::default(),
+            grants,
             kind,
             description: Description {
                 name: String::new(),
@@ -256,6 +258,7 @@ impl Plugin {
     pub(super) fn policy_pre(&self) -> Result<balancer::BalancerPluginPre<HostState>, LoadError> {
         let mut linker = Linker::new(self.engine.wasmtime());
         balancer::BalancerPlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)
+            .and_then(|()| wasi::link(&mut linker, &self.component, self.grants))
             .and_then(|()| linker.instantiate_pre(&self.component))
             .and_then(balancer::BalancerPluginPre::new)
             .map_err(|error| self.mismatch(&error))
@@ -264,6 +267,7 @@ impl Plugin {
     pub(super) fn key_scheme_pre(&self) -> Result<key_scheme::KeySchemePluginPre<HostState>, LoadError> {
         let mut linker = Linker::new(self.engine.wasmtime());
         key_scheme::KeySchemePlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)
+            .and_then(|()| wasi::link(&mut linker, &self.component, self.grants))
             .and_then(|()| linker.instantiate_pre(&self.component))
             .and_then(key_scheme::KeySchemePluginPre::new)
             .map_err(|error| self.mismatch(&error))
@@ -350,7 +354,7 @@ impl Failure {
 }
 
 /// Tells what the bytes are before a compiler sees them.
-fn check_header(bytes: &[u8], origin: &str, limits: &Limits) -> Result<(), LoadError> {
+pub(super) fn check_header(bytes: &[u8], origin: &str, limits: &Limits) -> Result<(), LoadError> {
     let origin = || origin.to_owned();
     if bytes.len() > limits.component_size {
         return Err(LoadError::TooLarge { origin: origin(), size: bytes.len(), limit: limits.component_size });
@@ -372,7 +376,7 @@ fn check_header(bytes: &[u8], origin: &str, limits: &Limits) -> Result<(), LoadE
 }
 
 /// Which kind of plugin exports this, and for a version that we run.
-fn classify(exports: &[String], origin: &str) -> Result<Kind, LoadError> {
+pub(super) fn classify(exports: &[String], origin: &str) -> Result<Kind, LoadError> {
     let mut targets = Vec::new();
     for kind in [Kind::Policy, Kind::KeyScheme] {
         for export in exports {
@@ -397,16 +401,37 @@ fn classify(exports: &[String], origin: &str) -> Result<Kind, LoadError> {
     Err(LoadError::OtherWorld { origin: origin.into(), exports, expected })
 }
 
-/// Whether everything imported is granted to this kind.
-fn check_imports(kind: Kind, imports: &[String], origin: &str) -> Result<(), LoadError> {
-    let granted = |import: &&String| {
-        let known = import.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'));
-        !known.is_some_and(|(name, version)| kind.granted().contains(&name) && SUPPORTED_INTERFACES.contains(&version))
+/// What a component imports and exports, by full name; types aside.
+pub(super) fn names(engine: &Engine, component: &Component) -> (Vec<String>, Vec<String>) {
+    let named = |name: &str, item: &ComponentItem| match item {
+        ComponentItem::Type(_) => None,
+        _ => Some(name.to_owned()),
     };
-    let refused: Vec<&str> = imports.iter().filter(granted).map(String::as_str).collect();
+    let (ty, engine) = (component.component_type(), engine.wasmtime());
+    let imports = ty.imports(engine).filter_map(|(name, item)| named(name, &item.ty)).collect();
+    let exports = ty.exports(engine).filter_map(|(name, item)| named(name, &item.ty)).collect();
+    (imports, exports)
+}
+
+/// Whether everything imported is given to this kind.
+fn check_imports(kind: Kind, imports: &[String], grants: Grants, origin: &str) -> Result<(), LoadError> {
+    let (mut refused, mut needs_only) = (Vec::new(), true);
+    for import in imports {
+        let access = Access::of(import, kind, grants);
+        if !access.links(grants) {
+            refused.push(import.as_str());
+            needs_only &= matches!(access, Access::Needs(_));
+        }
+    }
     if refused.is_empty() {
         return Ok(());
     }
     let granted = kind.granted().iter().map(|name| format!("{PACKAGE}{name}")).collect::<Vec<_>>().join(", ");
-    Err(LoadError::NotGranted { origin: origin.into(), import: refused.join(", "), kind: kind.as_str(), granted })
+    let hint = if needs_only {
+        "; to give it a WASI with nothing behind it, allow it: `--allow wasi`, or `allow = [\"wasi\"]` in waymark.toml"
+    } else {
+        ""
+    };
+    let import = refused.join(", ");
+    Err(LoadError::NotGranted { origin: origin.into(), import, kind: kind.as_str(), granted, hint })
 }

@@ -6,8 +6,8 @@
 //!              for what we grant?)
 //! ```
 //!
-//! Bundled components come through this same door. A plugin is untrusted: it gets the imports of its world and nothing else, and
-//! every call into it has a deadline and a memory limit ([`Limits`]). After any failed call its whole store is dropped,
+//! Bundled components come through this same door. A plugin is untrusted: it gets the imports of its world and nothing else,
+//! but for a WASI with nothing behind it where that is allowed ([`Grants`]), and every call into it has a deadline and a memory limit ([`Limits`]). After any failed call its whole store is dropped,
 //! because a trap leaves a component unusable, and a fresh instance is made off the hot path.
 //!
 //! Nothing outside this module names wasmtime.
@@ -16,7 +16,9 @@ mod bindings;
 pub mod bundled;
 mod engine;
 mod error;
+mod grants;
 mod host;
+mod inspect;
 mod key_scheme;
 mod limits;
 mod loader;
@@ -24,9 +26,14 @@ mod picker;
 mod policy;
 #[cfg(test)]
 mod tests;
+mod wasi;
+#[cfg(test)]
+mod wasi_tests;
 
-pub use engine::{Engine, EngineConfig, prepare_thread};
+pub use engine::{Engine, EngineConfig, digest, prepare_thread};
 pub use error::LoadError;
+pub use grants::{Access, Grant, Grants, UnknownGrant};
+pub use inspect::{Import, Inspection, MemoryLimits};
 pub use key_scheme::WasmKeyScheme;
 pub use limits::Limits;
 pub use loader::{ConfigField, Description, Kind, Plugin, SUPPORTED_INTERFACES};

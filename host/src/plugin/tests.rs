@@ -211,7 +211,7 @@ fn what_is_not_a_plugin_is_told_apart() {
     damaged.truncate(middle);
     assert!(matches!(load(&damaged), LoadError::Invalid { .. }));
     let large = Limits { component_size: 10, ..Limits::default() };
-    let error = engine().load_with(bundled::ALL[0].bytes, "x.wasm", large).map(|_| ()).unwrap_err();
+    let error = engine().load_with(bundled::ALL[0].bytes, "x.wasm", large, Grants::NONE).map(|_| ()).unwrap_err();
     assert!(matches!(error, LoadError::TooLarge { .. }));
 }
 

@@ -25,7 +25,7 @@ use waymark::{
     balancer::{Candidate, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig},
     model::{Endpoint, Revision, ServiceName, Update},
     naming::NamingError,
-    plugin::{Engine, EngineConfig, Kind},
+    plugin::{Engine, EngineConfig, Grants, Kind},
     snapshot::{self, Writer},
 };
 
@@ -145,6 +145,7 @@ fn bundled(policy: &str, config: &str) -> SetPolicy {
         service: name("svc"),
         source: PolicySource::Bundled(policy.into()),
         config: config.into(),
+        allow: Grants::NONE,
         by: "anna".into(),
         discover: false,
     }

@@ -8,6 +8,7 @@ mod conformance;
 mod dataplane;
 mod demo;
 mod embedded;
+mod follow_file;
 mod go_interop;
 mod guests;
 mod node;

@@ -27,7 +27,7 @@ use waymark::{
     app::Node,
     config::{NodeConfig, PluginChoice, ServiceConfig},
     model::{Endpoint, Locality, ServiceName},
-    plugin::bundled,
+    plugin::{Grants, bundled},
     registry::{Registration, RegistrationConfig},
 };
 
@@ -129,7 +129,14 @@ pub(crate) async fn sees(node: &Node, name: &str, n: usize) {
 }
 
 fn set(source: PolicySource, n: usize) -> SetPolicy {
-    SetPolicy { service: service(SERVICE), source, config: String::new(), by: format!("swap {n}"), discover: true }
+    SetPolicy {
+        service: service(SERVICE),
+        source,
+        config: String::new(),
+        allow: Grants::NONE,
+        by: format!("swap {n}"),
+        discover: true,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +322,7 @@ async fn what_keeps_a_node_from_starting_is_named() {
     assert!(error.contains("choice_count"), "{error}");
     let error = start(NodeConfig { policy: PluginChoice::bundled("nope"), ..base() }).await;
     assert!(error.contains("nope") && error.contains("round_robin"), "{error}");
-    let missing = PluginChoice { plugin: "./missing.wasm".parse().unwrap(), config: "{}".into() };
+    let missing = PluginChoice { plugin: "./missing.wasm".parse().unwrap(), ..PluginChoice::bundled("") };
     let error = start(NodeConfig { policy: missing, ..base() }).await;
     assert!(error.contains("missing.wasm"), "{error}");
     // Something that is no etcd: it accepts connections and speaks HTTP/1.

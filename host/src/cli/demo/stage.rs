@@ -12,6 +12,7 @@ use crate::{
     config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
     model::ServiceName,
     naming::Entry,
+    plugin::Grants,
     registry::RegistryConfig,
 };
 
@@ -96,8 +97,14 @@ impl Stage {
         source: PolicySource,
         config: &str,
     ) -> Result<PolicyStatus, DemoError> {
-        let set =
-            SetPolicy { service: service.clone(), source, config: config.into(), by: "demo".into(), discover: true };
+        let set = SetPolicy {
+            service: service.clone(),
+            source,
+            config: config.into(),
+            allow: Grants::NONE,
+            by: "demo".into(),
+            discover: true,
+        };
         self.client.set_policy(set).await.map_err(api("take a policy"))
     }
 

@@ -9,12 +9,13 @@ use std::{
 use comfy_table::{Cell, CellAlignment};
 use serde_json::{Value, json};
 
+use super::AllowArgs;
 use crate::{
     app::{self, PluginError},
     cli::output::{self, Failure, Tone, toned},
     config::PluginRef,
     conformance::{self, Bars, Claim, Cost, Options, Outcome, Report, bundled_claims},
-    plugin::{Engine, EngineConfig, Limits, LoadError, Plugin},
+    plugin::{Engine, EngineConfig, Grants, Limits, LoadError, Plugin},
 };
 
 /// Flags of `waymark plugin check`.
@@ -25,6 +26,8 @@ pub(super) struct Args {
     /// Its configuration, a JSON object.
     #[arg(long, default_value = "{}", value_name = "JSON")]
     config: String,
+    #[command(flatten)]
+    allow: AllowArgs,
     /// What to require beyond the interface; may be given more than once. A bundled policy has its claims already.
     #[arg(long = "claim", value_name = "weights|zone|stable")]
     claims: Vec<Claim>,
@@ -51,7 +54,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         claims.extend(more.copied().collect::<Vec<_>>());
     }
     let options = Options { config: args.config, zone: args.zone, seed: args.seed, quick: args.quick, claims };
-    let report = match load(&reference).await {
+    let report = match load(&reference, args.allow.allow).await {
         Ok((plugin, again)) => {
             let options = options.clone();
             let progress = Progress { shown: io::stderr().is_terminal() };
@@ -73,7 +76,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// The plugin, and the same once more in an engine of its own.
-async fn load(reference: &PluginRef) -> Result<(Plugin, Plugin), PluginError> {
+async fn load(reference: &PluginRef, allow: Grants) -> Result<(Plugin, Plugin), PluginError> {
     let mut limits = Limits::default();
     if cfg!(debug_assertions) {
         // An unoptimised host needs 30 times as long to hand over 10,000 endpoints, which is no fault of the plugin.
@@ -84,8 +87,8 @@ async fn load(reference: &PluginRef) -> Result<(Plugin, Plugin), PluginError> {
         Engine::new(EngineConfig { limits: limits.clone(), ..EngineConfig::default() })
             .map_err(|error| PluginError::Host { plugin: reference.to_string(), reason: format!("{error:#}") })
     };
-    let first = app::load_plugin(&engine()?, None, reference).await?;
-    Ok((first, app::load_plugin(&engine()?, None, reference).await?))
+    let first = app::load_plugin(&engine()?, None, reference, allow).await?;
+    Ok((first, app::load_plugin(&engine()?, None, reference, allow).await?))
 }
 
 /// What is tried now, on one line of a terminal that the report then takes.

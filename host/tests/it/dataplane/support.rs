@@ -256,6 +256,7 @@ impl TestPolicy {
             sha256: String::new(),
             origin: "test".into(),
             config: "{}".into(),
+            allow: String::new(),
             by: "test".into(),
         };
         Candidate { policy: Arc::new(self), info, load_time: Duration::ZERO }

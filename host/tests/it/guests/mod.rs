@@ -16,7 +16,7 @@ use waymark::{
     balancer::{Candidate, Pick, PickRequest, PolicyOutcome, ServiceDefaults, ServiceHandle, Services, ServicesConfig},
     model::{Endpoint, Revision, ServiceName, Update},
     naming::KeyScheme as _,
-    plugin::{Engine, EngineConfig, Kind, Limits, LoadError, bundled},
+    plugin::{Engine, EngineConfig, Grants, Kind, Limits, LoadError, bundled},
     snapshot::{self, Writer},
 };
 
@@ -284,7 +284,7 @@ fn a_component_of_fifty_megabytes_is_refused_by_its_size_alone() {
     let error = engine().load(&large, "large.wasm").map(|_| ()).unwrap_err();
     assert!(matches!(error, LoadError::TooLarge { size: 50_000_000, .. }), "{error}");
     let limits = Limits { component_size: 50_000_000, ..Limits::default() };
-    engine().load_with(&large, "large.wasm", limits).unwrap();
+    engine().load_with(&large, "large.wasm", limits, Grants::NONE).unwrap();
 }
 
 /// Of some hundred components that are good but for one byte, none may do more than be refused, fail or serve.
@@ -298,7 +298,9 @@ async fn a_component_with_one_wrong_byte_harms_nobody() {
     for n in 0..400 {
         let flipped = if n % 10 == 0 { flipped(round_robin, &mut random) } else { flipped(&small, &mut random) };
         let limits = Limits { build_deadline: Duration::from_millis(50), ..Limits::default() };
-        let loaded = engine().load_with(&flipped, "flipped.wasm", limits).and_then(|plugin| plugin.into_policy("{}"));
+        let loaded = engine()
+            .load_with(&flipped, "flipped.wasm", limits, Grants::NONE)
+            .and_then(|plugin| plugin.into_policy("{}"));
         let Ok(policy) = loaded else {
             refused += 1;
             continue;

@@ -19,7 +19,7 @@ use waymark::{
     admin::client::{ClientError, NodeClient, PolicySource, PolicyStatus, SetPolicy},
     app::Node,
     config::{NodeConfig, ServiceConfig},
-    plugin::{Kind, Limits, bundled},
+    plugin::{Grants, Kind, Limits, bundled},
 };
 
 use super::{
@@ -84,8 +84,14 @@ async fn get(node: &Node, path: &str) -> String {
 
 async fn set(admin: &NodeClient, bytes: Vec<u8>, origin: &str, config: &str) -> Result<PolicyStatus, ClientError> {
     let source = PolicySource::Component { bytes, origin: origin.into() };
-    let set =
-        SetPolicy { service: service(SERVICE), source, config: config.into(), by: "test".into(), discover: false };
+    let set = SetPolicy {
+        service: service(SERVICE),
+        source,
+        config: config.into(),
+        by: "test".into(),
+        discover: false,
+        allow: Grants::NONE,
+    };
     admin.set_policy(set).await
 }
 

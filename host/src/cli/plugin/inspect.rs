@@ -1,0 +1,190 @@
+//! `waymark plugin inspect`: what a component is, what it asks for and what it would get, also of one that is refused.
+
+use std::{path::Path, process::ExitCode};
+
+use serde_json::{Value, json};
+
+use super::{
+    super::output::{self, Failure},
+    Engine, EngineConfig, Grants, Plugin, PluginRef,
+};
+use crate::plugin::{Access, Grant, Inspection, Kind, MemoryLimits, SUPPORTED_INTERFACES, bundled};
+
+pub(super) async fn run(name: &str, allow: Grants, as_json: bool) -> Result<ExitCode, Failure> {
+    let inspection = inspect(name, allow).await?;
+    let code = if inspection.loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if as_json {
+        output::print_json(&to_json(&inspection));
+    } else {
+        print(&inspection);
+    }
+    Ok(code)
+}
+
+async fn inspect(name: &str, allow: Grants) -> Result<Inspection, Failure> {
+    // No cache on disk: what is printed includes how long it takes to compile.
+    let engine = Engine::new(EngineConfig::default())
+        .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
+    let Ok(reference) = name.parse::<PluginRef>();
+    let (bytes, origin) = match &reference {
+        PluginRef::Bundled(name) => {
+            let Some(found) = bundled::ALL.iter().find(|bundled| bundled.name == *name) else {
+                let names = bundled::ALL.iter().map(|bundled| bundled.name).collect::<Vec<_>>().join(", ");
+                return Err(Failure::failed(format!(
+                    "there is no bundled plugin called {name:?}; there are: {names}. A file has a `/` in it or ends with .wasm"
+                )));
+            };
+            (found.bytes.to_vec(), "bundled".to_owned())
+        }
+        PluginRef::File(path) => (read(path)?, path.display().to_string()),
+    };
+    let inspected = tokio::task::spawn_blocking(move || engine.inspect(&bytes, &origin, allow)).await;
+    let inspected = inspected.map_err(|panic| Failure::failed(panic.to_string()))?;
+    inspected.map_err(|error| Failure::failed(error.to_string()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::failed(format!("cannot read the plugin {}: {error}", path.display())))
+}
+
+/// What an import comes to, in words.
+fn access(access: Access, grants: Grants) -> String {
+    match access {
+        Access::World => "given".into(),
+        Access::Allowed(grant) => format!("given, by --allow {}", grant.as_str()),
+        Access::Needs(grant) if access_links(grants) => {
+            format!("linked, and fails when called; given only with --allow {}", grant.as_str())
+        }
+        Access::Needs(grant) => format!("given only with --allow {}", grant.as_str()),
+        Access::Refused => "refused".into(),
+    }
+}
+
+/// With WASI, its clocks and random numbers are there to be linked.
+fn access_links(grants: Grants) -> bool {
+    grants.has(Grant::Wasi)
+}
+
+fn kib(bytes: u64) -> String {
+    format!("{} KiB", bytes.div_ceil(1024))
+}
+
+fn memory(limits: &MemoryLimits) -> String {
+    let most = limits.maximum.map_or_else(|| "no maximum of its own".into(), |most| format!("at most {}", kib(most)));
+    format!("{} at the start, {most}", kib(limits.initial))
+}
+
+fn print(inspection: &Inspection) {
+    let loaded = inspection.loaded.as_ref();
+    let mut table = output::table(["", ""]);
+    if let Ok(plugin) = loaded {
+        let about = &plugin.description;
+        table.add_row(["name", &about.name]);
+        table.add_row(["version", &about.version]);
+        table.add_row(["what it does", &about.summary]);
+        if !about.warning.is_empty() {
+            table.add_row(["WARNING", &about.warning]);
+        }
+    }
+    table.add_row(["kind", inspection.kind.map_or("no plugin of this host", |kind| kind.as_str())]);
+    if let Some(kind) = inspection.kind {
+        table.add_row(["world", kind.world()]);
+    }
+    table.add_row(["host supports", &format!("waymark:plugin@{}", SUPPORTED_INTERFACES.join(", "))]);
+    table.add_row(["exports", &lines(&inspection.exports)]);
+    table.add_row(["memory", &lines(&inspection.memories.iter().map(memory).collect::<Vec<_>>())]);
+    table.add_row(["from", &inspection.origin]);
+    table.add_row(["size", &format!("{} bytes", inspection.size)]);
+    table.add_row(["sha256", &inspection.sha256]);
+    if let Ok(plugin) = loaded {
+        table.add_row(["load time", &format!("{:.1?}", plugin.load_time)]);
+    }
+    output::print_line(format_args!("{table}"));
+    if inspection.imports.is_empty() {
+        output::print_line(format_args!("It asks for nothing."));
+    } else {
+        let mut table = output::table(["it asks for", "and gets"]);
+        for import in &inspection.imports {
+            table.add_row([&import.name, &access(import.access, inspection.grants)]);
+        }
+        output::print_line(format_args!("{table}"));
+    }
+    match loaded {
+        Ok(plugin) => print_fields(plugin),
+        Err(error) => output::print_line(format_args!("It would be refused: {error}")),
+    }
+}
+
+fn lines(texts: &[String]) -> String {
+    if texts.is_empty() { "none".into() } else { texts.join("\n") }
+}
+
+fn print_fields(plugin: &Plugin) {
+    let fields = &plugin.description.fields;
+    if fields.is_empty() {
+        output::print_line(format_args!("It takes no configuration."));
+        return;
+    }
+    let mut table = output::table(["config field", "default", "meaning"]);
+    for field in fields {
+        let default = if field.default.is_empty() { "(must be given)" } else { &field.default };
+        table.add_row([&field.name, default, &field.doc]);
+    }
+    output::print_line(format_args!("{table}"));
+}
+
+fn to_json(inspection: &Inspection) -> Value {
+    let mut value = match &inspection.loaded {
+        Ok(plugin) => plugin_json(plugin),
+        Err(error) => json!({
+            "kind": inspection.kind.map(Kind::as_str),
+            "world": inspection.kind.map(Kind::world),
+            "exports": inspection.exports,
+            "origin": inspection.origin,
+            "size": inspection.size,
+            "sha256": inspection.sha256,
+            "supported_interfaces": SUPPORTED_INTERFACES,
+            "refused": error.to_string(),
+        }),
+    };
+    let imports = inspection.imports.iter().map(|import| {
+        let (access, allow) = match import.access {
+            Access::World => ("given", None),
+            Access::Allowed(grant) => ("allowed", Some(grant)),
+            Access::Needs(grant) => ("needs", Some(grant)),
+            Access::Refused => ("refused", None),
+        };
+        json!({ "name": import.name, "access": access, "allow": allow.map(Grant::as_str) })
+    });
+    value["asks_for"] = imports.collect();
+    let memory = |memory: &MemoryLimits| json!({ "initial": memory.initial, "maximum": memory.maximum });
+    value["memories"] = inspection.memories.iter().map(memory).collect();
+    value["allow"] = inspection.grants.names().map(Value::from).collect();
+    value
+}
+
+/// A plugin that was loaded.
+pub(super) fn plugin_json(plugin: &Plugin) -> Value {
+    let about = &plugin.description;
+    let fields: Vec<_> = about
+        .fields
+        .iter()
+        .map(|field| json!({ "name": field.name, "default": field.default, "doc": field.doc }))
+        .collect();
+    json!({
+        "name": about.name,
+        "version": about.version,
+        "kind": plugin.kind.as_str(),
+        "summary": about.summary,
+        "warning": about.warning,
+        "config": fields,
+        "world": plugin.kind.world(),
+        "imports": plugin.imports,
+        "exports": plugin.exports,
+        "origin": plugin.origin,
+        "size": plugin.size,
+        "sha256": plugin.sha256,
+        "load_seconds": plugin.load_time.as_secs_f64(),
+        "supported_interfaces": SUPPORTED_INTERFACES,
+    })
+}
