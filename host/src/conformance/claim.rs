@@ -52,8 +52,19 @@ impl FromStr for Claim {
 const BUNDLED: &[(&str, &[Claim])] = &[
     ("round_robin", &[]),
     ("weighted", &[Claim::Weights]),
-    ("zone_aware", &[Claim::Weights, Claim::Zone]),
+    ("zone_aware", &[Claim::Weights]),
     ("least_request", &[]),
+    ("pick_first", &[]),
+    ("random", &[]),
+    ("weighted_random", &[Claim::Weights]),
+    ("peak_ewma", &[]),
+    ("ring_hash", &[Claim::Stable]),
+    ("maglev", &[Claim::Weights, Claim::Stable]),
+    ("weighted_least_request", &[]),
+    ("subset", &[]),
+    ("canary_by_header", &[]),
+    ("sticky", &[Claim::Stable]),
+    ("priority", &[]),
 ];
 
 /// What a bundled policy claims; none when there is no bundled policy of this name.

@@ -12,6 +12,7 @@ mod follow_file;
 mod go_interop;
 mod guests;
 mod node;
+mod register;
 mod registry;
 #[allow(dead_code, reason = "shared with the fault drills")]
 mod relay;
