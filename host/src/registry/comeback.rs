@@ -28,8 +28,8 @@ pub(super) const COMEBACK: Duration = Duration::from_secs(2);
 enum State {
     /// What comes is believed.
     Calm,
-    /// etcd cannot be reached.
-    Away,
+    /// etcd cannot be reached, since this moment.
+    Away(Instant),
     /// It can again, until this moment only just.
     Back(Instant),
 }
@@ -41,11 +41,14 @@ pub(super) struct Comeback {
     before: usize,
     /// Out of the registry, and still published.
     held: HashSet<InstanceId>,
+    /// When those go. A short outage after the first one does not put it off: an etcd that answers and fails by turns (it refuses
+    /// the watch, say) would keep them for ever.
+    deadline: Option<Instant>,
 }
 
 impl Comeback {
     pub(super) fn new() -> Self {
-        Self { state: State::Calm, before: 0, held: HashSet::new() }
+        Self { state: State::Calm, before: 0, held: HashSet::new(), deadline: None }
     }
 
     /// How many endpoints are held.
@@ -57,7 +60,7 @@ impl Comeback {
     pub(super) fn until(&self) -> Option<Instant> {
         match self.state {
             State::Back(until) => Some(until),
-            State::Calm | State::Away => None,
+            State::Calm | State::Away(_) => None,
         }
     }
 
@@ -67,17 +70,28 @@ impl Comeback {
             if let State::Calm = self.state {
                 self.before = now.endpoints.len();
             }
-            self.state = State::Away;
+            if !matches!(self.state, State::Away(_)) {
+                self.state = State::Away(Instant::now());
+            }
             return update;
         }
         if let Update::Restored { endpoints, .. } = &update {
             self.before = endpoints.len();
-            self.state = State::Away;
+            self.state = State::Away(Instant::now());
             return update;
         }
         match self.state {
             State::Calm => return update,
-            State::Away => self.state = State::Back(Instant::now() + COMEBACK),
+            State::Away(since) => {
+                // An outage long enough for leases to end begins anew.
+                let goes_on = since.elapsed() < COMEBACK * 2;
+                let deadline = self
+                    .deadline
+                    .filter(|_| goes_on && !self.held.is_empty())
+                    .unwrap_or_else(|| Instant::now() + COMEBACK);
+                self.deadline = Some(deadline);
+                self.state = State::Back(deadline);
+            }
             State::Back(_) => {}
         }
         match update {
@@ -114,7 +128,7 @@ impl Comeback {
 
     /// The time is over: what is missing goes.
     pub(super) fn end(&mut self, now: &Snapshot) -> Option<Update> {
-        self.state = State::Calm;
+        (self.state, self.deadline) = (State::Calm, None);
         let removed = self.held.drain().collect::<Vec<_>>();
         let (revision, skipped) = (now.revision, now.skipped);
         (!removed.is_empty()).then_some(Update::Changed { revision, upserted: Vec::new(), removed, skipped })

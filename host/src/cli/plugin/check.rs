@@ -81,6 +81,7 @@ async fn load(reference: &PluginRef, allow: Grants) -> Result<(Plugin, Plugin), 
     if cfg!(debug_assertions) {
         // An unoptimised host needs 30 times as long to hand over 10,000 endpoints, which is no fault of the plugin.
         limits.build_deadline *= 5;
+        limits.pick_deadline *= 10;
     }
     // No cache on disk: what is printed includes how long it takes to compile.
     let engine = || {

@@ -394,3 +394,20 @@ async fn an_instance_that_an_outage_took_is_gone_at_once_where_most_are_left() {
     let back = until(&mut reader, "fresh", |it| it.stale.is_none()).await;
     assert_eq!(addresses(&back), ["192.0.2.2:1", "192.0.2.3:1"]);
 }
+
+/// Lists work and watches do not, so that it is stale and not by turns.
+#[tokio::test(start_paused = true)]
+async fn what_goes_while_the_watch_is_refused_is_not_kept_for_ever() {
+    let fake = Fake::new();
+    fake.put("svc/1", "192.0.2.1:1");
+    fake.put("svc/2", "192.0.2.2:1");
+    fake.refuse_watches(Some("permission denied"));
+    let (_registry, mut reader) = follow(&fake).await;
+    until(&mut reader, "both", |it| it.endpoints.len() == 2).await;
+    until(&mut reader, "refused", |it| it.stale.is_some()).await;
+    fake.delete("svc/1");
+    fake.delete("svc/2");
+    let since = Instant::now();
+    until(&mut reader, "gone", |it| it.endpoints.is_empty()).await;
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+}
