@@ -22,7 +22,7 @@ use self::{
 use crate::{
     admin::{self, Admin, AdminError, Readiness},
     balancer::{HashKey, ServiceDefaults, Services, ServicesConfig},
-    config::{NodeConfig, PluginChoice, RegistrySource},
+    config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
     dataplane::{self, Channel, Dataplane, Drained},
     embedded::{self, EmbeddedError},
     model::ServiceName,
@@ -156,8 +156,13 @@ impl Node {
             })
         });
         // Many at once, so that those read together are read by one call.
-        let adding = config.services.iter().map(|service| services.add(&service.name));
-        stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_for_each(async |_| Ok(())).await?;
+        // Owned and collected: a future over a lazy iterator of borrowing ones is not `Send` in every place that wants it to be.
+        let add = |service: &ServiceConfig| {
+            let (services, name) = (services.clone(), service.name.clone());
+            async move { services.add(&name).await.map(drop) }
+        };
+        let adding: Vec<_> = config.services.iter().map(add).collect();
+        stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_collect::<()>().await?;
         let followers =
             if config.follow_files { defaults.follow_files(&engine, &services, &config.zone) } else { JoinSet::new() };
         let options = dataplane::Options { drain_timeout: config.drain_timeout, ..dataplane::Options::default() };

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions, ResponseHeader};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -166,7 +166,7 @@ impl Cluster {
         for (n, url) in self.urls().iter().enumerate() {
             let mut client = Client::connect([url], None).await.unwrap();
             let status = client.status().await.unwrap();
-            if status.header().map(|header| header.member_id()) == Some(status.leader()) {
+            if status.header().map(ResponseHeader::member_id) == Some(status.leader()) {
                 return n;
             }
         }

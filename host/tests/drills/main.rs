@@ -105,7 +105,9 @@ async fn main() -> ExitCode {
     let wanted = |name: &str| arguments.filters.is_empty() || arguments.filters.iter().any(|f| name.contains(&**f));
     let drills = DRILLS.iter().filter(|(name, _)| wanted(name)).collect::<Vec<_>>();
     if arguments.list {
-        drills.iter().for_each(|(name, _)| println!("{name}: test"));
+        for (name, _) in &drills {
+            println!("{name}: test");
+        }
         return ExitCode::SUCCESS;
     }
     if drills.is_empty() {

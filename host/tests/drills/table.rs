@@ -26,8 +26,8 @@ pub(crate) enum Limit {
     RoundTrips,
 }
 
-/// On two busy cores a second may take longer.
-const TOLERANCE: Duration = Duration::from_secs(2);
+/// A drill fails for lost calls at once, and for time only past this: on two busy cores a second may take longer, and the table says so.
+const TOLERANCE: Duration = Duration::from_secs(8);
 
 impl Limit {
     fn wanted(self) -> Duration {

@@ -306,7 +306,13 @@ async fn node_here(path: &[String]) -> (Place, SocketAddr, String) {
         listen: free(),
         admin: free(),
         registry: RegistrySource::Etcd(Box::new(RegistryConfig::new(path))),
-        services: vec![ServiceConfig { name: service(), policy: None, hash_key: None, idempotent: false }],
+        services: vec![ServiceConfig {
+            name: service(),
+            policy: None,
+            hash_key: None,
+            idempotent: false,
+            limits: None,
+        }],
         ..NodeConfig::default()
     };
     let node = Node::start(config).await.unwrap();
