@@ -17,6 +17,7 @@ mod echo;
 mod harness;
 mod load;
 mod roles;
+mod swaps;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -226,6 +227,7 @@ fn compare(args: &Args) -> anyhow::Result<()> {
     }
     report.table(cost);
     report.table(rate);
+    report.table(swaps::under_load(&mut processes, options)?);
     report.print(options.json);
     Ok(())
 }
