@@ -1,10 +1,10 @@
 //! What a pick costs, what a plan costs to build, and what a swap costs: native code beside each way a component can balance.
 //!
 //! ```text
-//!   cargo bench -p waymark --bench pick                     the figures, in about three minutes
-//!   cargo bench -p waymark --bench pick -- picks            only these
-//!   cargo bench -p waymark --bench pick -- --quick          whether it still works
-//!   cargo bench -p waymark --bench pick --profile dist      as the node is shipped
+//!   cargo bench --bench pick                     the figures, in about three minutes
+//!   cargo bench --bench pick -- picks            only these
+//!   cargo bench --bench pick -- --quick          whether it still works
+//!   cargo bench --bench pick --profile dist      as the node is shipped
 //! ```
 
 mod builds;
