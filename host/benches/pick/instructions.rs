@@ -53,7 +53,7 @@ pub(super) fn count(names: &[String], options: &Options) -> anyhow::Result<Optio
     let folder = tempfile::tempdir()?;
     let mut table =
         Table::new("User instructions a pick (callgrind)", [("1 thread", Unit::Count), ("beyond native", Unit::Count)]);
-    let few = if options.quick { 50 } else { 2_000 };
+    let few = if options.quick { 50 } else { 20_000 };
     // The first run compiles, for the processor that valgrind pretends to be.
     run(0, 0, folder.path())?;
     let mut native = None;
