@@ -1,6 +1,8 @@
 //! The composition root: joins the stages to a running node.
 
 mod follow_file;
+mod follow_policy;
+mod follow_tls;
 mod load;
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
@@ -14,16 +16,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use self::load::{PluginError, default_plugin_cache, default_state_dir, load_key_scheme, load_plugin, load_policy};
 use self::{
-    follow_file::{Follower, Slot},
+    follow_file::follow,
+    follow_policy::{PolicyFile, Slot},
+    follow_tls::Certificates,
     load::{TrialError, try_for_nobody},
+};
+pub use self::{
+    follow_tls::CertificateError,
+    load::{PluginError, default_plugin_cache, default_state_dir, load_key_scheme, load_plugin, load_policy},
 };
 use crate::{
     admin::{self, Admin, AdminError, Readiness},
     balancer::{HashKey, ServiceDefaults, Services, ServicesConfig},
     config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
-    dataplane::{self, Channel, Dataplane, Drained},
+    dataplane::{self, Channel, Dataplane, Drained, InboundOptions},
     embedded::{self, EmbeddedError},
     model::ServiceName,
     naming::KeyScheme,
@@ -51,6 +58,9 @@ pub enum AppError {
         #[source]
         source: io::Error,
     },
+    /// The configured certificates cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
     /// The plugin engine does not run on this machine.
     #[error("cannot start the plugin engine: {0}")]
     Engine(String),
@@ -97,7 +107,7 @@ pub struct Node {
     stop: CancellationToken,
     proxy_task: JoinHandle<Drained>,
     admin_task: JoinHandle<Result<(), AdminError>>,
-    /// One task a policy that is a file. They end with the set.
+    /// One task a policy that is a file, and one a set of certificates. They end with the set.
     followers: JoinSet<()>,
 }
 
@@ -109,6 +119,7 @@ impl Node {
         let proxy_listener = listen("gRPC calls", config.listen, "--listen").await?;
         let admin_listener = listen("the node's API", config.admin, "--admin").await?;
         let (proxy, admin_address) = (address(&proxy_listener, config.listen), address(&admin_listener, config.admin));
+        let certificates = Certificates::load(&config)?;
         let engine = Engine::new(EngineConfig {
             cache_dir: config.plugin_cache.clone(),
             limits: config.limits.clone(),
@@ -163,9 +174,15 @@ impl Node {
         };
         let adding: Vec<_> = config.services.iter().map(add).collect();
         stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_collect::<()>().await?;
-        let followers =
+        let mut followers =
             if config.follow_files { defaults.follow_files(&engine, &services, &config.zone) } else { JoinSet::new() };
-        let options = dataplane::Options { drain_timeout: config.drain_timeout, ..dataplane::Options::default() };
+        let options = dataplane::Options {
+            drain_timeout: config.drain_timeout,
+            endpoint_tls: certificates.endpoints.clone(),
+            inbound: InboundOptions { tls: certificates.server.clone(), ..InboundOptions::default() },
+            ..dataplane::Options::default()
+        };
+        certificates.spawn(&dataplane_metrics, &mut followers);
         let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);
 
         let stop = CancellationToken::new();
@@ -334,14 +351,15 @@ impl Defaults {
         for slot in own.chain([&self.policy]) {
             let Some(path) = slot.file().map(ToOwned::to_owned) else { continue };
             let (defaults, of) = (Arc::clone(self), Arc::clone(slot));
-            let follower = Follower {
+            let file = PolicyFile {
                 engine: engine.clone(),
                 services: services.clone(),
                 slot: Arc::clone(slot),
                 concerns: Box::new(move |service| Arc::ptr_eq(defaults.slot(service), &of)),
                 zone: zone.into(),
             };
-            followers.spawn(follower.run(path));
+            let handled = slot.candidate().info.sha256;
+            followers.spawn(follow(file, vec![path], handled));
         }
         followers
     }

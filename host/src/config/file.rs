@@ -18,6 +18,10 @@ pub struct FileConfig {
     pub zone: Option<String>,
     /// How long running calls may go on after a shutdown began, seconds.
     pub drain_timeout_s: Option<u64>,
+    /// TLS with clients; without it they speak cleartext.
+    pub tls: Option<TlsFile>,
+    /// How endpoints are reached.
+    pub endpoints: EndpointsFile,
     /// The registry and what is in it.
     pub registry: RegistryFile,
     /// The policy of services for which nothing else is said.
@@ -28,6 +32,42 @@ pub struct FileConfig {
     pub route: Vec<RouteFile>,
     /// What plugins may take.
     pub plugins: PluginsFile,
+}
+
+/// `[tls]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct TlsFile {
+    /// The node's certificate with its chain, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// The authorities that clients have to have a certificate of, PEM. Left out: clients need none.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// `[endpoints]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EndpointsFile {
+    /// TLS with the endpoints of services for which nothing else is said.
+    pub tls: Option<EndpointTlsFile>,
+}
+
+/// `[endpoints.tls]`, and `tls` of a `[[service]]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EndpointTlsFile {
+    /// Whether TLS is spoken at all. Default true: to write the table is to want it.
+    pub enabled: Option<bool>,
+    /// The authorities to trust, PEM. Left out: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate for endpoints that ask for one, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// The name that the endpoints' certificates must be for. Left out: the host of each one's address.
+    pub server_name: Option<String>,
 }
 
 /// `[registry]`
@@ -99,6 +139,8 @@ pub struct ServiceFile {
     /// Its calls may be carried out twice: one whose instance was lost before it answered is sent to another.
     #[serde(default)]
     pub idempotent: bool,
+    /// TLS with its endpoints, where that differs from `[endpoints.tls]`.
+    pub tls: Option<EndpointTlsFile>,
     /// What its policies may take, where that differs from `[plugins]`.
     #[serde(default)]
     pub limits: LimitsFile,

@@ -6,12 +6,16 @@
 
 mod file;
 mod limits;
+mod tls;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
-pub use self::file::{FileConfig, LimitsFile, RegistryFile, parse as parse_file, read as read_file};
+pub use self::{
+    file::{FileConfig, LimitsFile, RegistryFile, parse as parse_file, read as read_file},
+    tls::{TlsFiles, Transport},
+};
 use crate::{
     balancer::HashKey,
     dataplane::{Route, RouteError, Routes},
@@ -137,6 +141,8 @@ pub struct ServiceConfig {
     /// Whether its calls may be carried out twice: then one whose instance was lost before it answered is sent to another.
     /// Default false.
     pub idempotent: bool,
+    /// How its endpoints are spoken to; as [`NodeConfig::endpoints`] says when unset.
+    pub transport: Option<Transport>,
     /// What its policies may take, where that differs from the node's limits.
     pub limits: Option<Limits>,
 }
@@ -144,7 +150,7 @@ pub struct ServiceConfig {
 impl ServiceConfig {
     /// A service with no settings of its own.
     pub fn new(name: ServiceName) -> Self {
-        Self { name, policy: None, hash_key: None, idempotent: false, limits: None }
+        Self { name, policy: None, hash_key: None, idempotent: false, transport: None, limits: None }
     }
 }
 
@@ -155,6 +161,10 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Where the node's API, health, metrics and dashboard are. Default 127.0.0.1:7001.
     pub admin: SocketAddr,
+    /// TLS with clients. Default: none, they speak cleartext.
+    pub tls: Option<TlsFiles>,
+    /// How the endpoints of services for which nothing else is said are spoken to. Default: in cleartext.
+    pub endpoints: Transport,
     /// The zone the node stands in; empty when unknown.
     pub zone: String,
     /// Where the registry is. Default: embedded, on a free port of loopback.
@@ -184,6 +194,8 @@ impl Default for NodeConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
             admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
+            tls: None,
+            endpoints: Transport::default(),
             zone: String::new(),
             registry: RegistrySource::Embedded(SocketAddr::from(([127, 0, 0, 1], 0))),
             key_scheme: PluginChoice::bundled("etcd_naming"),
@@ -225,7 +237,8 @@ impl FileConfig {
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
             let own = service.limits != LimitsFile::default();
             let limits = own.then(|| service.limits.over(&limits, &setting("limits"))).transpose()?;
-            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, limits })
+            let transport = service.tls.map(|tls| tls.into_transport(&setting("tls"))).transpose()?;
+            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, transport, limits })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
         for (index, service) in services.iter().enumerate() {
@@ -242,6 +255,8 @@ impl FileConfig {
         Ok(NodeConfig {
             listen: self.listen.map_or(Ok(default.listen), |text| parse("listen", &text))?,
             admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
+            tls: self.tls.map(file::TlsFile::into_files).transpose()?,
+            endpoints: self.endpoints.tls.map_or(Ok(default.endpoints), |tls| tls.into_transport("endpoints.tls"))?,
             zone: self.zone.unwrap_or_default(),
             registry,
             key_scheme: match self.registry.key_scheme {
@@ -447,6 +462,41 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_speak_what_their_service_says_else_what_all_do() {
+        let node = node(
+            r#"
+            [tls]
+            cert-file = "node.pem"
+            key-file = "node.key"
+            client-ca-file = "clients.pem"
+            [endpoints.tls]
+            ca-file = "ca.pem"
+            [[service]]
+            name = "as-all"
+            [[service]]
+            name = "plain"
+            tls = { enabled = false }
+            [[service]]
+            name = "own"
+            tls = { server-name = "own.example", cert-file = "c", key-file = "k" }
+            "#,
+        )
+        .unwrap();
+        let identity = Some(("node.pem".into(), "node.key".into()));
+        let tls = TlsFiles { identity, authorities: Some("clients.pem".into()), server_name: None };
+        assert_eq!(node.tls, Some(tls));
+        let all = TlsFiles { authorities: Some("ca.pem".into()), ..TlsFiles::default() };
+        assert_eq!(node.endpoints, Transport::Tls(all));
+        let own = TlsFiles {
+            identity: Some(("c".into(), "k".into())),
+            authorities: None,
+            server_name: Some("own.example".into()),
+        };
+        let services: Vec<_> = node.services.into_iter().map(|service| service.transport).collect();
+        assert_eq!(services, [None, Some(Transport::Cleartext), Some(Transport::Tls(own))]);
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_name() {
         let error = node("lissten = \"127.0.0.1:1\"").unwrap_err().to_string();
         assert!(error.contains("lissten") && error.contains("did you mean `listen`?"), "{error}");
@@ -469,6 +519,11 @@ mod tests {
             ("[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"", "configured twice"),
             ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nuser = \"u\"", "registry.user"),
             ("[[route]]\nservice = \"a\"", "names neither"),
+            ("[tls]\nkey-file = \"k\"", "tls.key-file"),
+            ("[tls]", "tls.cert-file"),
+            ("[endpoints.tls]\ncert-file = \"c\"", "endpoints.tls.cert-file"),
+            ("[[service]]\nname = \"a\"\ntls = { cert-file = \"c\" }", "service a: tls.cert-file"),
+            ("[endpoints.tls]\ncafile = \"c\"", "did you mean `ca-file`"),
             ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-share = 1.0", "registry.hold-share"),
             (
                 "[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-share = 0.5\nhold-time-s = 0",

@@ -273,7 +273,7 @@ impl<B: RequestBody> Call<'_, B> {
             }
             self.attempts += 1;
             let endpoint = &state.endpoints[index as usize];
-            let cause = match self.attempt(endpoint, patient).await {
+            let cause = match self.attempt(&state.service, endpoint, patient).await {
                 Ok(answered) => return Ok(answered),
                 Err(Unanswered::Unseen(cause)) => cause,
                 Err(Unanswered::Closing(error)) => AttemptCause::Closing(error),
@@ -295,9 +295,14 @@ impl<B: RequestBody> Call<'_, B> {
     }
 
     /// One endpoint, and its next connection if the one at hand was closing.
-    async fn attempt(&mut self, endpoint: &EndpointState, patient: bool) -> Result<Answered, Unanswered> {
+    async fn attempt(
+        &mut self,
+        service: &ServiceName,
+        endpoint: &EndpointState,
+        patient: bool,
+    ) -> Result<Answered, Unanswered> {
         let mut guard = endpoint.cell.begin();
-        let connection = Connection::of(endpoint, &self.shared.options.connect);
+        let connection = Connection::of(endpoint, service, &self.shared.options);
         let mut again = true;
         loop {
             let sender = match connection.sender() {
@@ -430,11 +435,12 @@ impl<B: RequestBody> Call<'_, B> {
         *request.method_mut() = self.head.method.clone();
         *request.version_mut() = http::Version::HTTP_2;
         let uri = &self.head.uri;
-        *request.uri_mut() = if uri.scheme() == Some(&uri::Scheme::HTTP) && uri.authority().is_some() {
+        let scheme = connection.scheme();
+        *request.uri_mut() = if uri.scheme() == Some(&scheme) && uri.authority().is_some() {
             uri.clone()
         } else {
             let mut parts = uri::Parts::default();
-            parts.scheme = Some(uri::Scheme::HTTP);
+            parts.scheme = Some(scheme);
             parts.authority = Some(uri.authority().unwrap_or_else(|| connection.authority()).clone());
             parts.path_and_query =
                 Some(uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/")));
@@ -462,7 +468,7 @@ impl<B: RequestBody> Call<'_, B> {
             return Failure::NoneUsable { known };
         }
         let last = state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).find_map(|endpoint| {
-            let cause = Connection::of(endpoint, &self.shared.options.connect).last_error()?;
+            let cause = Connection::of(endpoint, &state.service, &self.shared.options).last_error()?;
             Some(AttemptError { address: endpoint.endpoint.address.clone(), cause: cause.into() })
         });
         Failure::NoneReachable { known, backing_off, last }

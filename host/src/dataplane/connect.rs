@@ -1,6 +1,4 @@
 //! One attempt to connect to an endpoint, and the care of what came of it.
-//!
-//! This is the seam for TLS: whatever [`connect`] wraps the socket in, the rest sees an HTTP/2 connection.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -19,8 +17,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::options::ConnectOptions;
+use super::{
+    options::ConnectOptions,
+    socket::Socket,
+    tls::{ClientTls, HandshakeError},
+};
 use crate::model::Address;
+
+/// What to connect to, and how.
+pub(super) struct Target {
+    pub(super) address: Address,
+    /// None: in cleartext.
+    pub(super) tls: Option<ClientTls>,
+}
 
 /// Why an endpoint could not be connected to.
 #[derive(Debug, Error)]
@@ -39,8 +48,14 @@ pub(super) enum ConnectError {
         #[source]
         cause: Elapsed,
     },
-    #[error("what listens there does not speak HTTP/2 in cleartext")]
+    #[error("TLS with it failed")]
+    Tls(#[source] HandshakeError),
+    #[error(
+        "what listens there does not speak HTTP/2 in cleartext (where it speaks TLS: `tls` of the [[service]] or [endpoints.tls])"
+    )]
     NotHttp2(#[source] Option<h2::Error>),
+    #[error("what listens there does not speak HTTP/2, although it agreed to")]
+    NotHttp2InTls(#[source] Option<h2::Error>),
     #[error("the connection was lost after {} ms", .after.as_millis())]
     Lost {
         after: Duration,
@@ -71,16 +86,23 @@ const CANCELLED_REMEMBERED: usize = 1024;
 /// something else listens, or nothing behind a load balancer, counts as unreachable before a call is sent there (gRPC asks the
 /// same of its clients before they report READY).
 pub(super) async fn connect(
-    address: &Address,
+    target: &Target,
     options: &ConnectOptions,
 ) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
-    match timeout(options.timeout, establish(address, options)).await {
+    match timeout(options.timeout, establish(target, options)).await {
         Ok(result) => result,
         Err(cause) => Err(ConnectError::TimedOut { after: options.timeout, cause }),
     }
 }
 
-async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+async fn establish(target: &Target, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+    let socket = dial(&target.address, options).await?;
+    let Some(tls) = &target.tls else { return shake_hands(socket, options, ConnectError::NotHttp2).await };
+    let socket = tls.connect(target.address.host(), socket).await.map_err(ConnectError::Tls)?;
+    shake_hands(socket, options, ConnectError::NotHttp2InTls).await
+}
+
+async fn dial(address: &Address, options: &ConnectOptions) -> Result<Socket, ConnectError> {
     let resolved = tokio::net::lookup_host((address.host(), address.port()))
         .await
         .map_err(|cause| ConnectError::Resolve { host: address.host().to_owned(), cause })?;
@@ -96,14 +118,23 @@ async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendR
         }
     }
     let stream = stream.ok_or(ConnectError::Tcp(last))?;
-    // Calls are small and wait for their answers: Nagle's algorithm would hold them back.
-    stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
     #[cfg(target_os = "linux")]
     {
         let millis = u32::try_from(options.keep_alive_timeout.as_millis()).unwrap_or(u32::MAX);
         // Without it, the loss of a machine is noticed after minutes of retransmissions (gRPC's proposal A18).
         rustix::net::sockopt::set_tcp_user_timeout(&stream, millis).map_err(|error| ConnectError::Tcp(error.into()))?;
     }
+    let socket = Socket::Tcp(stream);
+    socket.set_nodelay().map_err(ConnectError::Tcp)?;
+    Ok(socket)
+}
+
+/// HTTP/2's beginning, up to the server's settings. `not_http2` is what to say of a server that does not speak it.
+async fn shake_hands(
+    socket: Socket,
+    options: &ConnectOptions,
+    not_http2: fn(Option<h2::Error>) -> ConnectError,
+) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
     let (sender, mut connection) = client::Builder::new()
         .initial_window_size(options.stream_window)
         .initial_connection_window_size(options.connection_window)
@@ -113,12 +144,12 @@ async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendR
         .max_concurrent_reset_streams(CANCELLED_REMEMBERED)
         .max_local_error_reset_streams(None)
         .enable_push(false)
-        .handshake(stream)
+        .handshake(socket)
         .await
-        .map_err(|error| ConnectError::NotHttp2(Some(error)))?;
+        .map_err(|error| not_http2(Some(error)))?;
     poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err(ConnectError::NotHttp2(None))),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(ConnectError::NotHttp2(Some(error)))),
+        Poll::Ready(Ok(())) => Poll::Ready(Err(not_http2(None))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(not_http2(Some(error)))),
         Poll::Pending if connection.max_concurrent_send_streams() != BEFORE_SETTINGS => Poll::Ready(Ok(())),
         Poll::Pending => Poll::Pending,
     })
@@ -128,7 +159,7 @@ async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendR
 
 /// Moves an established connection's bytes. Nothing happens on the connection unless [`Driver::run`] is polled.
 pub(super) struct Driver {
-    connection: client::Connection<TcpStream, Bytes>,
+    connection: client::Connection<Socket, Bytes>,
 }
 
 impl Driver {

@@ -29,7 +29,7 @@ use std::sync::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::uri::Authority;
+use http::uri::{self, Authority};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -39,12 +39,12 @@ use tracing::{Instrument as _, debug, debug_span, info};
 
 use super::{
     backoff::Backoff,
-    connect::{ConnectError, connect},
-    options::ConnectOptions,
+    connect::{ConnectError, Target, connect},
+    options::{ConnectOptions, Options},
 };
 use crate::{
     balancer::{EndpointCell, EndpointState},
-    model::Address,
+    model::ServiceName,
 };
 
 /// The connection to one endpoint, whatever state it is in.
@@ -55,7 +55,7 @@ pub(super) struct Connection {
 }
 
 struct Shared {
-    address: Address,
+    target: Target,
     /// For requests that name no authority.
     authority: Authority,
     options: ConnectOptions,
@@ -92,16 +92,20 @@ pub(super) struct Sender {
 }
 
 impl Connection {
-    /// The connection of an endpoint, made idle at first use.
-    pub(super) fn of<'a>(endpoint: &'a EndpointState, options: &ConnectOptions) -> &'a Self {
-        endpoint.cell.attached(|| Self::idle(&endpoint.endpoint.address, Arc::downgrade(&endpoint.cell), options))
+    /// The connection of an endpoint of this service, made idle at first use.
+    pub(super) fn of<'a>(endpoint: &'a EndpointState, service: &ServiceName, options: &Options) -> &'a Self {
+        endpoint.cell.attached(|| {
+            let tls = options.endpoint_tls.of(service).cloned();
+            let target = Target { address: endpoint.endpoint.address.clone(), tls };
+            Self::idle(target, Arc::downgrade(&endpoint.cell), &options.connect)
+        })
     }
 
-    fn idle(address: &Address, cell: Weak<EndpointCell>, options: &ConnectOptions) -> Self {
+    fn idle(target: Target, cell: Weak<EndpointCell>, options: &ConnectOptions) -> Self {
         let stop = CancellationToken::new();
-        let authority = Authority::try_from(address.as_str()).expect("a checked host:port is an authority");
+        let authority = Authority::try_from(target.address.as_str()).expect("a checked host:port is an authority");
         let shared = Arc::new(Shared {
-            address: address.clone(),
+            target,
             authority,
             options: options.clone(),
             cell,
@@ -116,6 +120,11 @@ impl Connection {
     /// The authority to use where a request has none.
     pub(super) fn authority(&self) -> &Authority {
         &self.shared.authority
+    }
+
+    /// The scheme of its requests (RFC 9113, section 8.3.1).
+    pub(super) fn scheme(&self) -> uri::Scheme {
+        if self.shared.target.tls.is_some() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP }
     }
 
     /// What to send on, if the connection is up: the hot path.
@@ -180,7 +189,7 @@ impl Shared {
             idle
         });
         if begun {
-            let span = debug_span!(parent: None, "connection", address = %self.address);
+            let span = debug_span!(parent: None, "connection", address = %self.target.address);
             tokio::spawn(Arc::clone(self).run().instrument(span));
         }
     }
@@ -191,7 +200,7 @@ impl Shared {
         loop {
             let attempt = tokio::select! {
                 () = self.stop.cancelled() => return,
-                attempt = connect(&self.address, &self.options) => attempt,
+                attempt = connect(&self.target, &self.options) => attempt,
             };
             let error = match attempt {
                 Ok((request, driver)) => {
@@ -267,7 +276,7 @@ impl Shared {
     fn back_off(&self, error: ConnectError) -> bool {
         let Some(cell) = self.cell.upgrade() else { return false };
         if !cell.is_backing_off() {
-            info!(error = &error as &dyn std::error::Error, address = %self.address, "endpoint cannot be reached");
+            info!(error = &error as &dyn std::error::Error, address = %self.target.address, "endpoint cannot be reached");
         }
         cell.set_backing_off(true);
         self.phase.send_replace(Phase::BackingOff { error: Arc::new(error) });

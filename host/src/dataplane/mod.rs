@@ -25,11 +25,14 @@ mod code;
 mod connect;
 mod connection;
 mod errors;
+mod greeting;
 mod inbound;
 mod metrics;
 mod options;
 mod route;
+mod socket;
 mod timeout;
+mod tls;
 mod upload;
 
 use std::sync::Arc;
@@ -42,6 +45,7 @@ pub use inbound::{Drained, serve};
 pub use metrics::Metrics;
 pub use options::{ConnectOptions, InboundOptions, Options};
 pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
+pub use tls::{ClientTls, EndpointTls, Part, Pem, ServerTls, TlsError};
 
 use crate::{balancer::Services, model::ServiceName};
 

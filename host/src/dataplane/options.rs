@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::tls::{EndpointTls, ServerTls};
+
 /// How requests are taken and forwarded.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -20,6 +22,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Connections to endpoints.
     pub connect: ConnectOptions,
+    /// Which endpoints speak TLS. Default: none does.
+    pub endpoint_tls: EndpointTls,
     /// Connections from clients.
     pub inbound: InboundOptions,
 }
@@ -42,6 +46,11 @@ pub struct InboundOptions {
     pub keep_alive_timeout: Duration,
     /// How long a new connection may take to show which protocol it speaks. Default 10 s.
     pub first_bytes_timeout: Duration,
+    /// TLS with clients. Default: none, clients speak cleartext.
+    pub tls: Option<ServerTls>,
+    /// How long a TLS handshake may take. Default 10 s: slow clients need a few round trips, and the slot of one that says nothing
+    /// is soon free again.
+    pub handshake_timeout: Duration,
 }
 
 /// Connections to endpoints.
@@ -81,6 +90,7 @@ impl Default for Options {
             replay_bytes: 64 << 10,
             drain_timeout: Duration::from_secs(30),
             connect: ConnectOptions::default(),
+            endpoint_tls: EndpointTls::default(),
             inbound: InboundOptions::default(),
         }
     }
@@ -96,6 +106,8 @@ impl Default for InboundOptions {
             keep_alive_interval: Duration::from_mins(1),
             keep_alive_timeout: Duration::from_secs(20),
             first_bytes_timeout: Duration::from_secs(10),
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -5,3 +5,4 @@ mod connections;
 mod failures;
 mod streams;
 mod support;
+mod tls;
