@@ -179,7 +179,8 @@ impl Node {
         let options = dataplane::Options {
             drain_timeout: config.drain_timeout,
             endpoint_tls: certificates.endpoints.clone(),
-            inbound: InboundOptions { tls: certificates.server.clone(), ..InboundOptions::default() },
+            connect: config.connect.clone(),
+            inbound: InboundOptions { tls: certificates.server.clone(), ..config.inbound.clone() },
             ..dataplane::Options::default()
         };
         certificates.spawn(&dataplane_metrics, &mut followers);

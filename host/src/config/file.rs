@@ -20,7 +20,9 @@ pub struct FileConfig {
     pub drain_timeout_s: Option<u64>,
     /// TLS with clients; without it they speak cleartext.
     pub tls: Option<TlsFile>,
-    /// How endpoints are reached.
+    /// Connections from clients.
+    pub clients: ClientsFile,
+    /// Connections to endpoints.
     pub endpoints: EndpointsFile,
     /// The registry and what is in it.
     pub registry: RegistryFile,
@@ -46,10 +48,28 @@ pub struct TlsFile {
     pub client_ca_file: Option<PathBuf>,
 }
 
+/// `[clients]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ClientsFile {
+    /// The most calls that run on one connection at once. Default 1000.
+    pub max_streams: Option<u64>,
+    /// A connection this old takes no new calls, seconds. Default: without end.
+    pub max_age_s: Option<u64>,
+    /// How long calls go on running on a connection of that age, seconds. Default: without end.
+    pub max_age_grace_s: Option<u64>,
+    /// A connection on which no call ran for this long is closed, seconds. Default: without end.
+    pub idle_timeout_s: Option<u64>,
+}
+
 /// `[endpoints]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct EndpointsFile {
+    /// The most connections to one endpoint. Default 4.
+    pub max_connections: Option<u64>,
+    /// A connection on which no call ran for this long is closed, seconds; 0 for never. Default 1800.
+    pub idle_timeout_s: Option<u64>,
     /// TLS with the endpoints of services for which nothing else is said.
     pub tls: Option<EndpointTlsFile>,
 }

@@ -4,6 +4,7 @@
 //! `file` is what may be written in the file, this module what the node works with. A flag wins over the environment (clap sees
 //! to that), which wins over the file, which wins over the default.
 
+mod connections;
 mod file;
 mod limits;
 mod tls;
@@ -18,7 +19,7 @@ pub use self::{
 };
 use crate::{
     balancer::HashKey,
-    dataplane::{Route, RouteError, Routes},
+    dataplane::{ConnectOptions, InboundOptions, Route, RouteError, Routes},
     model::{ModelError, ServiceName},
     plugin::{Grants, Kind, Limits},
     registry::{Hold, RegistryConfig, TlsConfig},
@@ -163,8 +164,12 @@ pub struct NodeConfig {
     pub admin: SocketAddr,
     /// TLS with clients. Default: none, they speak cleartext.
     pub tls: Option<TlsFiles>,
+    /// Connections from clients; their certificates are in [`Self::tls`].
+    pub inbound: InboundOptions,
     /// How the endpoints of services for which nothing else is said are spoken to. Default: in cleartext.
     pub endpoints: Transport,
+    /// Connections to endpoints.
+    pub connect: ConnectOptions,
     /// The zone the node stands in; empty when unknown.
     pub zone: String,
     /// Where the registry is. Default: embedded, on a free port of loopback.
@@ -195,7 +200,9 @@ impl Default for NodeConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
             admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
             tls: None,
+            inbound: InboundOptions::default(),
             endpoints: Transport::default(),
+            connect: ConnectOptions::default(),
             zone: String::new(),
             registry: RegistrySource::Embedded(SocketAddr::from(([127, 0, 0, 1], 0))),
             key_scheme: PluginChoice::bundled("etcd_naming"),
@@ -255,6 +262,8 @@ impl FileConfig {
         Ok(NodeConfig {
             listen: self.listen.map_or(Ok(default.listen), |text| parse("listen", &text))?,
             admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
+            inbound: self.clients.to_options()?,
+            connect: self.endpoints.to_options()?,
             tls: self.tls.map(file::TlsFile::into_files).transpose()?,
             endpoints: self.endpoints.tls.map_or(Ok(default.endpoints), |tls| tls.into_transport("endpoints.tls"))?,
             zone: self.zone.unwrap_or_default(),
@@ -497,6 +506,18 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_connections_are_gone_unless_they_are_written_but_for_those_that_have_a_default() {
+        let node_of = |text: &str| node(text).unwrap();
+        let plain = node_of("");
+        assert_eq!((plain.inbound.max_age, plain.inbound.idle_timeout), (None, None));
+        assert_eq!(plain.connect.idle_timeout, Some(Duration::from_mins(30)));
+        let written = node_of("[clients]\nmax-age-s = 60\nmax-age-grace-s = 0\n[endpoints]\nidle-timeout-s = 0");
+        assert_eq!(written.inbound.max_age, Some(Duration::from_mins(1)));
+        assert_eq!(written.inbound.max_age_grace, Some(Duration::ZERO));
+        assert_eq!(written.connect.idle_timeout, None);
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_name() {
         let error = node("lissten = \"127.0.0.1:1\"").unwrap_err().to_string();
         assert!(error.contains("lissten") && error.contains("did you mean `listen`?"), "{error}");
@@ -521,6 +542,11 @@ mod tests {
             ("[[route]]\nservice = \"a\"", "names neither"),
             ("[tls]\nkey-file = \"k\"", "tls.key-file"),
             ("[tls]", "tls.cert-file"),
+            ("[clients]\nmax-age-s = 0", "clients.max-age-s"),
+            ("[clients]\nmax-age-grace-s = 5", "clients.max-age-grace-s"),
+            ("[clients]\nmax-streams = 0", "clients.max-streams"),
+            ("[endpoints]\nmax-connections = 0", "endpoints.max-connections"),
+            ("[endpoints]\nidle-timeout-s = 99999999", "endpoints.idle-timeout-s"),
             ("[endpoints.tls]\ncert-file = \"c\"", "endpoints.tls.cert-file"),
             ("[[service]]\nname = \"a\"\ntls = { cert-file = \"c\" }", "service a: tls.cert-file"),
             ("[endpoints.tls]\ncafile = \"c\"", "did you mean `ca-file`"),

@@ -36,6 +36,7 @@ use super::{
     connection::{Connection, Sender},
     errors::{AttemptCause, AttemptError, Doing, Failure},
     metrics::RequestRecord,
+    streams::Slot,
     timeout::{self, GRPC_TIMEOUT},
     upload::{Source, Upload},
 };
@@ -303,7 +304,8 @@ impl<B: RequestBody> Call<'_, B> {
     ) -> Result<Answered, Unanswered> {
         let mut guard = endpoint.cell.begin();
         let connection = Connection::of(endpoint, service, &self.shared.options);
-        let mut again = true;
+        // Each of its connections may be on its way out.
+        let mut again = self.shared.options.connect.max_connections;
         loop {
             let sender = match connection.sender() {
                 Some(sender) => sender,
@@ -317,15 +319,16 @@ impl<B: RequestBody> Call<'_, B> {
                     }
                 },
             };
-            let number = sender.number;
-            match self.send(endpoint, connection, sender, &mut guard).await {
+            let Sender { request, slot } = sender;
+            let number = slot.number();
+            match self.send(endpoint, connection, request, &mut guard).await {
                 Ok((response, upload)) => {
                     let address = endpoint.endpoint.address.clone();
-                    return Ok(Answered { response, upload, guard, address });
+                    return Ok(Answered { response, upload, guard, slot, address });
                 }
-                Err(Unanswered::Closing(_)) if again && self.source.can_replay() => {
+                Err(Unanswered::Closing(_)) if again > 0 && self.source.can_replay() => {
                     connection.retire(number);
-                    again = false;
+                    again -= 1;
                 }
                 Err(unanswered) => {
                     if matches!(unanswered, Unanswered::Closing(_)) {
@@ -365,16 +368,16 @@ impl<B: RequestBody> Call<'_, B> {
         &mut self,
         endpoint: &EndpointState,
         connection: &Connection,
-        mut sender: Sender,
+        mut sender: h2::client::SendRequest<Bytes>,
         guard: &mut CallGuard,
     ) -> Result<(Response<h2::RecvStream>, Upload), Unanswered> {
         let address = || endpoint.endpoint.address.clone();
         let request = self.request(connection).map_err(Unanswered::Failed)?;
         // Handles are cloned for each request, so that this never waits; it tells whether the connection is going away.
-        let ready = poll_fn(|cx| sender.request.poll_ready(cx)).await;
+        let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
         ready.map_err(Unanswered::Closing)?;
         let nothing_to_send = self.source.is_empty();
-        let (mut response, stream) = match sender.request.send_request(request, nothing_to_send) {
+        let (mut response, stream) = match sender.send_request(request, nothing_to_send) {
             Ok(sent) => sent,
             // Not an error of the connection: the request has something that HTTP/2 forbids.
             Err(cause) if !(cause.is_io() || cause.is_go_away() || cause.is_reset()) => {
@@ -476,7 +479,7 @@ impl<B: RequestBody> Call<'_, B> {
 
     /// Turns the head of an answer into the answer.
     fn pass_on(self, service: ServiceName, answered: Answered, mut record: RequestRecord) -> Response<ResponseBody> {
-        let Answered { response, mut upload, mut guard, address } = answered;
+        let Answered { response, mut upload, mut guard, slot, address } = answered;
         let (head, recv) = response.into_parts();
         let code = Code::of(&head.headers);
         if code == Some(Code::Unavailable) {
@@ -495,8 +498,17 @@ impl<B: RequestBody> Call<'_, B> {
             };
             UploadTask(tokio::spawn(rest))
         });
-        let stream =
-            Stream { recv, data_done: false, service, address, guard, record, deadline: self.deadline, _upload: rest };
+        let stream = Stream {
+            recv,
+            data_done: false,
+            service,
+            address,
+            guard,
+            record,
+            deadline: self.deadline,
+            _upload: rest,
+            _slot: slot,
+        };
         Response::from_parts(head, ResponseBody::streaming(stream))
     }
 }
@@ -506,6 +518,7 @@ struct Answered {
     response: Response<h2::RecvStream>,
     upload: Upload,
     guard: CallGuard,
+    slot: Slot,
     address: Address,
 }
 

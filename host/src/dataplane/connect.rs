@@ -13,14 +13,16 @@ use h2::client::{self, SendRequest};
 use thiserror::Error;
 use tokio::{
     net::TcpStream,
-    time::{error::Elapsed, sleep, timeout},
+    time::{Instant, error::Elapsed, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     options::ConnectOptions,
     socket::Socket,
+    streams::Streams,
     tls::{ClientTls, HandshakeError},
+    usage::Idle,
 };
 use crate::model::Address;
 
@@ -163,23 +165,47 @@ pub(super) struct Driver {
 }
 
 impl Driver {
+    /// How many streams the server allows at once.
+    pub(super) fn limit(&self) -> usize {
+        self.connection.max_concurrent_send_streams()
+    }
+
     /// Runs until the connection ends: well, because either side said so and no call was left, or with an error.
     ///
-    /// `busy` tells whether calls run: only then is the server pinged. When `stop` is cancelled, nobody will send anything more,
-    /// and the connection gets a little time to say goodbye.
+    /// While calls run, the server is pinged. When none ran for a while, `idle` is called, once: it is to see to it that no more
+    /// calls come, whereupon the connection closes. When `stop` is cancelled, nobody will send anything more, and the connection
+    /// gets a little time to say goodbye.
     pub(super) async fn run(
         self,
         options: &ConnectOptions,
-        busy: impl Fn() -> bool,
+        streams: &Streams,
+        idle: impl Fn(),
         stop: &CancellationToken,
     ) -> Result<(), LostError> {
         const GOODBYE: Duration = Duration::from_secs(1);
         let mut connection = self.connection;
         let mut pings = connection.ping_pong();
-        let keep_alive = async {
+        // One timer for all: it is polled whenever the connection is.
+        let care = async {
+            let now = Instant::now();
+            let mut unused = options.idle_timeout.map(|limit| Idle::new(&streams.usage, limit, now));
+            let mut look_at = unused.as_ref().map(|idle| now + idle.pause());
+            let mut ping_at = now + options.keep_alive_interval;
             loop {
-                sleep(options.keep_alive_interval).await;
-                let Some(pings) = pings.as_mut().filter(|_| busy()) else { continue };
+                sleep_until(look_at.map_or(ping_at, |at| at.min(ping_at))).await;
+                let now = Instant::now();
+                if let Some(watched) = unused.as_mut().filter(|_| look_at.is_some_and(|at| at <= now)) {
+                    look_at = Some(now + watched.pause());
+                    if watched.look(&streams.usage, now) {
+                        (unused, look_at) = (None, None);
+                        idle();
+                    }
+                }
+                if ping_at > now {
+                    continue;
+                }
+                ping_at = now + options.keep_alive_interval;
+                let Some(pings) = pings.as_mut().filter(|_| streams.usage.running() > 0) else { continue };
                 match timeout(options.keep_alive_timeout, pings.ping(h2::Ping::opaque())).await {
                     Ok(Ok(_)) => {}
                     // The connection has failed; it says how itself.
@@ -188,13 +214,19 @@ impl Driver {
                 }
             }
         };
+        let mut run = poll_fn(|cx| {
+            let ended = Pin::new(&mut connection).poll(cx);
+            // The server may change its mind at any time.
+            streams.set_limit(connection.max_concurrent_send_streams());
+            ended
+        });
         tokio::select! {
-            ended = &mut connection => return ended.map_err(LostError::Http2),
-            after = keep_alive => return Err(LostError::KeepAlive(after)),
+            ended = &mut run => return ended.map_err(LostError::Http2),
+            after = care => return Err(LostError::KeepAlive(after)),
             () = stop.cancelled() => {}
         }
         // Whatever becomes of the goodbye, this connection is not used any more.
-        let _ = timeout(GOODBYE, connection).await;
+        let _ = timeout(GOODBYE, run).await;
         Ok(())
     }
 }

@@ -124,7 +124,7 @@ pub(super) enum Doing {
     Listing,
     #[error("while its policy held the call back")]
     Queueing,
-    #[error("while connecting to {0}")]
+    #[error("while connecting to {0}, or waiting for a free stream there")]
     Connecting(Address),
     #[error("while waiting for the answer of the instance at {0}")]
     Answering(Address),
@@ -152,7 +152,7 @@ pub(super) enum AttemptCause {
     Closing(#[source] h2::Error),
     #[error("the connection was lost before the answer")]
     Lost(#[source] h2::Error),
-    #[error("still connecting")]
+    #[error("still connecting, or waiting for a free stream")]
     Slow,
 }
 

@@ -21,6 +21,7 @@ use super::{
     Dataplane, Shared,
     body::ResponseBody,
     call::{Wanted, call, refuse},
+    client::{Client, OpenCall},
     errors::{Failure, GRPC_MESSAGE, WAYMARK_ERROR},
     greeting::{self, Protocol, Refusal},
     socket::Socket,
@@ -192,20 +193,23 @@ impl Connection {
             debug!(peer = %self.peer, %error, "connection closed early");
             return;
         }
+        let client = Arc::new(Client::new(Arc::clone(&self.shared), self.peer));
+        let (leave, cut) = (self.drain.child_token(), self.abort.child_token());
+        let _care = client.care(&leave, &cut);
         let service = service_fn(|request| {
-            let (shared, peer) = (Arc::clone(&self.shared), self.peer);
+            let call = OpenCall::begin(&client);
             // Boxed: the future of a call has some kilobytes, which hyper and the runtime would otherwise move half a dozen times
             // on the way into a task and out of it.
-            Box::pin(async move { Ok::<_, Infallible>(answer(&shared, request, peer).await) })
+            Box::pin(async move { Ok::<_, Infallible>(answer(call, request).await) })
         });
         let mut connection = pin!(self.server.http2.serve_connection(TokioIo::new(socket), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = self.drain.cancelled() => {
+            () = leave.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = &mut connection => ended,
-                    () = self.abort.cancelled() => return,
+                    () = cut.cancelled() => return,
                 }
             }
         };
@@ -215,17 +219,22 @@ impl Connection {
     }
 }
 
-async fn answer(shared: &Shared, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
+async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<ResponseBody> {
     let began = Instant::now();
-    if let Some(refusal) = refuse_http(&request) {
-        return refusal;
-    }
-    let (mut head, body) = request.into_parts();
-    let target = shared.routes.resolve(&mut head).map(|target| Wanted::new(&shared.services, target.as_str()));
-    match target {
-        Ok(wanted) => call(shared, wanted, Request::from_parts(head, body), Some(peer), began).await,
-        Err(no_route) => refuse(shared, "", began, &Failure::NoRoute(no_route)),
-    }
+    let (shared, peer) = (open.shared(), open.peer());
+    let mut response = match refuse_http(&request) {
+        Some(refusal) => refusal,
+        None => {
+            let (mut head, body) = request.into_parts();
+            let target = shared.routes.resolve(&mut head).map(|target| Wanted::new(&shared.services, target.as_str()));
+            match target {
+                Ok(wanted) => call(shared, wanted, Request::from_parts(head, body), Some(peer), began).await,
+                Err(no_route) => refuse(shared, "", began, &Failure::NoRoute(no_route)),
+            }
+        }
+    };
+    response.body_mut().hold(open);
+    response
 }
 
 /// Answers to HTTP/2 that is not gRPC, as PROTOCOL-HTTP2.md asks: an HTTP status, so that nobody takes it for a success.

@@ -4,7 +4,7 @@
 //!   client ── HTTP/2 ──▶ inbound ─┐ route
 //!                                 ├──▶ call ── pick ──▶ ServiceState (balancer)
 //!   tonic client ──▶ Channel ─────┘     │
-//!                                       ├─ connection ──▶ one HTTP/2 connection an endpoint, kept in its cell
+//!                                       ├─ connection ──▶ the endpoint's HTTP/2 connections, kept in its cell
 //!                                       ├─ upload  ─────▶ request body, frame by frame
 //!                                       └─ body    ◀───── answer, frame by frame, trailers as they came
 //! ```
@@ -21,6 +21,7 @@ mod backoff;
 mod body;
 mod call;
 mod channel;
+mod client;
 mod code;
 mod connect;
 mod connection;
@@ -31,9 +32,11 @@ mod metrics;
 mod options;
 mod route;
 mod socket;
+mod streams;
 mod timeout;
 mod tls;
 mod upload;
+mod usage;
 
 use std::sync::Arc;
 

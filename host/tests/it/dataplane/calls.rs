@@ -227,12 +227,13 @@ async fn many_calls_at_once_share_one_connection() {
     let (node, a) = (Node::new().await, Instance::echo("a").await);
     node.serve("svc", &[&a]).await;
     let channel = node.dial().await;
-    let calls = (0..500).map(|n| {
+    // As many as hyper allows on one.
+    let calls = (0..200).map(|n| {
         let mut caller = Caller::new(channel.clone(), Some("svc"));
         async move { assert_eq!(caller.unary(n.to_string()).await.unwrap(), format!("a:{n}")) }
     });
     futures::future::join_all(calls).await;
-    assert_eq!((a.n_calls(), a.n_connections()), (500, 1));
+    assert_eq!((a.n_calls(), a.n_connections()), (200, 1));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod calls;
 mod connections;
 mod failures;
+mod limits;
 mod streams;
 mod support;
 mod tls;
