@@ -5,7 +5,13 @@ mod follow_policy;
 mod follow_tls;
 mod load;
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use thiserror::Error;
@@ -58,6 +64,14 @@ pub enum AppError {
         #[source]
         source: io::Error,
     },
+    /// A Unix socket cannot be listened on.
+    #[error("cannot listen for gRPC calls on unix:{path}: {source}", path = path.display())]
+    ListenUnix {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The configured certificates cannot be used.
     #[error(transparent)]
     Certificates(#[from] CertificateError),
@@ -105,7 +119,9 @@ pub struct Node {
     dataplane: Dataplane,
     embedded: Option<embedded::Handle>,
     stop: CancellationToken,
-    proxy_task: JoinHandle<Drained>,
+    unix: Option<PathBuf>,
+    /// One a listener.
+    proxy_tasks: Vec<JoinHandle<Drained>>,
     admin_task: JoinHandle<Result<(), AdminError>>,
     /// One task a policy that is a file, and one a set of certificates. They end with the set.
     followers: JoinSet<()>,
@@ -119,6 +135,11 @@ impl Node {
         let proxy_listener = listen("gRPC calls", config.listen, "--listen").await?;
         let admin_listener = listen("the node's API", config.admin, "--admin").await?;
         let (proxy, admin_address) = (address(&proxy_listener, config.listen), address(&admin_listener, config.admin));
+        let unix_listener = config.listen_unix.as_deref().map(|path| {
+            dataplane::Listener::unix(path, config.listen_unix_mode)
+                .map_err(|source| AppError::ListenUnix { path: path.to_owned(), source })
+        });
+        let unix_listener = unix_listener.transpose()?;
         let certificates = Certificates::load(&config)?;
         let engine = Engine::new(EngineConfig {
             cache_dir: config.plugin_cache.clone(),
@@ -187,8 +208,11 @@ impl Node {
         let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);
 
         let stop = CancellationToken::new();
-        let proxy_task =
-            tokio::spawn(dataplane::serve(proxy_listener, dataplane.clone(), stop.clone().cancelled_owned()));
+        let listeners = [Some(proxy_listener.into()), unix_listener].into_iter().flatten();
+        let serve = |listener: dataplane::Listener| {
+            tokio::spawn(dataplane::serve(listener, dataplane.clone(), stop.clone().cancelled_owned()))
+        };
+        let proxy_tasks = listeners.map(serve).collect();
         let front = Admin {
             metrics,
             readiness: Readiness::default().with_services(config.services.iter().map(|service| service.name.clone())),
@@ -207,7 +231,8 @@ impl Node {
             dataplane,
             embedded,
             stop,
-            proxy_task,
+            unix: config.listen_unix,
+            proxy_tasks,
             admin_task,
             followers,
         })
@@ -216,6 +241,11 @@ impl Node {
     /// Where gRPC calls come in.
     pub fn proxy_addr(&self) -> SocketAddr {
         self.proxy
+    }
+
+    /// The Unix socket where gRPC calls come in too, if there is one.
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.unix.as_deref()
     }
 
     /// Where the node's API, health, metrics and dashboard are.
@@ -255,10 +285,13 @@ impl Node {
     /// Once begun the shutdown goes on; only its end is not waited for.
     pub async fn shutdown(self) -> Drained {
         self.stop.cancel();
-        let drained = self.proxy_task.await.unwrap_or_else(|panic| {
-            warn!(%panic, "the data plane ended badly");
-            Drained { cut_off: 0 }
-        });
+        let mut drained = Drained { cut_off: 0 };
+        for task in self.proxy_tasks {
+            match task.await {
+                Ok(one) => drained.cut_off += one.cut_off,
+                Err(panic) => warn!(%panic, "the data plane ended badly"),
+            }
+        }
         match self.admin_task.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the admin server ended badly"),

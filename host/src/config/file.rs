@@ -12,6 +12,10 @@ use super::ConfigError;
 pub struct FileConfig {
     /// Where gRPC calls come in, `IP:port`.
     pub listen: Option<String>,
+    /// A Unix socket where gRPC calls come in too.
+    pub listen_unix: Option<PathBuf>,
+    /// Its permission bits, octal, for example `"0660"`.
+    pub listen_unix_mode: Option<String>,
     /// Where the node's API, health, metrics and dashboard are, `IP:port`.
     pub admin: Option<String>,
     /// The zone this node stands in.
@@ -39,6 +43,7 @@ pub struct FileConfig {
 /// `[tls]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[allow(clippy::struct_field_names, reason = "they are written like this")]
 pub struct TlsFile {
     /// The node's certificate with its chain, PEM.
     pub cert_file: Option<PathBuf>,

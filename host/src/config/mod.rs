@@ -160,6 +160,10 @@ impl ServiceConfig {
 pub struct NodeConfig {
     /// Where gRPC calls come in. Default 127.0.0.1:7000.
     pub listen: SocketAddr,
+    /// A Unix socket where gRPC calls come in too. Default: none.
+    pub listen_unix: Option<PathBuf>,
+    /// Its permission bits. Default: none, what the umask leaves.
+    pub listen_unix_mode: Option<u32>,
     /// Where the node's API, health, metrics and dashboard are. Default 127.0.0.1:7001.
     pub admin: SocketAddr,
     /// TLS with clients. Default: none, they speak cleartext.
@@ -198,6 +202,8 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            listen_unix: None,
+            listen_unix_mode: None,
             admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
             tls: None,
             inbound: InboundOptions::default(),
@@ -261,6 +267,8 @@ impl FileConfig {
         let routes = Routes::new(routes.collect::<Result<Vec<_>, ConfigError>>()?)?;
         Ok(NodeConfig {
             listen: self.listen.map_or(Ok(default.listen), |text| parse("listen", &text))?,
+            listen_unix: self.listen_unix,
+            listen_unix_mode: self.listen_unix_mode.map(|text| mode("listen-unix-mode", &text)).transpose()?,
             admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
             inbound: self.clients.to_options()?,
             connect: self.endpoints.to_options()?,
@@ -381,6 +389,11 @@ fn choice(
 
 fn parse<T: FromStr<Err: fmt::Display>>(setting: impl Into<String>, text: &str) -> Result<T, ConfigError> {
     text.parse().map_err(|error| ConfigError::value(setting, format!("{text:?}: {error}")))
+}
+
+fn mode(setting: &str, text: &str) -> Result<u32, ConfigError> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| ConfigError::value(setting, format!("{text:?} is not 000 to 777, octal, for example \"0660\"")))
 }
 
 fn read_text(path: &PathBuf) -> Result<String, ConfigError> {
@@ -542,6 +555,7 @@ mod tests {
             ("[[route]]\nservice = \"a\"", "names neither"),
             ("[tls]\nkey-file = \"k\"", "tls.key-file"),
             ("[tls]", "tls.cert-file"),
+            ("listen-unix-mode = \"0888\"", "listen-unix-mode"),
             ("[clients]\nmax-age-s = 0", "clients.max-age-s"),
             ("[clients]\nmax-age-grace-s = 5", "clients.max-age-grace-s"),
             ("[clients]\nmax-streams = 0", "clients.max-streams"),

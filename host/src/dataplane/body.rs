@@ -35,7 +35,7 @@ use crate::{
 pub struct ResponseBody {
     stream: Option<Stream>,
     /// Of a call that came over the network, until its answer is read or given up.
-    _open: Option<OpenCall>,
+    open: Option<OpenCall>,
 }
 
 /// An answer that has not ended.
@@ -92,12 +92,12 @@ impl ResponseBody {
     }
 
     pub(super) fn streaming(stream: Stream) -> Self {
-        Self { stream: Some(stream), _open: None }
+        Self { stream: Some(stream), open: None }
     }
 
     /// Keeps the call open on its client's connection for as long as there is this body.
     pub(super) fn hold(&mut self, open: OpenCall) {
-        self._open = Some(open);
+        self.open.get_or_insert(open);
     }
 
     fn fail(&mut self, failure: &Failure) -> Option<HeaderMap> {

@@ -1,22 +1,22 @@
 //! A client's connection: what its calls share, how old it may get, and how long it may be unused.
 
-use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::debug;
 
-use super::{Shared, options::InboundOptions, usage::Usage};
+use super::{Shared, listener::Peer, options::InboundOptions, usage::Usage};
 
 /// What the calls of one connection share.
 pub(super) struct Client {
     shared: Arc<Shared>,
-    peer: IpAddr,
+    peer: Peer,
     usage: Usage,
 }
 
 impl Client {
-    pub(super) fn new(shared: Arc<Shared>, peer: IpAddr) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, peer: Peer) -> Self {
         Self { shared, peer, usage: Usage::default() }
     }
 
@@ -78,7 +78,7 @@ impl OpenCall {
         &self.0.shared
     }
 
-    pub(super) fn peer(&self) -> IpAddr {
+    pub(super) fn peer(&self) -> Peer {
         self.0.peer
     }
 }

@@ -10,9 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
+use http::uri::Authority;
 use thiserror::Error;
 use tokio::{
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::{Instant, error::Elapsed, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,24 @@ pub(super) struct Target {
     pub(super) tls: Option<ClientTls>,
 }
 
+/// The authority of a Unix socket, as gRPC has it.
+const LOCALHOST: &str = "localhost";
+
+impl Target {
+    /// Whom certificates have to be for if nothing else is said.
+    fn host(&self) -> &str {
+        if self.address.unix_path().is_some() { LOCALHOST } else { self.address.host() }
+    }
+
+    /// The authority of requests that name none.
+    pub(super) fn authority(&self) -> Authority {
+        if self.address.unix_path().is_some() {
+            return Authority::from_static(LOCALHOST);
+        }
+        Authority::try_from(self.address.as_str()).expect("a checked host:port is an authority")
+    }
+}
+
 /// Why an endpoint could not be connected to.
 #[derive(Debug, Error)]
 pub(super) enum ConnectError {
@@ -43,7 +62,7 @@ pub(super) enum ConnectError {
         cause: io::Error,
     },
     #[error("cannot connect")]
-    Tcp(#[source] io::Error),
+    Socket(#[source] io::Error),
     #[error("no connection within {} ms", .after.as_millis())]
     TimedOut {
         after: Duration,
@@ -100,11 +119,14 @@ pub(super) async fn connect(
 async fn establish(target: &Target, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
     let socket = dial(&target.address, options).await?;
     let Some(tls) = &target.tls else { return shake_hands(socket, options, ConnectError::NotHttp2).await };
-    let socket = tls.connect(target.address.host(), socket).await.map_err(ConnectError::Tls)?;
+    let socket = tls.connect(target.host(), socket).await.map_err(ConnectError::Tls)?;
     shake_hands(socket, options, ConnectError::NotHttp2InTls).await
 }
 
 async fn dial(address: &Address, options: &ConnectOptions) -> Result<Socket, ConnectError> {
+    if let Some(path) = address.unix_path() {
+        return UnixStream::connect(path).await.map(Socket::Unix).map_err(ConnectError::Socket);
+    }
     let resolved = tokio::net::lookup_host((address.host(), address.port()))
         .await
         .map_err(|cause| ConnectError::Resolve { host: address.host().to_owned(), cause })?;
@@ -119,15 +141,16 @@ async fn dial(address: &Address, options: &ConnectOptions) -> Result<Socket, Con
             Err(error) => last = error,
         }
     }
-    let stream = stream.ok_or(ConnectError::Tcp(last))?;
+    let stream = stream.ok_or(ConnectError::Socket(last))?;
     #[cfg(target_os = "linux")]
     {
         let millis = u32::try_from(options.keep_alive_timeout.as_millis()).unwrap_or(u32::MAX);
         // Without it, the loss of a machine is noticed after minutes of retransmissions (gRPC's proposal A18).
-        rustix::net::sockopt::set_tcp_user_timeout(&stream, millis).map_err(|error| ConnectError::Tcp(error.into()))?;
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, millis)
+            .map_err(|error| ConnectError::Socket(error.into()))?;
     }
     let socket = Socket::Tcp(stream);
-    socket.set_nodelay().map_err(ConnectError::Tcp)?;
+    socket.set_nodelay().map_err(ConnectError::Socket)?;
     Ok(socket)
 }
 

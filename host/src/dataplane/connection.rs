@@ -136,7 +136,7 @@ impl Connection {
 
     fn idle(target: Target, cell: Weak<EndpointCell>, options: &ConnectOptions) -> Self {
         let stop = CancellationToken::new();
-        let authority = Authority::try_from(target.address.as_str()).expect("a checked host:port is an authority");
+        let authority = target.authority();
         let shared = Arc::new(Shared {
             target,
             authority,

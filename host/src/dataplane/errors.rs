@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_failure_names_service_address_and_cause() {
-        let connect = ConnectError::Tcp(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let connect = ConnectError::Socket(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
         let failure = Failure::NoneReachable {
             known: 3,
             backing_off: 3,

@@ -5,15 +5,12 @@
 //! What HTTP/2 forbids to pass on (connection-specific headers) never gets here: such a request is malformed, and HTTP/2 resets it (RFC 9113, section
 //! 8.2.2).
 
-use std::{convert::Infallible, error::Error, future::Future, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    net::TcpListener,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -24,6 +21,7 @@ use super::{
     client::{Client, OpenCall},
     errors::{Failure, GRPC_MESSAGE, WAYMARK_ERROR},
     greeting::{self, Protocol, Refusal},
+    listener::{Listener, Peer},
     socket::Socket,
     tls::ServerTls,
 };
@@ -41,7 +39,8 @@ pub struct Drained {
 /// # Cancel safety
 ///
 /// Dropping the future stops taking connections; those there are go on until the runtime ends.
-pub async fn serve(listener: TcpListener, dataplane: Dataplane, shutdown: impl Future<Output = ()>) -> Drained {
+pub async fn serve(listener: impl Into<Listener>, dataplane: Dataplane, shutdown: impl Future<Output = ()>) -> Drained {
+    let listener = listener.into();
     let shared = dataplane.shared;
     let server = Arc::new(Server::new(&shared));
     let (drain, abort, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
@@ -52,15 +51,15 @@ pub async fn serve(listener: TcpListener, dataplane: Dataplane, shutdown: impl F
             () = &mut shutdown => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((socket, peer)) => {
                 let connection = Connection {
                     shared: Arc::clone(&shared),
                     server: Arc::clone(&server),
-                    peer: peer.ip().to_canonical(),
+                    peer,
                     drain: drain.clone(),
                     abort: abort.clone(),
                 };
-                tracker.spawn(connection.run(Socket::Tcp(stream)));
+                tracker.spawn(connection.run(socket));
             }
             Err(error) => {
                 warn!(%error, "cannot take a connection");
@@ -115,7 +114,7 @@ impl Server {
 struct Connection {
     shared: Arc<Shared>,
     server: Arc<Server>,
-    peer: IpAddr,
+    peer: Peer,
     drain: CancellationToken,
     abort: CancellationToken,
 }
@@ -222,15 +221,14 @@ impl Connection {
 async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<ResponseBody> {
     let began = Instant::now();
     let (shared, peer) = (open.shared(), open.peer());
-    let mut response = match refuse_http(&request) {
-        Some(refusal) => refusal,
-        None => {
-            let (mut head, body) = request.into_parts();
-            let target = shared.routes.resolve(&mut head).map(|target| Wanted::new(&shared.services, target.as_str()));
-            match target {
-                Ok(wanted) => call(shared, wanted, Request::from_parts(head, body), Some(peer), began).await,
-                Err(no_route) => refuse(shared, "", began, &Failure::NoRoute(no_route)),
-            }
+    let mut response = if let Some(refusal) = refuse_http(&request) {
+        refusal
+    } else {
+        let (mut head, body) = request.into_parts();
+        let target = shared.routes.resolve(&mut head).map(|target| Wanted::new(&shared.services, target.as_str()));
+        match target {
+            Ok(wanted) => call(shared, wanted, Request::from_parts(head, body), peer.0, began).await,
+            Err(no_route) => refuse(shared, "", began, &Failure::NoRoute(no_route)),
         }
     };
     response.body_mut().hold(open);

@@ -1,4 +1,4 @@
-//! What a connection runs on: TCP, or TLS over it.
+//! What a connection runs on: TCP, a Unix socket, or TLS over either.
 //!
 //! An enum and not a trait object: a call in cleartext costs a branch that is always taken the same way, and there is one HTTP/2
 //! for all kinds in the binary.
@@ -10,14 +10,15 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsStream;
 
 /// A connection's byte stream.
 pub(super) enum Socket {
     Tcp(TcpStream),
+    Unix(UnixStream),
     /// Boxed: its state has some kilobytes, which cleartext shall not carry about.
     Tls(Box<TlsStream<Socket>>),
 }
@@ -27,6 +28,13 @@ impl Socket {
     pub(super) async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.peek(into).await,
+            Self::Unix(stream) => {
+                let peek = || {
+                    let (len, _) = rustix::net::recv(stream, &mut *into, rustix::net::RecvFlags::PEEK)?;
+                    Ok(len)
+                };
+                stream.async_io(Interest::READABLE, peek).await
+            }
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -35,6 +43,7 @@ impl Socket {
     pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Unix(_) => Ok(()),
             Self::Tls(stream) => stream.get_ref().0.set_nodelay(),
         }
     }
@@ -45,6 +54,7 @@ macro_rules! on_each {
     ($socket:expr, $stream:ident => $call:expr) => {
         match $socket.get_mut() {
             Socket::Tcp($stream) => $call,
+            Socket::Unix($stream) => $call,
             Socket::Tls($stream) => $call,
         }
     };
@@ -72,6 +82,7 @@ impl AsyncWrite for Socket {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
         }
     }

@@ -246,7 +246,8 @@ async fn inbound(inbound: InboundOptions) -> (Node, Instance) {
 
 #[tokio::test]
 async fn a_client_connection_of_its_age_takes_nothing_new_and_finishes_what_runs() {
-    let max_age = Some(Duration::from_millis(50));
+    // Long enough for the call to begin, on a busy machine too.
+    let max_age = Some(Duration::from_millis(800));
     let (node, _a) = inbound(InboundOptions { max_age, ..InboundOptions::default() }).await;
     let mut caller = Caller::new(node.dial().await, Some("svc"));
     let (tx, rx) = mpsc::channel(1);
@@ -266,8 +267,8 @@ async fn a_client_connection_of_its_age_takes_nothing_new_and_finishes_what_runs
 
 #[tokio::test]
 async fn calls_that_run_on_past_the_grace_of_their_connection_are_cut_off() {
-    let bound = Some(Duration::from_millis(50));
-    let options = InboundOptions { max_age: bound, max_age_grace: bound, ..InboundOptions::default() };
+    let (max_age, max_age_grace) = (Some(Duration::from_millis(800)), Some(Duration::from_millis(50)));
+    let options = InboundOptions { max_age, max_age_grace, ..InboundOptions::default() };
     let (node, _a) = inbound(options).await;
     let mut caller = Caller::new(node.dial().await, Some("svc"));
     let (tx, rx) = mpsc::channel(1);
@@ -280,7 +281,7 @@ async fn calls_that_run_on_past_the_grace_of_their_connection_are_cut_off() {
 
 #[tokio::test]
 async fn an_unused_client_connection_is_closed_and_one_with_a_call_is_not() {
-    let idle_timeout = Some(Duration::from_millis(50));
+    let idle_timeout = Some(Duration::from_millis(200));
     let (node, _a) = inbound(InboundOptions { idle_timeout, ..InboundOptions::default() }).await;
     let mut caller = Caller::new(node.dial().await, Some("svc"));
     let (tx, rx) = mpsc::channel(1);

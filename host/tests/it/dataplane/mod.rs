@@ -7,3 +7,4 @@ mod limits;
 mod streams;
 mod support;
 mod tls;
+mod unix;
