@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     model::{Endpoint, InstanceId, LeaseId, Locality, ServiceName, Ttl},
     naming::{Entry, KeyScheme as _, NamingError},
-    policy::{BuildError, Decision, PickContext, Plan, Policy as _, RequestFacts, Scope},
+    policy::{BuildError, Decision, NoRequest, PickContext, Plan, Policy as _, RequestFacts, Scope},
 };
 
 fn engine() -> Engine {
@@ -119,6 +119,23 @@ fn least_request_names_two_and_lets_the_host_compare() {
         }
     }
     assert!(seen.iter().all(|count| *count > 700), "{seen:?}");
+}
+
+/// A guest keeps the message of a pick until the next one instead of freeing it in a call of its own.
+#[test]
+fn messages_of_picks_arrive_whole_and_do_not_add_up() {
+    let limits = Limits { memory: 2 << 20, ..Limits::default() };
+    let guest = include_bytes!("../../../plugins/dist/test/asks_host.wasm");
+    let plugin = engine().load_with(guest, "asks_host.wasm", limits, Grants::NONE).unwrap();
+    let Plan::EachRequest(picker) = plugin.into_policy("{}").unwrap().build(&scope(""), &[]).unwrap() else {
+        panic!("it decides per request");
+    };
+    let context = PickContext { sequence: 0, random: (0, 0), hash: None, attempt: 0 };
+    // Twice as much as there is memory, without what an allocator adds.
+    for _ in 0..200_000 {
+        let decision = picker.pick(context, &NoRequest("/a.B/C")).unwrap();
+        assert_eq!(decision, Decision::Fail("there are no endpoints".into()));
+    }
 }
 
 /// A bad configuration for every bundled policy that has fields; the first name in it is the field at fault.

@@ -39,6 +39,7 @@ mod groups;
 mod hash;
 mod host;
 pub mod json;
+mod kept;
 mod key_scheme;
 mod maglev;
 mod policy;

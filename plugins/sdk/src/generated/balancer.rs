@@ -950,7 +950,7 @@ pub mod exports {
                                 let vec3 = (e.into_bytes()).into_boxed_slice();
                                 let ptr3 = vec3.as_ptr().cast::<u8>();
                                 let len3 = vec3.len();
-                                ::core::mem::forget(vec3);
+                                crate::kept::keep(vec3);
                                 *ptr1
                                     .add(2 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>() = len3;
@@ -963,7 +963,7 @@ pub mod exports {
                                 let vec4 = (e.into_bytes()).into_boxed_slice();
                                 let ptr4 = vec4.as_ptr().cast::<u8>();
                                 let len4 = vec4.len();
-                                ::core::mem::forget(vec4);
+                                crate::kept::keep(vec4);
                                 *ptr1
                                     .add(2 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>() = len4;
@@ -973,36 +973,6 @@ pub mod exports {
                             }
                         }
                         ptr1
-                    }
-                }
-                #[doc(hidden)]
-                #[allow(non_snake_case)]
-                pub unsafe fn __post_return_pick<T_: Guest>(arg0: *mut u8) {
-                    unsafe {
-                        let l0 = i32::from(*arg0.add(0).cast::<u8>());
-                        match l0 {
-                            0 => {}
-                            1 => {}
-                            2 => {}
-                            3 => {
-                                let l1 = *arg0
-                                    .add(::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>();
-                                let l2 = *arg0
-                                    .add(2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>();
-                                _rt::cabi_dealloc(l1, l2, 1);
-                            }
-                            _ => {
-                                let l3 = *arg0
-                                    .add(::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>();
-                                let l4 = *arg0
-                                    .add(2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>();
-                                _rt::cabi_dealloc(l3, l4, 1);
-                            }
-                        }
                     }
                 }
                 pub trait Guest {
@@ -1046,10 +1016,7 @@ pub mod exports {
                         unsafe extern "C" fn export_pick(arg0 : i32, arg1 : i32, arg2 :
                         i32, arg3 : i32, arg4 : i32, arg5 : i32,) -> * mut u8 { unsafe {
                         $($path_to_types)*:: _export_pick_cabi::<$ty > (arg0, arg1, arg2,
-                        arg3, arg4, arg5) } } #[unsafe (export_name =
-                        "cabi_post_waymark:plugin/balancer@0.1.0#pick")] unsafe extern
-                        "C" fn _post_return_pick(arg0 : * mut u8,) { unsafe {
-                        $($path_to_types)*:: __post_return_pick::<$ty > (arg0) } } };
+                        arg3, arg4, arg5) } }  };
                     };
                 }
                 #[doc(hidden)]
