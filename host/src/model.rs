@@ -19,7 +19,9 @@ pub enum ModelError {
         problem: &'static str,
     },
     /// Not `host:port`.
-    #[error("address {address:?} {problem}; write host:port, for example 192.0.2.10:8080 or [2001:db8::1]:8080")]
+    #[error(
+        "address {address:?} {problem}; write host:port, for example 192.0.2.10:8080 or [2001:db8::1]:8080, or unix:/PATH"
+    )]
     Address {
         /// The address as it was given.
         address: String,
@@ -85,7 +87,8 @@ impl InstanceId {
     }
 }
 
-/// Where an instance listens: a host (name or IP address) and a port, as one text.
+/// Where an instance listens, as one text: a host (name or IP address) and a port; or `unix:/PATH`, a Unix socket for those on the
+/// same machine, as gRPC writes it (doc/naming.md).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     text: Arc<str>,
@@ -94,12 +97,12 @@ pub struct Address {
 }
 
 impl Address {
-    /// The host without brackets.
+    /// The host without brackets; empty for a Unix socket.
     pub fn host(&self) -> &str {
         self.text[..usize::from(self.host_len)].trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port, never 0.
+    /// The port, never 0; but 0 for a Unix socket.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -107,6 +110,12 @@ impl Address {
     /// The whole text, `host:port`, as it was registered.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The path of a Unix socket, if it is one.
+    pub fn unix_path(&self) -> Option<&str> {
+        let path = self.text.strip_prefix("unix:")?;
+        Some(path.strip_prefix("//").unwrap_or(path))
     }
 
     /// Whether this is a wildcard such as `0.0.0.0` or `::`, which nobody can dial.
@@ -120,6 +129,17 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, ModelError> {
         let fail = |problem| ModelError::Address { address: text.chars().take(80).collect(), problem };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return match path {
+                // On another machine, or in another folder, a relative path is another socket.
+                path if !path.starts_with('/') => Err(fail("has a path that does not begin with a slash")),
+                // sockaddr_un has room for 108 bytes, with the one that ends it.
+                path if path.len() > 107 => Err(fail("has a path longer than 107 bytes")),
+                path if path.chars().any(char::is_control) => Err(fail("has a control character")),
+                _ => Ok(Self { text: text.into(), host_len: 0, port: 0 }),
+            };
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| fail("has no port"))?;
         let port = match port.parse::<u16>() {
             Ok(0) => return Err(fail("has port 0")),
@@ -337,6 +357,16 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_is_an_address_with_a_path_and_no_port() {
+        for text in ["unix:/run/greeter.sock", "unix:///run/greeter.sock"] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!((address.as_str(), address.unix_path()), (text, Some("/run/greeter.sock")));
+            assert_eq!((address.host(), address.port()), ("", 0));
+        }
+        assert_eq!("192.0.2.1:80".parse::<Address>().unwrap().unix_path(), None);
+    }
+
+    #[test]
     fn what_is_not_an_address_is_refused_with_its_reason() {
         for (text, problem) in [
             ("", "has no port"),
@@ -349,6 +379,9 @@ mod tests {
             ("[192.0.2.1]:443", "brackets"),
             ("http://192.0.2.1:443", "without brackets"),
             ("a b:1", "neither a name nor an IP"),
+            ("unix:greeter.sock", "does not begin with a slash"),
+            ("unix:", "does not begin with a slash"),
+            ("unix:/a\n", "control character"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(problem), "{text:?}: {error}");

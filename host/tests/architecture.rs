@@ -33,6 +33,8 @@ const ALONE: &[(&str, &[&str])] = &[
     ("h2", &["dataplane"]),
     ("hyper", &["health", "dataplane"]),
     ("hyper_util", &["health", "dataplane"]),
+    ("tokio_rustls", &["dataplane"]),
+    ("rustls_native_certs", &["dataplane"]),
     ("axum", &["admin"]),
     ("tonic_health", &["health", "embedded", "admin"]),
     ("tonic_reflection", &["admin"]),

@@ -1,38 +1,33 @@
-//! Follows a policy that is a file: a change of the file becomes a new version of the policy, whole or not at all.
+//! Follows files that make up one thing: a change of theirs is taken whole or not at all.
 //!
 //! ```text
 //!             another stamp              still for SETTLE            other bytes
 //!    Quiet ─────────────────▶ Settling ──────────────────▶ read ──────────────────▶ load, check, swap ──▶ Quiet
-//!      ▲                      ▲   ▲  another stamp          │ same bytes                  │ half a component
+//!      ▲                      ▲   ▲  another stamp          │ same bytes                  │ may be half
 //!      └──────────────────────┼───┼────────────────────────┘                             ▼
 //!                             │   └──────────────────────────────────────────────── Doubtful
 //!                             └ another stamp                                             │ still for PATIENCE
 //!                                                                        refused, once ◀──┘
 //! ```
 //!
-//! The file is looked at, not subscribed to: that finds what is renamed over it, written in place, swapped behind a link
+//! Files are looked at, not subscribed to: that finds what is renamed over them, written in place, swapped behind a link
 //! (Kubernetes does that with a whole folder) or changed on another machine, all by the same few system calls. A file that is gone is no
-//! change. What was set by hand stays until the bytes of the file change.
+//! change. Of several files (a certificate and its key) one is changed before the other: half of the change is waited out like half a
+//! file. What becomes of the bytes is the [`Subject`]'s business.
 
 use std::{
+    fmt::Display,
     fs::{File, Metadata},
+    future::Future,
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{info, warn};
 
-use super::load::{PluginError, try_for_nobody};
-use crate::{
-    balancer::{Candidate, PolicyInfo, Services},
-    config::{PluginChoice, PluginRef},
-    model::ServiceName,
-    plugin::{self, Engine, Limits, LoadError},
-};
+use crate::plugin;
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -40,40 +35,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long a file must have stayed as it is before it is read: whoever writes it is done then, most of the time.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// How long what looks like half a component may stay so, before it is called bad.
+/// How long what looks like half of a change may stay so, before it is called bad.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Who set a version, in the history.
-const BY: &str = "file changed";
-
-/// A policy of the configuration, as its file has it now. Services that come later begin with it.
-pub(super) struct Slot {
-    choice: PluginChoice,
-    limits: Limits,
-    candidate: Mutex<Candidate>,
-}
-
-impl Slot {
-    pub(super) fn new(choice: PluginChoice, limits: Limits, candidate: Candidate) -> Arc<Self> {
-        Arc::new(Self { choice, limits, candidate: Mutex::new(candidate) })
-    }
-
-    pub(super) fn candidate(&self) -> Candidate {
-        self.candidate.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn replace(&self, candidate: Candidate) {
-        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = candidate;
-    }
-
-    /// The file that is to be followed, if it is one.
-    pub(super) fn file(&self) -> Option<&Path> {
-        match &self.choice.plugin {
-            PluginRef::File(path) => Some(path),
-            PluginRef::Bundled(_) => None,
-        }
-    }
-}
 
 /// What tells that a file may have other bytes than before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,22 +76,22 @@ enum Step {
     GiveUp,
 }
 
-/// Where the following of one file stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the following stands. The stamps are those of all files, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    /// The file was dealt with as it is; none was seen yet.
-    Quiet(Option<Stamp>),
-    /// It has changed, at this time for the last time.
-    Settling { stamp: Stamp, since: Instant },
-    /// It was read and looks like half a component. Whoever writes it may be slow.
-    Doubtful { stamp: Stamp, since: Instant },
+    /// The files were dealt with as they are; none was seen yet.
+    Quiet(Option<Vec<Stamp>>),
+    /// They have changed, at this time for the last time.
+    Settling { stamp: Vec<Stamp>, since: Instant },
+    /// They were read and look like half of a change. Whoever writes them may be slow.
+    Doubtful { stamp: Vec<Stamp>, since: Instant },
 }
 
-/// Decides when to read a file. Knows neither files nor clocks: both are told to it.
+/// Decides when to read files. Knows neither files nor clocks: both are told to it.
 #[derive(Debug)]
 struct Watch {
     state: State,
-    /// SHA-256 of the bytes that were dealt with last.
+    /// What tells the bytes that were dealt with last from others.
     handled: String,
 }
 
@@ -137,24 +100,24 @@ impl Watch {
         Self { state: State::Quiet(None), handled }
     }
 
-    /// After a look at the file.
-    fn step(&mut self, seen: Option<Stamp>, now: Instant) -> Step {
+    /// After a look at the files.
+    fn step(&mut self, seen: Option<Vec<Stamp>>, now: Instant) -> Step {
         // Gone, perhaps for the moment between two renames.
         let Some(seen) = seen else { return Step::Wait };
-        match self.state {
-            State::Quiet(Some(stamp)) if stamp == seen => Step::Wait,
-            State::Settling { stamp, since } if stamp == seen => {
-                if now.duration_since(since) >= SETTLE {
+        match &self.state {
+            State::Quiet(Some(stamp)) if *stamp == seen => Step::Wait,
+            State::Settling { stamp, since } if *stamp == seen => {
+                if now.duration_since(*since) >= SETTLE {
                     Step::Read
                 } else {
                     Step::Wait
                 }
             }
-            State::Doubtful { stamp, since } if stamp == seen => {
-                if now.duration_since(since) < PATIENCE {
+            State::Doubtful { stamp, since } if *stamp == seen => {
+                if now.duration_since(*since) < PATIENCE {
                     return Step::Wait;
                 }
-                self.state = State::Quiet(Some(stamp));
+                self.state = State::Quiet(Some(seen));
                 Step::GiveUp
             }
             State::Quiet(_) | State::Settling { .. } | State::Doubtful { .. } => {
@@ -164,38 +127,40 @@ impl Watch {
         }
     }
 
-    /// After it was read whole, between two looks that saw `stamp`: whether these bytes are new.
-    fn read(&mut self, stamp: Stamp, sha256: &str) -> bool {
+    /// After they were read whole, between two looks that saw `stamp`: whether these bytes are new.
+    fn read(&mut self, stamp: Vec<Stamp>, bytes: &str) -> bool {
         self.state = State::Quiet(Some(stamp));
-        if self.handled == sha256 {
+        if self.handled == bytes {
             return false;
         }
-        sha256.clone_into(&mut self.handled);
+        bytes.clone_into(&mut self.handled);
         true
     }
 
-    /// What was read last looks like half a component.
+    /// What was read last looks like half of a change.
     fn doubt(&mut self, now: Instant) {
-        if let State::Quiet(Some(stamp)) = self.state {
-            self.state = State::Doubtful { stamp, since: now };
+        if let State::Quiet(Some(stamp)) = &self.state {
+            self.state = State::Doubtful { stamp: stamp.clone(), since: now };
         }
     }
 }
 
-/// Whether a component may be one that is still being written.
-fn may_be_half(error: &PluginError) -> bool {
-    matches!(
-        error,
-        PluginError::Load(LoadError::Invalid { .. } | LoadError::NotWasm { .. } | LoadError::OtherWorld { .. })
-    )
+/// The bytes of a file that did not change while it was read.
+pub(super) struct Whole {
+    pub(super) path: PathBuf,
+    pub(super) bytes: Vec<u8>,
+    /// Of the bytes; none when the file is over the limit and was not read.
+    pub(super) sha256: Option<String>,
+    /// Its full size, also when it was not read.
+    pub(super) size: u64,
+    stamp: Stamp,
 }
 
-/// The bytes of a file that did not change while it was read.
-struct Whole {
-    stamp: Stamp,
-    bytes: Vec<u8>,
-    /// Its full size, also when that is over the limit and it was not read.
-    size: u64,
+impl Whole {
+    /// What tells it from other bytes.
+    fn known_by(&self) -> String {
+        self.sha256.clone().unwrap_or_else(|| format!("{:?}", self.stamp))
+    }
 }
 
 /// None: it changed meanwhile.
@@ -203,135 +168,112 @@ fn read_whole(path: &Path, limit: usize) -> io::Result<Option<Whole>> {
     let file = File::open(path)?;
     let stamp = Stamp::of(&file.metadata()?);
     let mut bytes = Vec::new();
-    if stamp.size <= limit as u64 {
+    let fits = stamp.size <= limit as u64;
+    if fits {
         (&file).take(limit as u64 + 1).read_to_end(&mut bytes)?;
     }
     let same = Stamp::of(&file.metadata()?) == stamp && Stamp::at(path) == Some(stamp);
-    let complete = bytes.is_empty() || bytes.len() as u64 == stamp.size;
-    Ok((same && complete).then_some(Whole { stamp, bytes, size: stamp.size }))
+    let complete = !fits || bytes.len() as u64 == stamp.size;
+    let sha256 = fits.then(|| plugin::digest(&bytes));
+    Ok((same && complete).then(|| Whole { path: path.to_owned(), bytes, sha256, size: stamp.size, stamp }))
 }
 
-/// Follows one file for the services that have it as their policy.
-pub(super) struct Follower {
-    pub(super) engine: Engine,
-    pub(super) services: Services,
-    pub(super) slot: Arc<Slot>,
-    /// Whether a service has its policy from here.
-    pub(super) concerns: Box<dyn Fn(&ServiceName) -> bool + Send + Sync>,
-    pub(super) zone: Arc<str>,
+/// What tells the bytes of files from others, together.
+pub(super) fn known_by(sha256: impl IntoIterator<Item = String>) -> String {
+    sha256.into_iter().collect::<Vec<_>>().join("+")
 }
 
-impl Follower {
-    /// Runs until it is dropped.
-    pub(super) async fn run(self, path: PathBuf) {
-        let mut watch = Watch::new(self.slot.candidate().info.sha256);
-        let mut pause = tokio::time::interval(LOOK);
-        pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Why the bytes that are doubted are bad.
-        let mut doubted: Option<(String, PluginError)> = None;
-        loop {
-            pause.tick().await;
-            let looked = path.clone();
-            let Ok(seen) = tokio::task::spawn_blocking(move || Stamp::at(&looked)).await else { continue };
-            match watch.step(seen, Instant::now()) {
-                Step::Wait => {}
-                Step::GiveUp => {
-                    if let Some((sha256, error)) = doubted.take() {
-                        self.refuse(&path, sha256, &error.to_string()).await;
-                    }
+fn look(files: &[PathBuf]) -> Option<Vec<Stamp>> {
+    files.iter().map(|path| Stamp::at(path)).collect()
+}
+
+/// All of them as they were at one moment.
+fn read_all(files: &[PathBuf], limit: usize) -> Result<Option<Vec<Whole>>, (PathBuf, io::Error)> {
+    let read = |path: &PathBuf| read_whole(path, limit).map_err(|error| (path.clone(), error));
+    let Some(all) = files.iter().map(read).collect::<Result<Option<Vec<_>>, _>>()? else { return Ok(None) };
+    // An earlier one may have changed while a later one was read.
+    Ok(all.iter().all(|whole| Stamp::at(&whole.path) == Some(whole.stamp)).then_some(all))
+}
+
+/// Why changed files are not taken.
+pub(super) struct Refusal {
+    /// The file at fault.
+    pub(super) path: PathBuf,
+    /// Of its bytes, where that is known and says something.
+    pub(super) sha256: String,
+    pub(super) reason: String,
+    /// Whether the other half of the change may still come.
+    pub(super) may_be_half: bool,
+}
+
+impl Refusal {
+    /// One that no waiting would mend.
+    pub(super) fn new(path: &Path, reason: impl Display) -> Self {
+        Self { path: path.to_owned(), sha256: String::new(), reason: reason.to_string(), may_be_half: false }
+    }
+}
+
+/// What the files are for.
+pub(super) trait Subject: Send + Sync {
+    /// The most bytes of a file that are read.
+    fn limit(&self) -> usize;
+
+    /// Takes what the files hold now, all of it or nothing.
+    fn take(&self, files: Vec<Whole>) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Says once why changed files are not taken.
+    fn refuse(&self, refusal: Refusal) -> impl Future<Output = ()> + Send;
+}
+
+/// Follows these files until it is dropped. `handled`: what they held when they were taken first, see [`known_by`].
+pub(super) async fn follow(subject: impl Subject, files: Vec<PathBuf>, handled: String) {
+    let mut watch = Watch::new(handled);
+    let mut pause = tokio::time::interval(LOOK);
+    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Why the bytes that are doubted are bad.
+    let mut doubted: Option<Refusal> = None;
+    loop {
+        pause.tick().await;
+        let looked = files.clone();
+        let Ok(seen) = tokio::task::spawn_blocking(move || look(&looked)).await else { continue };
+        match watch.step(seen.clone(), Instant::now()) {
+            Step::Wait => {}
+            Step::GiveUp => {
+                if let Some(refusal) = doubted.take() {
+                    subject.refuse(refusal).await;
                 }
-                Step::Read => {
-                    let (from, limit) = (path.clone(), self.engine.limits().component_size);
-                    let read = tokio::task::spawn_blocking(move || read_whole(&from, limit)).await;
-                    let whole = match read {
-                        Ok(Ok(Some(whole))) => whole,
-                        // It changes, or has gone: the next look tells.
-                        Ok(Ok(None)) | Err(_) => continue,
-                        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => continue,
-                        Ok(Err(source)) => {
-                            // Nothing of it is known but its stamp, and that stands for the bytes.
-                            if let Some(stamp) = seen
-                                && watch.read(stamp, &format!("unreadable {stamp:?}"))
-                            {
-                                let error = PluginError::Read { path: path.clone(), source };
-                                self.refuse(&path, String::new(), &error.to_string()).await;
+            }
+            Step::Read => {
+                let (from, limit) = (files.clone(), subject.limit());
+                let read = tokio::task::spawn_blocking(move || read_all(&from, limit)).await;
+                let all = match read {
+                    Ok(Ok(Some(all))) => all,
+                    // They change, or have gone: the next look tells.
+                    Ok(Ok(None)) | Err(_) => continue,
+                    Ok(Err((_, error))) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Ok(Err((path, error))) => {
+                        // Nothing is known but the stamps, and these stand for the bytes.
+                        if let Some(stamp) = seen {
+                            let bytes = format!("unreadable {stamp:?}");
+                            if watch.read(stamp, &bytes) {
+                                subject.refuse(Refusal::new(&path, format!("it cannot be read: {error}"))).await;
                             }
-                            continue;
                         }
-                    };
-                    let too_large = whole.size > limit as u64;
-                    let sha256 = if too_large { String::new() } else { plugin::digest(&whole.bytes) };
-                    let known_by = if too_large { format!("{:?}", whole.stamp) } else { sha256.clone() };
-                    if !watch.read(whole.stamp, &known_by) {
                         continue;
                     }
-                    match self.load(&path, whole, limit).await {
-                        Ok(candidate) => self.swap(&path, candidate).await,
-                        Err(error) if may_be_half(&error) => {
-                            doubted = Some((sha256, error));
-                            watch.doubt(Instant::now());
-                        }
-                        Err(error) => self.refuse(&path, sha256, &error.to_string()).await,
-                    }
+                };
+                let stamp = all.iter().map(|whole| whole.stamp).collect();
+                if !watch.read(stamp, &known_by(all.iter().map(Whole::known_by))) {
+                    continue;
                 }
-            }
-        }
-    }
-
-    async fn load(&self, path: &Path, whole: Whole, limit: usize) -> Result<Candidate, PluginError> {
-        let origin = path.display().to_string();
-        if whole.size > limit as u64 {
-            return Err(LoadError::TooLarge { origin, size: whole.size as usize, limit }.into());
-        }
-        let (engine, choice, limits) = (self.engine.clone(), self.slot.choice.clone(), self.slot.limits.clone());
-        let named = origin.clone();
-        let load = move || {
-            let plugin = engine.load_with(&whole.bytes, &origin, limits, choice.allow)?;
-            Ok(Candidate::new(plugin.into_policy(&choice.config)?, BY))
-        };
-        let loaded = tokio::task::spawn_blocking(load).await;
-        loaded.unwrap_or_else(|panic| Err(PluginError::Host { plugin: named, reason: panic.to_string() }))
-    }
-
-    /// Gives it to each service that has its policy from here. A service that refuses keeps what it has and says so in its history.
-    async fn swap(&self, path: &Path, candidate: Candidate) {
-        match try_for_nobody(&candidate, &self.zone).await {
-            Ok(()) => {}
-            Err(error) => {
-                self.refuse(path, candidate.info.sha256, &error.to_string()).await;
-                return;
-            }
-        }
-        // First what services begin with, then those that have begun: none is missed.
-        self.slot.replace(candidate.clone());
-        let file = path.display();
-        info!(%file, policy = &*candidate.info.name, sha256 = candidate.info.sha256, "the file of a policy changed");
-        for handle in self.services.list() {
-            if !(self.concerns)(handle.name()) {
-                continue;
-            }
-            if let Err(error) = handle.set_policy(candidate.clone()).await {
-                warn!(%file, %error, "the changed file is not taken over");
-            }
-        }
-    }
-
-    /// Says once why the file is not taken, in the log and in the history of each service that would have had it.
-    async fn refuse(&self, path: &Path, sha256: String, reason: &str) {
-        warn!(file = %path.display(), reason, "the file of a policy changed and is refused; what runs goes on running");
-        let info = PolicyInfo {
-            name: path.file_stem().map_or_else(|| "?".into(), |stem| stem.to_string_lossy().as_ref().into()),
-            plugin_version: String::new(),
-            sha256,
-            origin: path.display().to_string(),
-            config: self.slot.choice.config.clone(),
-            allow: self.slot.choice.allow.to_string(),
-            by: BY.into(),
-        };
-        for handle in self.services.list() {
-            if (self.concerns)(handle.name()) {
-                // A service that has ended meanwhile needs no history.
-                let _ = handle.refuse(info.clone(), reason.to_owned()).await;
+                match subject.take(all).await {
+                    Ok(()) => {}
+                    Err(refusal) if refusal.may_be_half => {
+                        doubted = Some(refusal);
+                        watch.doubt(Instant::now());
+                    }
+                    Err(refusal) => subject.refuse(refusal).await,
+                }
             }
         }
     }
@@ -342,8 +284,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn stamp(n: u64) -> Stamp {
-        Stamp { device: 1, inode: n, size: n, modified: (0, 0), changed: (0, 0) }
+    fn stamp(n: u64) -> Vec<Stamp> {
+        vec![Stamp { device: 1, inode: n, size: n, modified: (0, 0), changed: (0, 0) }]
     }
 
     /// A watch that has read file 1 with the bytes `a`, and when.
@@ -405,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_component_is_bad_only_when_nothing_comes_after_it() {
+    fn half_of_a_change_is_bad_only_when_nothing_comes_after_it() {
         let (mut watch, now) = quiet();
         watch.step(Some(stamp(2)), now);
         watch.step(Some(stamp(2)), now + SETTLE);

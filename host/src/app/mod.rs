@@ -1,9 +1,17 @@
 //! The composition root: joins the stages to a running node.
 
 mod follow_file;
+mod follow_policy;
+mod follow_tls;
 mod load;
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use thiserror::Error;
@@ -14,16 +22,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use self::load::{PluginError, default_plugin_cache, default_state_dir, load_key_scheme, load_plugin, load_policy};
 use self::{
-    follow_file::{Follower, Slot},
+    follow_file::follow,
+    follow_policy::{PolicyFile, Slot},
+    follow_tls::Certificates,
     load::{TrialError, try_for_nobody},
+};
+pub use self::{
+    follow_tls::CertificateError,
+    load::{PluginError, default_plugin_cache, default_state_dir, load_key_scheme, load_plugin, load_policy},
 };
 use crate::{
     admin::{self, Admin, AdminError, Readiness},
     balancer::{HashKey, ServiceDefaults, Services, ServicesConfig},
     config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
-    dataplane::{self, Channel, Dataplane, Drained},
+    dataplane::{self, Channel, Dataplane, Drained, InboundOptions},
     embedded::{self, EmbeddedError},
     model::ServiceName,
     naming::KeyScheme,
@@ -51,6 +64,17 @@ pub enum AppError {
         #[source]
         source: io::Error,
     },
+    /// A Unix socket cannot be listened on.
+    #[error("cannot listen for gRPC calls on unix:{path}: {source}", path = path.display())]
+    ListenUnix {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configured certificates cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
     /// The plugin engine does not run on this machine.
     #[error("cannot start the plugin engine: {0}")]
     Engine(String),
@@ -95,9 +119,11 @@ pub struct Node {
     dataplane: Dataplane,
     embedded: Option<embedded::Handle>,
     stop: CancellationToken,
-    proxy_task: JoinHandle<Drained>,
+    unix: Option<PathBuf>,
+    /// One a listener.
+    proxy_tasks: Vec<JoinHandle<Drained>>,
     admin_task: JoinHandle<Result<(), AdminError>>,
-    /// One task a policy that is a file. They end with the set.
+    /// One task a policy that is a file, and one a set of certificates. They end with the set.
     followers: JoinSet<()>,
 }
 
@@ -109,6 +135,12 @@ impl Node {
         let proxy_listener = listen("gRPC calls", config.listen, "--listen").await?;
         let admin_listener = listen("the node's API", config.admin, "--admin").await?;
         let (proxy, admin_address) = (address(&proxy_listener, config.listen), address(&admin_listener, config.admin));
+        let unix_listener = config.listen_unix.as_deref().map(|path| {
+            dataplane::Listener::unix(path, config.listen_unix_mode)
+                .map_err(|source| AppError::ListenUnix { path: path.to_owned(), source })
+        });
+        let unix_listener = unix_listener.transpose()?;
+        let certificates = Certificates::load(&config)?;
         let engine = Engine::new(EngineConfig {
             cache_dir: config.plugin_cache.clone(),
             limits: config.limits.clone(),
@@ -163,14 +195,24 @@ impl Node {
         };
         let adding: Vec<_> = config.services.iter().map(add).collect();
         stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_collect::<()>().await?;
-        let followers =
+        let mut followers =
             if config.follow_files { defaults.follow_files(&engine, &services, &config.zone) } else { JoinSet::new() };
-        let options = dataplane::Options { drain_timeout: config.drain_timeout, ..dataplane::Options::default() };
+        let options = dataplane::Options {
+            drain_timeout: config.drain_timeout,
+            endpoint_tls: certificates.endpoints.clone(),
+            connect: config.connect.clone(),
+            inbound: InboundOptions { tls: certificates.server.clone(), ..config.inbound.clone() },
+            ..dataplane::Options::default()
+        };
+        certificates.spawn(&dataplane_metrics, &mut followers);
         let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);
 
         let stop = CancellationToken::new();
-        let proxy_task =
-            tokio::spawn(dataplane::serve(proxy_listener, dataplane.clone(), stop.clone().cancelled_owned()));
+        let listeners = [Some(proxy_listener.into()), unix_listener].into_iter().flatten();
+        let serve = |listener: dataplane::Listener| {
+            tokio::spawn(dataplane::serve(listener, dataplane.clone(), stop.clone().cancelled_owned()))
+        };
+        let proxy_tasks = listeners.map(serve).collect();
         let front = Admin {
             metrics,
             readiness: Readiness::default().with_services(config.services.iter().map(|service| service.name.clone())),
@@ -189,7 +231,8 @@ impl Node {
             dataplane,
             embedded,
             stop,
-            proxy_task,
+            unix: config.listen_unix,
+            proxy_tasks,
             admin_task,
             followers,
         })
@@ -198,6 +241,11 @@ impl Node {
     /// Where gRPC calls come in.
     pub fn proxy_addr(&self) -> SocketAddr {
         self.proxy
+    }
+
+    /// The Unix socket where gRPC calls come in too, if there is one.
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.unix.as_deref()
     }
 
     /// Where the node's API, health, metrics and dashboard are.
@@ -237,10 +285,13 @@ impl Node {
     /// Once begun the shutdown goes on; only its end is not waited for.
     pub async fn shutdown(self) -> Drained {
         self.stop.cancel();
-        let drained = self.proxy_task.await.unwrap_or_else(|panic| {
-            warn!(%panic, "the data plane ended badly");
-            Drained { cut_off: 0 }
-        });
+        let mut drained = Drained { cut_off: 0 };
+        for task in self.proxy_tasks {
+            match task.await {
+                Ok(one) => drained.cut_off += one.cut_off,
+                Err(panic) => warn!(%panic, "the data plane ended badly"),
+            }
+        }
         match self.admin_task.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the admin server ended badly"),
@@ -334,14 +385,15 @@ impl Defaults {
         for slot in own.chain([&self.policy]) {
             let Some(path) = slot.file().map(ToOwned::to_owned) else { continue };
             let (defaults, of) = (Arc::clone(self), Arc::clone(slot));
-            let follower = Follower {
+            let file = PolicyFile {
                 engine: engine.clone(),
                 services: services.clone(),
                 slot: Arc::clone(slot),
                 concerns: Box::new(move |service| Arc::ptr_eq(defaults.slot(service), &of)),
                 zone: zone.into(),
             };
-            followers.spawn(follower.run(path));
+            let handled = slot.candidate().info.sha256;
+            followers.spawn(follow(file, vec![path], handled));
         }
         followers
     }

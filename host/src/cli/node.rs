@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Where gRPC calls come in [default: 127.0.0.1:7000].
     #[arg(long, env = "WAYMARK_LISTEN", value_name = "IP:PORT", value_parser = listen_address)]
     listen: Option<SocketAddr>,
+    /// A Unix socket where gRPC calls come in too.
+    #[arg(long, env = "WAYMARK_LISTEN_UNIX", value_name = "PATH")]
+    listen_unix: Option<PathBuf>,
     /// Where the node's API, health, metrics and dashboard are [default: 127.0.0.1:7001].
     #[arg(long, env = "WAYMARK_ADMIN", value_name = "IP:PORT", value_parser = listen_address)]
     admin: Option<SocketAddr>,
@@ -85,6 +88,7 @@ impl Args {
         file.registry.state_dir = self.state_dir.or(file.registry.state_dir).or_else(app::default_state_dir);
         let mut config = file.into_node()?;
         config.listen = self.listen.unwrap_or(config.listen);
+        config.listen_unix = self.listen_unix.or(config.listen_unix);
         config.admin = self.admin.unwrap_or(config.admin);
         config.zone = self.zone.unwrap_or(config.zone);
         if let Some(policy) = self.policy {
@@ -104,6 +108,9 @@ impl Args {
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let node = Node::start(args.into_config()?).await?;
     println!("node       grpc://{}  (header `waymark-service` names the service)", node.proxy_addr());
+    if let Some(path) = node.unix_path() {
+        println!("           unix:{}", path.display());
+    }
     println!("admin      http://{}  (dashboard, /metrics, /healthz, /readyz, gRPC API)", node.admin_addr());
     println!("registry   {}", node.registry_urls().join(", "));
     let signal = terminated().await;

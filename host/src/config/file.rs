@@ -12,12 +12,22 @@ use super::ConfigError;
 pub struct FileConfig {
     /// Where gRPC calls come in, `IP:port`.
     pub listen: Option<String>,
+    /// A Unix socket where gRPC calls come in too.
+    pub listen_unix: Option<PathBuf>,
+    /// Its permission bits, octal, for example `"0660"`.
+    pub listen_unix_mode: Option<String>,
     /// Where the node's API, health, metrics and dashboard are, `IP:port`.
     pub admin: Option<String>,
     /// The zone this node stands in.
     pub zone: Option<String>,
     /// How long running calls may go on after a shutdown began, seconds.
     pub drain_timeout_s: Option<u64>,
+    /// TLS with clients; without it they speak cleartext.
+    pub tls: Option<TlsFile>,
+    /// Connections from clients.
+    pub clients: ClientsFile,
+    /// Connections to endpoints.
+    pub endpoints: EndpointsFile,
     /// The registry and what is in it.
     pub registry: RegistryFile,
     /// The policy of services for which nothing else is said.
@@ -28,6 +38,61 @@ pub struct FileConfig {
     pub route: Vec<RouteFile>,
     /// What plugins may take.
     pub plugins: PluginsFile,
+}
+
+/// `[tls]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[allow(clippy::struct_field_names, reason = "they are written like this")]
+pub struct TlsFile {
+    /// The node's certificate with its chain, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// The authorities that clients have to have a certificate of, PEM. Left out: clients need none.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// `[clients]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ClientsFile {
+    /// The most calls that run on one connection at once. Default 1000.
+    pub max_streams: Option<u64>,
+    /// A connection this old takes no new calls, seconds. Default: without end.
+    pub max_age_s: Option<u64>,
+    /// How long calls go on running on a connection of that age, seconds. Default: without end.
+    pub max_age_grace_s: Option<u64>,
+    /// A connection on which no call ran for this long is closed, seconds. Default: without end.
+    pub idle_timeout_s: Option<u64>,
+}
+
+/// `[endpoints]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EndpointsFile {
+    /// The most connections to one endpoint. Default 4.
+    pub max_connections: Option<u64>,
+    /// A connection on which no call ran for this long is closed, seconds; 0 for never. Default 1800.
+    pub idle_timeout_s: Option<u64>,
+    /// TLS with the endpoints of services for which nothing else is said.
+    pub tls: Option<EndpointTlsFile>,
+}
+
+/// `[endpoints.tls]`, and `tls` of a `[[service]]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EndpointTlsFile {
+    /// Whether TLS is spoken at all. Default true: to write the table is to want it.
+    pub enabled: Option<bool>,
+    /// The authorities to trust, PEM. Left out: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate for endpoints that ask for one, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// The name that the endpoints' certificates must be for. Left out: the host of each one's address.
+    pub server_name: Option<String>,
 }
 
 /// `[registry]`
@@ -99,6 +164,8 @@ pub struct ServiceFile {
     /// Its calls may be carried out twice: one whose instance was lost before it answered is sent to another.
     #[serde(default)]
     pub idempotent: bool,
+    /// TLS with its endpoints, where that differs from `[endpoints.tls]`.
+    pub tls: Option<EndpointTlsFile>,
     /// What its policies may take, where that differs from `[plugins]`.
     #[serde(default)]
     pub limits: LimitsFile,

@@ -4,17 +4,22 @@
 //! `file` is what may be written in the file, this module what the node works with. A flag wins over the environment (clap sees
 //! to that), which wins over the file, which wins over the default.
 
+mod connections;
 mod file;
 mod limits;
+mod tls;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
-pub use self::file::{FileConfig, LimitsFile, RegistryFile, parse as parse_file, read as read_file};
+pub use self::{
+    file::{FileConfig, LimitsFile, RegistryFile, parse as parse_file, read as read_file},
+    tls::{TlsFiles, Transport},
+};
 use crate::{
     balancer::HashKey,
-    dataplane::{Route, RouteError, Routes},
+    dataplane::{ConnectOptions, InboundOptions, Route, RouteError, Routes},
     model::{ModelError, ServiceName},
     plugin::{Grants, Kind, Limits},
     registry::{Hold, RegistryConfig, TlsConfig},
@@ -137,6 +142,8 @@ pub struct ServiceConfig {
     /// Whether its calls may be carried out twice: then one whose instance was lost before it answered is sent to another.
     /// Default false.
     pub idempotent: bool,
+    /// How its endpoints are spoken to; as [`NodeConfig::endpoints`] says when unset.
+    pub transport: Option<Transport>,
     /// What its policies may take, where that differs from the node's limits.
     pub limits: Option<Limits>,
 }
@@ -144,7 +151,7 @@ pub struct ServiceConfig {
 impl ServiceConfig {
     /// A service with no settings of its own.
     pub fn new(name: ServiceName) -> Self {
-        Self { name, policy: None, hash_key: None, idempotent: false, limits: None }
+        Self { name, policy: None, hash_key: None, idempotent: false, transport: None, limits: None }
     }
 }
 
@@ -153,8 +160,20 @@ impl ServiceConfig {
 pub struct NodeConfig {
     /// Where gRPC calls come in. Default 127.0.0.1:7000.
     pub listen: SocketAddr,
+    /// A Unix socket where gRPC calls come in too. Default: none.
+    pub listen_unix: Option<PathBuf>,
+    /// Its permission bits. Default: none, what the umask leaves.
+    pub listen_unix_mode: Option<u32>,
     /// Where the node's API, health, metrics and dashboard are. Default 127.0.0.1:7001.
     pub admin: SocketAddr,
+    /// TLS with clients. Default: none, they speak cleartext.
+    pub tls: Option<TlsFiles>,
+    /// Connections from clients; their certificates are in [`Self::tls`].
+    pub inbound: InboundOptions,
+    /// How the endpoints of services for which nothing else is said are spoken to. Default: in cleartext.
+    pub endpoints: Transport,
+    /// Connections to endpoints.
+    pub connect: ConnectOptions,
     /// The zone the node stands in; empty when unknown.
     pub zone: String,
     /// Where the registry is. Default: embedded, on a free port of loopback.
@@ -183,7 +202,13 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            listen_unix: None,
+            listen_unix_mode: None,
             admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
+            tls: None,
+            inbound: InboundOptions::default(),
+            endpoints: Transport::default(),
+            connect: ConnectOptions::default(),
             zone: String::new(),
             registry: RegistrySource::Embedded(SocketAddr::from(([127, 0, 0, 1], 0))),
             key_scheme: PluginChoice::bundled("etcd_naming"),
@@ -225,7 +250,8 @@ impl FileConfig {
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
             let own = service.limits != LimitsFile::default();
             let limits = own.then(|| service.limits.over(&limits, &setting("limits"))).transpose()?;
-            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, limits })
+            let transport = service.tls.map(|tls| tls.into_transport(&setting("tls"))).transpose()?;
+            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, transport, limits })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
         for (index, service) in services.iter().enumerate() {
@@ -241,7 +267,13 @@ impl FileConfig {
         let routes = Routes::new(routes.collect::<Result<Vec<_>, ConfigError>>()?)?;
         Ok(NodeConfig {
             listen: self.listen.map_or(Ok(default.listen), |text| parse("listen", &text))?,
+            listen_unix: self.listen_unix,
+            listen_unix_mode: self.listen_unix_mode.map(|text| mode("listen-unix-mode", &text)).transpose()?,
             admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
+            inbound: self.clients.to_options()?,
+            connect: self.endpoints.to_options()?,
+            tls: self.tls.map(file::TlsFile::into_files).transpose()?,
+            endpoints: self.endpoints.tls.map_or(Ok(default.endpoints), |tls| tls.into_transport("endpoints.tls"))?,
             zone: self.zone.unwrap_or_default(),
             registry,
             key_scheme: match self.registry.key_scheme {
@@ -359,6 +391,11 @@ fn parse<T: FromStr<Err: fmt::Display>>(setting: impl Into<String>, text: &str) 
     text.parse().map_err(|error| ConfigError::value(setting, format!("{text:?}: {error}")))
 }
 
+fn mode(setting: &str, text: &str) -> Result<u32, ConfigError> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| ConfigError::value(setting, format!("{text:?} is not 000 to 777, octal, for example \"0660\"")))
+}
+
 fn read_text(path: &PathBuf) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })
 }
@@ -447,6 +484,53 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_speak_what_their_service_says_else_what_all_do() {
+        let node = node(
+            r#"
+            [tls]
+            cert-file = "node.pem"
+            key-file = "node.key"
+            client-ca-file = "clients.pem"
+            [endpoints.tls]
+            ca-file = "ca.pem"
+            [[service]]
+            name = "as-all"
+            [[service]]
+            name = "plain"
+            tls = { enabled = false }
+            [[service]]
+            name = "own"
+            tls = { server-name = "own.example", cert-file = "c", key-file = "k" }
+            "#,
+        )
+        .unwrap();
+        let identity = Some(("node.pem".into(), "node.key".into()));
+        let tls = TlsFiles { identity, authorities: Some("clients.pem".into()), server_name: None };
+        assert_eq!(node.tls, Some(tls));
+        let all = TlsFiles { authorities: Some("ca.pem".into()), ..TlsFiles::default() };
+        assert_eq!(node.endpoints, Transport::Tls(all));
+        let own = TlsFiles {
+            identity: Some(("c".into(), "k".into())),
+            authorities: None,
+            server_name: Some("own.example".into()),
+        };
+        let services: Vec<_> = node.services.into_iter().map(|service| service.transport).collect();
+        assert_eq!(services, [None, Some(Transport::Cleartext), Some(Transport::Tls(own))]);
+    }
+
+    #[test]
+    fn limits_of_connections_are_gone_unless_they_are_written_but_for_those_that_have_a_default() {
+        let node_of = |text: &str| node(text).unwrap();
+        let plain = node_of("");
+        assert_eq!((plain.inbound.max_age, plain.inbound.idle_timeout), (None, None));
+        assert_eq!(plain.connect.idle_timeout, Some(Duration::from_mins(30)));
+        let written = node_of("[clients]\nmax-age-s = 60\nmax-age-grace-s = 0\n[endpoints]\nidle-timeout-s = 0");
+        assert_eq!(written.inbound.max_age, Some(Duration::from_mins(1)));
+        assert_eq!(written.inbound.max_age_grace, Some(Duration::ZERO));
+        assert_eq!(written.connect.idle_timeout, None);
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_name() {
         let error = node("lissten = \"127.0.0.1:1\"").unwrap_err().to_string();
         assert!(error.contains("lissten") && error.contains("did you mean `listen`?"), "{error}");
@@ -469,6 +553,17 @@ mod tests {
             ("[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"", "configured twice"),
             ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nuser = \"u\"", "registry.user"),
             ("[[route]]\nservice = \"a\"", "names neither"),
+            ("[tls]\nkey-file = \"k\"", "tls.key-file"),
+            ("[tls]", "tls.cert-file"),
+            ("listen-unix-mode = \"0888\"", "listen-unix-mode"),
+            ("[clients]\nmax-age-s = 0", "clients.max-age-s"),
+            ("[clients]\nmax-age-grace-s = 5", "clients.max-age-grace-s"),
+            ("[clients]\nmax-streams = 0", "clients.max-streams"),
+            ("[endpoints]\nmax-connections = 0", "endpoints.max-connections"),
+            ("[endpoints]\nidle-timeout-s = 99999999", "endpoints.idle-timeout-s"),
+            ("[endpoints.tls]\ncert-file = \"c\"", "endpoints.tls.cert-file"),
+            ("[[service]]\nname = \"a\"\ntls = { cert-file = \"c\" }", "service a: tls.cert-file"),
+            ("[endpoints.tls]\ncafile = \"c\"", "did you mean `ca-file`"),
             ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-share = 1.0", "registry.hold-share"),
             (
                 "[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-share = 0.5\nhold-time-s = 0",

@@ -17,9 +17,11 @@ use tokio::{
 };
 
 use super::{
+    client::OpenCall,
     code::Code,
     errors::{Doing, Failure},
     metrics::RequestRecord,
+    streams::Slot,
 };
 use crate::{
     balancer::{CallGuard, Outcome},
@@ -32,6 +34,8 @@ use crate::{
 #[derive(Default)]
 pub struct ResponseBody {
     stream: Option<Stream>,
+    /// Of a call that came over the network, until its answer is read or given up.
+    open: Option<OpenCall>,
 }
 
 /// An answer that has not ended.
@@ -45,6 +49,8 @@ pub(super) struct Stream {
     pub(super) deadline: Deadline,
     /// Sends the rest of the request beside the answer; ended with the call.
     pub(super) _upload: Option<UploadTask>,
+    /// The call's place on its connection.
+    pub(super) _slot: Slot,
 }
 
 /// The task of a request that is still being sent while its answer is read: the two directions do not wait for each other.
@@ -82,11 +88,16 @@ impl Deadline {
 impl ResponseBody {
     /// Nothing: the head was all.
     pub(super) fn empty() -> Self {
-        Self { stream: None }
+        Self::default()
     }
 
     pub(super) fn streaming(stream: Stream) -> Self {
-        Self { stream: Some(stream) }
+        Self { stream: Some(stream), open: None }
+    }
+
+    /// Keeps the call open on its client's connection for as long as there is this body.
+    pub(super) fn hold(&mut self, open: OpenCall) {
+        self.open.get_or_insert(open);
     }
 
     fn fail(&mut self, failure: &Failure) -> Option<HeaderMap> {

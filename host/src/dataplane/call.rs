@@ -36,6 +36,7 @@ use super::{
     connection::{Connection, Sender},
     errors::{AttemptCause, AttemptError, Doing, Failure},
     metrics::RequestRecord,
+    streams::Slot,
     timeout::{self, GRPC_TIMEOUT},
     upload::{Source, Upload},
 };
@@ -273,7 +274,7 @@ impl<B: RequestBody> Call<'_, B> {
             }
             self.attempts += 1;
             let endpoint = &state.endpoints[index as usize];
-            let cause = match self.attempt(endpoint, patient).await {
+            let cause = match self.attempt(&state.service, endpoint, patient).await {
                 Ok(answered) => return Ok(answered),
                 Err(Unanswered::Unseen(cause)) => cause,
                 Err(Unanswered::Closing(error)) => AttemptCause::Closing(error),
@@ -295,10 +296,16 @@ impl<B: RequestBody> Call<'_, B> {
     }
 
     /// One endpoint, and its next connection if the one at hand was closing.
-    async fn attempt(&mut self, endpoint: &EndpointState, patient: bool) -> Result<Answered, Unanswered> {
+    async fn attempt(
+        &mut self,
+        service: &ServiceName,
+        endpoint: &EndpointState,
+        patient: bool,
+    ) -> Result<Answered, Unanswered> {
         let mut guard = endpoint.cell.begin();
-        let connection = Connection::of(endpoint, &self.shared.options.connect);
-        let mut again = true;
+        let connection = Connection::of(endpoint, service, &self.shared.options);
+        // Each of its connections may be on its way out.
+        let mut again = self.shared.options.connect.max_connections;
         loop {
             let sender = match connection.sender() {
                 Some(sender) => sender,
@@ -312,15 +319,16 @@ impl<B: RequestBody> Call<'_, B> {
                     }
                 },
             };
-            let number = sender.number;
-            match self.send(endpoint, connection, sender, &mut guard).await {
+            let Sender { request, slot } = sender;
+            let number = slot.number();
+            match self.send(endpoint, connection, request, &mut guard).await {
                 Ok((response, upload)) => {
                     let address = endpoint.endpoint.address.clone();
-                    return Ok(Answered { response, upload, guard, address });
+                    return Ok(Answered { response, upload, guard, slot, address });
                 }
-                Err(Unanswered::Closing(_)) if again && self.source.can_replay() => {
+                Err(Unanswered::Closing(_)) if again > 0 && self.source.can_replay() => {
                     connection.retire(number);
-                    again = false;
+                    again -= 1;
                 }
                 Err(unanswered) => {
                     if matches!(unanswered, Unanswered::Closing(_)) {
@@ -360,16 +368,16 @@ impl<B: RequestBody> Call<'_, B> {
         &mut self,
         endpoint: &EndpointState,
         connection: &Connection,
-        mut sender: Sender,
+        mut sender: h2::client::SendRequest<Bytes>,
         guard: &mut CallGuard,
     ) -> Result<(Response<h2::RecvStream>, Upload), Unanswered> {
         let address = || endpoint.endpoint.address.clone();
         let request = self.request(connection).map_err(Unanswered::Failed)?;
         // Handles are cloned for each request, so that this never waits; it tells whether the connection is going away.
-        let ready = poll_fn(|cx| sender.request.poll_ready(cx)).await;
+        let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
         ready.map_err(Unanswered::Closing)?;
         let nothing_to_send = self.source.is_empty();
-        let (mut response, stream) = match sender.request.send_request(request, nothing_to_send) {
+        let (mut response, stream) = match sender.send_request(request, nothing_to_send) {
             Ok(sent) => sent,
             // Not an error of the connection: the request has something that HTTP/2 forbids.
             Err(cause) if !(cause.is_io() || cause.is_go_away() || cause.is_reset()) => {
@@ -430,11 +438,12 @@ impl<B: RequestBody> Call<'_, B> {
         *request.method_mut() = self.head.method.clone();
         *request.version_mut() = http::Version::HTTP_2;
         let uri = &self.head.uri;
-        *request.uri_mut() = if uri.scheme() == Some(&uri::Scheme::HTTP) && uri.authority().is_some() {
+        let scheme = connection.scheme();
+        *request.uri_mut() = if uri.scheme() == Some(&scheme) && uri.authority().is_some() {
             uri.clone()
         } else {
             let mut parts = uri::Parts::default();
-            parts.scheme = Some(uri::Scheme::HTTP);
+            parts.scheme = Some(scheme);
             parts.authority = Some(uri.authority().unwrap_or_else(|| connection.authority()).clone());
             parts.path_and_query =
                 Some(uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/")));
@@ -462,7 +471,7 @@ impl<B: RequestBody> Call<'_, B> {
             return Failure::NoneUsable { known };
         }
         let last = state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).find_map(|endpoint| {
-            let cause = Connection::of(endpoint, &self.shared.options.connect).last_error()?;
+            let cause = Connection::of(endpoint, &state.service, &self.shared.options).last_error()?;
             Some(AttemptError { address: endpoint.endpoint.address.clone(), cause: cause.into() })
         });
         Failure::NoneReachable { known, backing_off, last }
@@ -470,7 +479,7 @@ impl<B: RequestBody> Call<'_, B> {
 
     /// Turns the head of an answer into the answer.
     fn pass_on(self, service: ServiceName, answered: Answered, mut record: RequestRecord) -> Response<ResponseBody> {
-        let Answered { response, mut upload, mut guard, address } = answered;
+        let Answered { response, mut upload, mut guard, slot, address } = answered;
         let (head, recv) = response.into_parts();
         let code = Code::of(&head.headers);
         if code == Some(Code::Unavailable) {
@@ -489,8 +498,17 @@ impl<B: RequestBody> Call<'_, B> {
             };
             UploadTask(tokio::spawn(rest))
         });
-        let stream =
-            Stream { recv, data_done: false, service, address, guard, record, deadline: self.deadline, _upload: rest };
+        let stream = Stream {
+            recv,
+            data_done: false,
+            service,
+            address,
+            guard,
+            record,
+            deadline: self.deadline,
+            _upload: rest,
+            _slot: slot,
+        };
         Response::from_parts(head, ResponseBody::streaming(stream))
     }
 }
@@ -500,6 +518,7 @@ struct Answered {
     response: Response<h2::RecvStream>,
     upload: Upload,
     guard: CallGuard,
+    slot: Slot,
     address: Address,
 }
 

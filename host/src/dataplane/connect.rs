@@ -1,6 +1,4 @@
 //! One attempt to connect to an endpoint, and the care of what came of it.
-//!
-//! This is the seam for TLS: whatever [`connect`] wraps the socket in, the rest sees an HTTP/2 connection.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -12,15 +10,47 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
+use http::uri::Authority;
 use thiserror::Error;
 use tokio::{
-    net::TcpStream,
-    time::{error::Elapsed, sleep, timeout},
+    net::{TcpStream, UnixStream},
+    time::{Instant, error::Elapsed, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::options::ConnectOptions;
+use super::{
+    options::ConnectOptions,
+    socket::Socket,
+    streams::Streams,
+    tls::{ClientTls, HandshakeError},
+    usage::Idle,
+};
 use crate::model::Address;
+
+/// What to connect to, and how.
+pub(super) struct Target {
+    pub(super) address: Address,
+    /// None: in cleartext.
+    pub(super) tls: Option<ClientTls>,
+}
+
+/// The authority of a Unix socket, as gRPC has it.
+const LOCALHOST: &str = "localhost";
+
+impl Target {
+    /// Whom certificates have to be for if nothing else is said.
+    fn host(&self) -> &str {
+        if self.address.unix_path().is_some() { LOCALHOST } else { self.address.host() }
+    }
+
+    /// The authority of requests that name none.
+    pub(super) fn authority(&self) -> Authority {
+        if self.address.unix_path().is_some() {
+            return Authority::from_static(LOCALHOST);
+        }
+        Authority::try_from(self.address.as_str()).expect("a checked host:port is an authority")
+    }
+}
 
 /// Why an endpoint could not be connected to.
 #[derive(Debug, Error)]
@@ -32,15 +62,21 @@ pub(super) enum ConnectError {
         cause: io::Error,
     },
     #[error("cannot connect")]
-    Tcp(#[source] io::Error),
+    Socket(#[source] io::Error),
     #[error("no connection within {} ms", .after.as_millis())]
     TimedOut {
         after: Duration,
         #[source]
         cause: Elapsed,
     },
-    #[error("what listens there does not speak HTTP/2 in cleartext")]
+    #[error("TLS with it failed")]
+    Tls(#[source] HandshakeError),
+    #[error(
+        "what listens there does not speak HTTP/2 in cleartext (where it speaks TLS: `tls` of the [[service]] or [endpoints.tls])"
+    )]
     NotHttp2(#[source] Option<h2::Error>),
+    #[error("what listens there does not speak HTTP/2, although it agreed to")]
+    NotHttp2InTls(#[source] Option<h2::Error>),
     #[error("the connection was lost after {} ms", .after.as_millis())]
     Lost {
         after: Duration,
@@ -71,16 +107,26 @@ const CANCELLED_REMEMBERED: usize = 1024;
 /// something else listens, or nothing behind a load balancer, counts as unreachable before a call is sent there (gRPC asks the
 /// same of its clients before they report READY).
 pub(super) async fn connect(
-    address: &Address,
+    target: &Target,
     options: &ConnectOptions,
 ) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
-    match timeout(options.timeout, establish(address, options)).await {
+    match timeout(options.timeout, establish(target, options)).await {
         Ok(result) => result,
         Err(cause) => Err(ConnectError::TimedOut { after: options.timeout, cause }),
     }
 }
 
-async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+async fn establish(target: &Target, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+    let socket = dial(&target.address, options).await?;
+    let Some(tls) = &target.tls else { return shake_hands(socket, options, ConnectError::NotHttp2).await };
+    let socket = tls.connect(target.host(), socket).await.map_err(ConnectError::Tls)?;
+    shake_hands(socket, options, ConnectError::NotHttp2InTls).await
+}
+
+async fn dial(address: &Address, options: &ConnectOptions) -> Result<Socket, ConnectError> {
+    if let Some(path) = address.unix_path() {
+        return UnixStream::connect(path).await.map(Socket::Unix).map_err(ConnectError::Socket);
+    }
     let resolved = tokio::net::lookup_host((address.host(), address.port()))
         .await
         .map_err(|cause| ConnectError::Resolve { host: address.host().to_owned(), cause })?;
@@ -95,15 +141,25 @@ async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendR
             Err(error) => last = error,
         }
     }
-    let stream = stream.ok_or(ConnectError::Tcp(last))?;
-    // Calls are small and wait for their answers: Nagle's algorithm would hold them back.
-    stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+    let stream = stream.ok_or(ConnectError::Socket(last))?;
     #[cfg(target_os = "linux")]
     {
         let millis = u32::try_from(options.keep_alive_timeout.as_millis()).unwrap_or(u32::MAX);
         // Without it, the loss of a machine is noticed after minutes of retransmissions (gRPC's proposal A18).
-        rustix::net::sockopt::set_tcp_user_timeout(&stream, millis).map_err(|error| ConnectError::Tcp(error.into()))?;
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, millis)
+            .map_err(|error| ConnectError::Socket(error.into()))?;
     }
+    let socket = Socket::Tcp(stream);
+    socket.set_nodelay().map_err(ConnectError::Socket)?;
+    Ok(socket)
+}
+
+/// HTTP/2's beginning, up to the server's settings. `not_http2` is what to say of a server that does not speak it.
+async fn shake_hands(
+    socket: Socket,
+    options: &ConnectOptions,
+    not_http2: fn(Option<h2::Error>) -> ConnectError,
+) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
     let (sender, mut connection) = client::Builder::new()
         .initial_window_size(options.stream_window)
         .initial_connection_window_size(options.connection_window)
@@ -113,12 +169,12 @@ async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendR
         .max_concurrent_reset_streams(CANCELLED_REMEMBERED)
         .max_local_error_reset_streams(None)
         .enable_push(false)
-        .handshake(stream)
+        .handshake(socket)
         .await
-        .map_err(|error| ConnectError::NotHttp2(Some(error)))?;
+        .map_err(|error| not_http2(Some(error)))?;
     poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err(ConnectError::NotHttp2(None))),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(ConnectError::NotHttp2(Some(error)))),
+        Poll::Ready(Ok(())) => Poll::Ready(Err(not_http2(None))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(not_http2(Some(error)))),
         Poll::Pending if connection.max_concurrent_send_streams() != BEFORE_SETTINGS => Poll::Ready(Ok(())),
         Poll::Pending => Poll::Pending,
     })
@@ -128,27 +184,51 @@ async fn establish(address: &Address, options: &ConnectOptions) -> Result<(SendR
 
 /// Moves an established connection's bytes. Nothing happens on the connection unless [`Driver::run`] is polled.
 pub(super) struct Driver {
-    connection: client::Connection<TcpStream, Bytes>,
+    connection: client::Connection<Socket, Bytes>,
 }
 
 impl Driver {
+    /// How many streams the server allows at once.
+    pub(super) fn limit(&self) -> usize {
+        self.connection.max_concurrent_send_streams()
+    }
+
     /// Runs until the connection ends: well, because either side said so and no call was left, or with an error.
     ///
-    /// `busy` tells whether calls run: only then is the server pinged. When `stop` is cancelled, nobody will send anything more,
-    /// and the connection gets a little time to say goodbye.
+    /// While calls run, the server is pinged. When none ran for a while, `idle` is called, once: it is to see to it that no more
+    /// calls come, whereupon the connection closes. When `stop` is cancelled, nobody will send anything more, and the connection
+    /// gets a little time to say goodbye.
     pub(super) async fn run(
         self,
         options: &ConnectOptions,
-        busy: impl Fn() -> bool,
+        streams: &Streams,
+        idle: impl Fn(),
         stop: &CancellationToken,
     ) -> Result<(), LostError> {
         const GOODBYE: Duration = Duration::from_secs(1);
         let mut connection = self.connection;
         let mut pings = connection.ping_pong();
-        let keep_alive = async {
+        // One timer for all: it is polled whenever the connection is.
+        let care = async {
+            let now = Instant::now();
+            let mut unused = options.idle_timeout.map(|limit| Idle::new(&streams.usage, limit, now));
+            let mut look_at = unused.as_ref().map(|idle| now + idle.pause());
+            let mut ping_at = now + options.keep_alive_interval;
             loop {
-                sleep(options.keep_alive_interval).await;
-                let Some(pings) = pings.as_mut().filter(|_| busy()) else { continue };
+                sleep_until(look_at.map_or(ping_at, |at| at.min(ping_at))).await;
+                let now = Instant::now();
+                if let Some(watched) = unused.as_mut().filter(|_| look_at.is_some_and(|at| at <= now)) {
+                    look_at = Some(now + watched.pause());
+                    if watched.look(&streams.usage, now) {
+                        (unused, look_at) = (None, None);
+                        idle();
+                    }
+                }
+                if ping_at > now {
+                    continue;
+                }
+                ping_at = now + options.keep_alive_interval;
+                let Some(pings) = pings.as_mut().filter(|_| streams.usage.running() > 0) else { continue };
                 match timeout(options.keep_alive_timeout, pings.ping(h2::Ping::opaque())).await {
                     Ok(Ok(_)) => {}
                     // The connection has failed; it says how itself.
@@ -157,13 +237,19 @@ impl Driver {
                 }
             }
         };
+        let mut run = poll_fn(|cx| {
+            let ended = Pin::new(&mut connection).poll(cx);
+            // The server may change its mind at any time.
+            streams.set_limit(connection.max_concurrent_send_streams());
+            ended
+        });
         tokio::select! {
-            ended = &mut connection => return ended.map_err(LostError::Http2),
-            after = keep_alive => return Err(LostError::KeepAlive(after)),
+            ended = &mut run => return ended.map_err(LostError::Http2),
+            after = care => return Err(LostError::KeepAlive(after)),
             () = stop.cancelled() => {}
         }
         // Whatever becomes of the goodbye, this connection is not used any more.
-        let _ = timeout(GOODBYE, connection).await;
+        let _ = timeout(GOODBYE, run).await;
         Ok(())
     }
 }

@@ -18,20 +18,29 @@
 //! calls wait for the same one. While it is backing off, picks skip the endpoint ([`EndpointCell::set_backing_off`]) and the
 //! task goes on trying: an endpoint that comes back is used again without a call paying for the test.
 //!
-//! A connection lives as long as its endpoint is in a published generation or a call on it runs, because the endpoint's cell
-//! owns it. There is one connection an endpoint and process; [`Connection::sender`] is the place to choose among several.
+//! A server bounds the calls that run on one connection (MAX_CONCURRENT_STREAMS). When all are taken, the next call begins another
+//! connection, up to [`ConnectOptions::max_connections`], and goes on whichever comes first: that connection, or a call that ends. gRPC's
+//! proposal A105 does the same. Calls take the oldest connection with room, so that the further ones are idle again when they are
+//! not needed. An attempt for a further connection that fails harms nobody: the endpoint is as ready as before. Ready means that
+//! there is at least one connection; one that is going away is none, although the calls on it run to their ends.
+//!
+//! Connections live as long as their endpoint is in a published generation or a call on them runs, because the endpoint's cell
+//! owns them; those on which nothing ran for [`ConnectOptions::idle_timeout`] are closed.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::uri::Authority;
+use http::uri::{self, Authority};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -39,12 +48,13 @@ use tracing::{Instrument as _, debug, debug_span, info};
 
 use super::{
     backoff::Backoff,
-    connect::{ConnectError, connect},
-    options::ConnectOptions,
+    connect::{ConnectError, Target, connect},
+    options::{ConnectOptions, Options},
+    streams::{Slot, Streams},
 };
 use crate::{
     balancer::{EndpointCell, EndpointState},
-    model::Address,
+    model::ServiceName,
 };
 
 /// The connection to one endpoint, whatever state it is in.
@@ -55,21 +65,26 @@ pub(super) struct Connection {
 }
 
 struct Shared {
-    address: Address,
+    target: Target,
     /// For requests that name no authority.
     authority: Authority,
     options: ConnectOptions,
     cell: Weak<EndpointCell>,
-    /// What calls send on: set exactly while the phase is Ready. Beside the phase, because calls read it without a lock.
-    live: ArcSwapOption<Live>,
+    /// What calls send on, the oldest first: any exactly while the phase is Ready. Beside the phase, because calls read it without a
+    /// lock.
+    live: ArcSwap<Vec<Live>>,
     phase: watch::Sender<Phase>,
+    growth: Mutex<Growth>,
+    /// Told when a stream or a connection has come free.
+    freed: Arc<Notify>,
     established: AtomicU64,
     stop: CancellationToken,
 }
 
+#[derive(Clone)]
 struct Live {
-    number: u64,
     sender: SendRequest<Bytes>,
+    streams: Arc<Streams>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,35 +93,63 @@ enum Phase {
     Idle,
     /// The first attempt runs, or the first after a loss.
     Connecting,
-    /// Connection `number` takes calls.
-    Ready { number: u64 },
+    /// There are connections that take calls.
+    Ready,
     /// The last attempt failed; the next one waits or runs.
     BackingOff { error: Arc<ConnectError> },
+}
+
+/// Attempts for connections after the first.
+struct Growth {
+    runs: bool,
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// What is left when a connection takes no more calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It had been taken out before.
+    Retired,
+    /// Others take calls.
+    Others,
+    /// It was the last.
+    Nothing,
 }
 
 /// What a call sends on.
 pub(super) struct Sender {
     pub(super) request: SendRequest<Bytes>,
-    /// Which of the endpoint's connections, one after the other, this is.
-    pub(super) number: u64,
+    /// To be kept until the call has ended.
+    pub(super) slot: Slot,
 }
 
 impl Connection {
-    /// The connection of an endpoint, made idle at first use.
-    pub(super) fn of<'a>(endpoint: &'a EndpointState, options: &ConnectOptions) -> &'a Self {
-        endpoint.cell.attached(|| Self::idle(&endpoint.endpoint.address, Arc::downgrade(&endpoint.cell), options))
+    /// The connection of an endpoint of this service, made idle at first use.
+    pub(super) fn of<'a>(endpoint: &'a EndpointState, service: &ServiceName, options: &Options) -> &'a Self {
+        endpoint.cell.attached(|| {
+            let tls = options.endpoint_tls.of(service).cloned();
+            let target = Target { address: endpoint.endpoint.address.clone(), tls };
+            Self::idle(target, Arc::downgrade(&endpoint.cell), &options.connect)
+        })
     }
 
-    fn idle(address: &Address, cell: Weak<EndpointCell>, options: &ConnectOptions) -> Self {
+    fn idle(target: Target, cell: Weak<EndpointCell>, options: &ConnectOptions) -> Self {
         let stop = CancellationToken::new();
-        let authority = Authority::try_from(address.as_str()).expect("a checked host:port is an authority");
+        let authority = target.authority();
         let shared = Arc::new(Shared {
-            address: address.clone(),
+            target,
             authority,
             options: options.clone(),
             cell,
-            live: ArcSwapOption::empty(),
+            live: ArcSwap::default(),
             phase: watch::Sender::new(Phase::Idle),
+            growth: Mutex::new(Growth {
+                runs: false,
+                not_before: None,
+                backoff: Backoff::new(options.backoff_base, options.backoff_max),
+            }),
+            freed: Arc::default(),
             established: AtomicU64::new(0),
             stop: stop.clone(),
         });
@@ -118,31 +161,49 @@ impl Connection {
         &self.shared.authority
     }
 
-    /// What to send on, if the connection is up: the hot path.
-    pub(super) fn sender(&self) -> Option<Sender> {
-        let live = self.shared.live.load();
-        live.as_ref().map(|live| Sender { request: live.sender.clone(), number: live.number })
+    /// The scheme of its requests (RFC 9113, section 8.3.1).
+    pub(super) fn scheme(&self) -> uri::Scheme {
+        if self.shared.target.tls.is_some() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP }
     }
 
-    /// What to send on, once the attempt that runs is over; begins one if none does.
+    /// What to send on, if a connection with room is up: the hot path.
+    pub(super) fn sender(&self) -> Option<Sender> {
+        let live = self.shared.live.load();
+        live.iter().find_map(|live| Some(Sender { slot: Slot::take(&live.streams)?, request: live.sender.clone() }))
+    }
+
+    /// What to send on, once there is something: begins an attempt if that is what it takes. Fails when the endpoint cannot be
+    /// reached; waits for as long as it is connected to and every stream is taken.
     ///
     /// # Cancel safety
     ///
     /// Safe: the attempt goes on.
     pub(super) async fn connected(&self) -> Result<Sender, Arc<ConnectError>> {
         let mut phase = self.shared.phase.subscribe();
+        let mut waited = false;
         loop {
+            // Before the look, so that nothing that comes free after it is missed.
+            let mut freed = pin!(self.shared.freed.notified());
+            freed.as_mut().enable();
             if let Some(sender) = self.sender() {
+                if waited {
+                    // More may have come free than this one was told of: pass it on.
+                    self.shared.freed.notify_one();
+                }
                 return Ok(sender);
             }
-            self.shared.begin();
-            let settled = phase.wait_for(|phase| !matches!(phase, Phase::Connecting)).await;
-            // The sender of this channel lives in `self.shared`.
-            let settled = settled.expect("the phase outlives its readers").clone();
-            match settled {
+            let seen = phase.borrow_and_update().clone();
+            match seen {
+                Phase::Idle => self.shared.begin(),
+                Phase::Connecting => {}
+                Phase::Ready => self.shared.grow(),
                 Phase::BackingOff { error } => return Err(error),
-                // Ready, or Ready and over again: look once more.
-                _ => tokio::task::yield_now().await,
+            }
+            waited = true;
+            tokio::select! {
+                () = freed => {}
+                // The sender of this channel lives in `self.shared`.
+                changed = phase.changed() => changed.expect("the phase outlives its readers"),
             }
         }
     }
@@ -150,7 +211,7 @@ impl Connection {
     /// Says that this connection takes no more calls (it is going away), so that the next call connects anew. Calls that run on
     /// it go on.
     pub(super) fn retire(&self, number: u64) {
-        self.shared.leave_ready(number, Phase::Idle);
+        self.shared.remove(number, Phase::Idle);
     }
 
     /// Why the endpoint cannot be reached, while it cannot.
@@ -164,8 +225,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // The last handle that could open a stream: without it, HTTP/2 closes the connection in good order.
-        self.shared.live.store(None);
+        // The last handles that could open a stream: without them, HTTP/2 closes the connections in good order.
+        self.shared.live.store(Arc::default());
     }
 }
 
@@ -180,34 +241,71 @@ impl Shared {
             idle
         });
         if begun {
-            let span = debug_span!(parent: None, "connection", address = %self.address);
-            tokio::spawn(Arc::clone(self).run().instrument(span));
+            let span = debug_span!(parent: None, "connection", address = %self.target.address);
+            tokio::spawn(Arc::clone(self).run(false).instrument(span));
         }
     }
 
-    /// From Connecting on, until the connection ends in good order or the endpoint is gone.
-    async fn run(self: Arc<Self>) {
+    /// Begins an attempt for one more connection, unless one runs, the last one failed a moment ago, or there are enough.
+    fn grow(self: &Arc<Self>) {
+        if self.live.load().len() >= self.options.max_connections {
+            return;
+        }
+        // A panic while it is held leaves it as it was.
+        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        if growth.runs || growth.not_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        growth.runs = true;
+        let span = debug_span!(parent: None, "further connection", address = %self.target.address);
+        tokio::spawn(Arc::clone(self).run(true).instrument(span));
+    }
+
+    /// An attempt for one more connection is over.
+    fn grown(&self, well: bool) {
+        // As in `grow`.
+        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        growth.runs = false;
+        if well {
+            growth.backoff.reset();
+            growth.not_before = None;
+        } else {
+            growth.not_before = Some(Instant::now() + growth.backoff.next(fastrand::f64()));
+        }
+    }
+
+    /// Connects, and looks after the connection until it ends in good order or the endpoint is gone; connects again when it was
+    /// lost and is the last. One that is `further` is tried once.
+    async fn run(self: Arc<Self>, mut further: bool) {
         let mut backoff = Backoff::new(self.options.backoff_base, self.options.backoff_max);
         loop {
             let attempt = tokio::select! {
                 () = self.stop.cancelled() => return,
-                attempt = connect(&self.address, &self.options) => attempt,
+                attempt = connect(&self.target, &self.options) => attempt,
             };
             let error = match attempt {
                 Ok((request, driver)) => {
-                    let number = self.enter_ready(request);
-                    let since = Instant::now();
-                    let busy = || self.cell.upgrade().is_some_and(|cell| cell.in_flight() > 0);
-                    let ended = driver.run(&self.options, busy, &self.stop).await;
+                    let streams = self.enter_ready(request, driver.limit());
+                    if further {
+                        self.grown(true);
+                    }
+                    let (number, since) = (streams.number(), Instant::now());
+                    let retire = || {
+                        debug!(number, "connection is idle");
+                        self.remove(number, Phase::Idle);
+                    };
+                    let ended = driver.run(&self.options, &streams, retire, &self.stop).await;
                     let Err(cause) = ended else {
-                        debug!("connection closed");
-                        self.leave_ready(number, Phase::Idle);
+                        debug!(number, "connection closed");
+                        self.remove(number, Phase::Idle);
                         return;
                     };
-                    if !self.leave_ready(number, Phase::Connecting) {
-                        // It was retired before, and a successor may be at work.
+                    let left = self.remove(number, Phase::Connecting);
+                    if left != Left::Nothing {
+                        debug!(number, error = &cause as &dyn std::error::Error, "connection lost");
                         return;
                     }
+                    further = false;
                     let after = since.elapsed();
                     // Whoever takes connections only to break them is not hammered.
                     let early = after < backoff.current();
@@ -223,6 +321,10 @@ impl Shared {
                 }
                 Err(error) => {
                     debug!(error = &error as &dyn std::error::Error, "cannot connect");
+                    if further {
+                        self.grown(false);
+                        return;
+                    }
                     error
                 }
             };
@@ -237,40 +339,63 @@ impl Shared {
         }
     }
 
-    fn enter_ready(&self, sender: SendRequest<Bytes>) -> u64 {
+    fn enter_ready(&self, sender: SendRequest<Bytes>, limit: usize) -> Arc<Streams> {
         let number = self.established.fetch_add(1, Relaxed) + 1;
+        let streams = Arc::new(Streams::new(number, limit, Arc::clone(&self.freed)));
         if let Some(cell) = self.cell.upgrade() {
             cell.set_backing_off(false);
         }
-        // The phase's lock orders this against `leave_ready`.
+        // The phase's lock orders this against `remove`.
         self.phase.send_modify(|phase| {
-            self.live.store(Some(Arc::new(Live { number, sender })));
-            *phase = Phase::Ready { number };
+            let mut live = Vec::clone(&self.live.load());
+            live.push(Live { sender, streams: Arc::clone(&streams) });
+            self.live.store(Arc::new(live));
+            *phase = Phase::Ready;
         });
-        debug!(number, "connected");
-        number
+        self.freed.notify_waiters();
+        debug!(number, limit, "connected");
+        streams
     }
 
-    /// Whether connection `number` was the one in use until now.
-    fn leave_ready(&self, number: u64, next: Phase) -> bool {
+    /// Lets connection `number` take no more calls. `next` is the phase if it was the last.
+    fn remove(&self, number: u64, next: Phase) -> Left {
+        let mut left = Left::Retired;
         self.phase.send_if_modified(|phase| {
-            let mine = matches!(phase, Phase::Ready { number: current } if *current == number);
-            if mine {
-                self.live.store(None);
+            let live = self.live.load();
+            let rest: Vec<_> = live.iter().filter(|live| live.streams.number() != number).cloned().collect();
+            if rest.len() == live.len() {
+                return false;
+            }
+            left = if rest.is_empty() { Left::Nothing } else { Left::Others };
+            self.live.store(Arc::new(rest));
+            if left == Left::Nothing {
                 *phase = next;
             }
-            mine
-        })
+            left == Left::Nothing
+        });
+        if left == Left::Others {
+            // Whoever waits for a stream may begin another connection now.
+            self.freed.notify_waiters();
+        }
+        left
     }
 
-    /// Whether the endpoint still exists.
+    /// Whether the endpoint still exists, and is not connected to.
     fn back_off(&self, error: ConnectError) -> bool {
         let Some(cell) = self.cell.upgrade() else { return false };
-        if !cell.is_backing_off() {
-            info!(error = &error as &dyn std::error::Error, address = %self.address, "endpoint cannot be reached");
-        }
-        cell.set_backing_off(true);
-        self.phase.send_replace(Phase::BackingOff { error: Arc::new(error) });
-        true
+        let mut alone = true;
+        self.phase.send_if_modified(|phase| {
+            // A further connection may have come up meanwhile.
+            alone = self.live.load().is_empty();
+            if alone {
+                if !cell.is_backing_off() {
+                    info!(error = &error as &dyn std::error::Error, address = %self.target.address, "endpoint cannot be reached");
+                }
+                cell.set_backing_off(true);
+                *phase = Phase::BackingOff { error: Arc::new(error) };
+            }
+            alone
+        });
+        alone
     }
 }

@@ -124,7 +124,7 @@ pub(super) enum Doing {
     Listing,
     #[error("while its policy held the call back")]
     Queueing,
-    #[error("while connecting to {0}")]
+    #[error("while connecting to {0}, or waiting for a free stream there")]
     Connecting(Address),
     #[error("while waiting for the answer of the instance at {0}")]
     Answering(Address),
@@ -152,7 +152,7 @@ pub(super) enum AttemptCause {
     Closing(#[source] h2::Error),
     #[error("the connection was lost before the answer")]
     Lost(#[source] h2::Error),
-    #[error("still connecting")]
+    #[error("still connecting, or waiting for a free stream")]
     Slow,
 }
 
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_failure_names_service_address_and_cause() {
-        let connect = ConnectError::Tcp(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let connect = ConnectError::Socket(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
         let failure = Failure::NoneReachable {
             known: 3,
             backing_off: 3,

@@ -1,19 +1,16 @@
 //! Takes gRPC requests over HTTP/2 from clients and answers each by an instance.
 //!
-//! Cleartext with prior knowledge. A client that speaks HTTP/1.1 is told so in its own protocol. What HTTP/2 forbids to pass
-//! on (connection-specific headers) never gets here: such a request is malformed, and HTTP/2 resets it (RFC 9113, section
+//! Cleartext with prior knowledge, or TLS. A client that speaks something else is told so in its own protocol (`greeting`).
+//! Whatever a connection does until its first call happens in its own task, so that none keeps another from being taken.
+//! What HTTP/2 forbids to pass on (connection-specific headers) never gets here: such a request is malformed, and HTTP/2 resets it (RFC 9113, section
 //! 8.2.2).
 
-use std::{convert::Infallible, future::Future, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -21,7 +18,12 @@ use super::{
     Dataplane, Shared,
     body::ResponseBody,
     call::{Wanted, call, refuse},
+    client::{Client, OpenCall},
     errors::{Failure, GRPC_MESSAGE, WAYMARK_ERROR},
+    greeting::{self, Protocol, Refusal},
+    listener::{Listener, Peer},
+    socket::Socket,
+    tls::ServerTls,
 };
 
 /// How serving ended.
@@ -37,7 +39,8 @@ pub struct Drained {
 /// # Cancel safety
 ///
 /// Dropping the future stops taking connections; those there are go on until the runtime ends.
-pub async fn serve(listener: TcpListener, dataplane: Dataplane, shutdown: impl Future<Output = ()>) -> Drained {
+pub async fn serve(listener: impl Into<Listener>, dataplane: Dataplane, shutdown: impl Future<Output = ()>) -> Drained {
+    let listener = listener.into();
     let shared = dataplane.shared;
     let server = Arc::new(Server::new(&shared));
     let (drain, abort, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
@@ -48,15 +51,15 @@ pub async fn serve(listener: TcpListener, dataplane: Dataplane, shutdown: impl F
             () = &mut shutdown => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((socket, peer)) => {
                 let connection = Connection {
                     shared: Arc::clone(&shared),
                     server: Arc::clone(&server),
-                    peer: peer.ip().to_canonical(),
+                    peer,
                     drain: drain.clone(),
                     abort: abort.clone(),
                 };
-                tracker.spawn(connection.run(stream));
+                tracker.spawn(connection.run(socket));
             }
             Err(error) => {
                 warn!(%error, "cannot take a connection");
@@ -111,74 +114,125 @@ impl Server {
 struct Connection {
     shared: Arc<Shared>,
     server: Arc<Server>,
-    peer: IpAddr,
+    peer: Peer,
     drain: CancellationToken,
     abort: CancellationToken,
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, socket: Socket) {
         let _record = self.shared.metrics.connection();
-        let options = &self.shared.options.inbound;
-        let protocol = tokio::select! {
-            protocol = timeout(options.first_bytes_timeout, protocol(&stream)) => protocol,
+        let greeted = tokio::select! {
+            greeted = self.greet(socket) => greeted,
             // A connection without a call: nothing to finish.
             () = self.drain.cancelled() => return,
         };
-        match protocol {
-            Ok(Ok(Protocol::Http2)) => self.serve(stream).await,
-            Ok(Ok(Protocol::Http1)) => {
-                debug!(peer = %self.peer, "refusing HTTP/1");
-                // Whether the client reads why is up to it.
-                let _ = timeout(options.first_bytes_timeout, refuse_http1(stream)).await;
-            }
-            Ok(Ok(Protocol::Tls)) => {
-                warn!(peer = %self.peer, "a client speaks TLS to a cleartext port; use http:// or plaintext credentials");
-            }
-            Ok(Err(error)) => debug!(peer = %self.peer, %error, "connection closed before its first byte"),
-            Err(_) => debug!(peer = %self.peer, "connection said nothing"),
+        if let Some(socket) = greeted {
+            self.serve(socket).await;
         }
     }
 
-    async fn serve(&self, stream: TcpStream) {
-        if let Err(error) = stream.set_nodelay(true) {
+    /// Finds out what the client speaks. None: not what this port does, and it was told.
+    async fn greet(&self, socket: Socket) -> Option<Socket> {
+        let options = &self.shared.options.inbound;
+        let protocol = match timeout(options.first_bytes_timeout, greeting::protocol(&socket)).await {
+            Ok(Ok(protocol)) => protocol,
+            Ok(Err(error)) => {
+                debug!(peer = %self.peer, %error, "connection closed before its first byte");
+                return None;
+            }
+            Err(_) => {
+                debug!(peer = %self.peer, "connection said nothing");
+                return None;
+            }
+        };
+        match (&options.tls, protocol) {
+            (None, Protocol::Http2) => Some(socket),
+            (None, Protocol::Http1) => {
+                debug!(peer = %self.peer, "refusing HTTP/1");
+                self.refuse(socket, Refusal::Http1).await
+            }
+            (None, Protocol::Tls) => {
+                warn!(peer = %self.peer, "a client speaks TLS to a cleartext port; use http:// or plaintext credentials");
+                None
+            }
+            (Some(tls), Protocol::Tls) => self.shake_hands(tls, socket).await,
+            (Some(_), Protocol::Http1 | Protocol::Http2) => {
+                warn!(peer = %self.peer, "a client speaks cleartext to a TLS port; use https:// or TLS credentials");
+                self.refuse(socket, Refusal::Cleartext).await
+            }
+        }
+    }
+
+    async fn shake_hands(&self, tls: &ServerTls, socket: Socket) -> Option<Socket> {
+        let bound = self.shared.options.inbound.handshake_timeout;
+        match timeout(bound, tls.accept(socket)).await {
+            Ok(Ok((socket, true))) => return Some(socket),
+            Ok(Ok((socket, false))) => {
+                warn!(peer = %self.peer, "a client did not ask for HTTP/2 in its TLS handshake (ALPN h2)");
+                self.refuse(socket, Refusal::NoAlpn).await;
+            }
+            Ok(Err(error)) => {
+                warn!(peer = %self.peer, error = &error as &dyn Error, "cannot take a TLS connection");
+            }
+            Err(_) => warn!(peer = %self.peer, "no TLS handshake within {} s", bound.as_secs()),
+        }
+        self.shared.metrics.handshake_failed();
+        None
+    }
+
+    async fn refuse(&self, socket: Socket, refusal: Refusal) -> Option<Socket> {
+        // Whether the client reads why is up to it.
+        let _ = timeout(self.shared.options.inbound.first_bytes_timeout, greeting::refuse(socket, refusal)).await;
+        None
+    }
+
+    async fn serve(&self, socket: Socket) {
+        if let Err(error) = socket.set_nodelay() {
             debug!(peer = %self.peer, %error, "connection closed early");
             return;
         }
+        let client = Arc::new(Client::new(Arc::clone(&self.shared), self.peer));
+        let (leave, cut) = (self.drain.child_token(), self.abort.child_token());
+        let _care = client.care(&leave, &cut);
         let service = service_fn(|request| {
-            let (shared, peer) = (Arc::clone(&self.shared), self.peer);
+            let call = OpenCall::begin(&client);
             // Boxed: the future of a call has some kilobytes, which hyper and the runtime would otherwise move half a dozen times
             // on the way into a task and out of it.
-            Box::pin(async move { Ok::<_, Infallible>(answer(&shared, request, peer).await) })
+            Box::pin(async move { Ok::<_, Infallible>(answer(call, request).await) })
         });
-        let mut connection = pin!(self.server.http2.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(self.server.http2.serve_connection(TokioIo::new(socket), service));
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = self.drain.cancelled() => {
+            () = leave.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = &mut connection => ended,
-                    () = self.abort.cancelled() => return,
+                    () = cut.cancelled() => return,
                 }
             }
         };
         if let Err(error) = ended {
-            debug!(peer = %self.peer, error = &error as &dyn std::error::Error, "client connection failed");
+            debug!(peer = %self.peer, error = &error as &dyn Error, "client connection failed");
         }
     }
 }
 
-async fn answer(shared: &Shared, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
+async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<ResponseBody> {
     let began = Instant::now();
-    if let Some(refusal) = refuse_http(&request) {
-        return refusal;
-    }
-    let (mut head, body) = request.into_parts();
-    let target = shared.routes.resolve(&mut head).map(|target| Wanted::new(&shared.services, target.as_str()));
-    match target {
-        Ok(wanted) => call(shared, wanted, Request::from_parts(head, body), Some(peer), began).await,
-        Err(no_route) => refuse(shared, "", began, &Failure::NoRoute(no_route)),
-    }
+    let (shared, peer) = (open.shared(), open.peer());
+    let mut response = if let Some(refusal) = refuse_http(&request) {
+        refusal
+    } else {
+        let (mut head, body) = request.into_parts();
+        let target = shared.routes.resolve(&mut head).map(|target| Wanted::new(&shared.services, target.as_str()));
+        match target {
+            Ok(wanted) => call(shared, wanted, Request::from_parts(head, body), peer.0, began).await,
+            Err(no_route) => refuse(shared, "", began, &Failure::NoRoute(no_route)),
+        }
+    };
+    response.body_mut().hold(open);
+    response
 }
 
 /// Answers to HTTP/2 that is not gRPC, as PROTOCOL-HTTP2.md asks: an HTTP status, so that nobody takes it for a success.
@@ -205,47 +259,6 @@ fn refuse_http<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
 fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
     let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-enum Protocol {
-    Http2,
-    Http1,
-    Tls,
-}
-
-/// Looks at a connection's first bytes without taking them. Three are enough to know HTTP/2's preface, `PRI * HTTP/2.0`: no
-/// method of HTTP/1 begins like it.
-async fn protocol(stream: &TcpStream) -> io::Result<Protocol> {
-    let mut first = [0; 3];
-    let len = stream.peek(&mut first).await?;
-    match &first[..len] {
-        [] => Err(io::ErrorKind::UnexpectedEof.into()),
-        [0x16, ..] => Ok(Protocol::Tls),
-        // A preface that comes in pieces goes to HTTP/2, which has the last word.
-        first if b"PRI".starts_with(first) => Ok(Protocol::Http2),
-        _ => Ok(Protocol::Http1),
-    }
-}
-
-async fn refuse_http1(mut stream: TcpStream) -> io::Result<()> {
-    const BODY: &str = "this port speaks gRPC over HTTP/2 in cleartext (h2c with prior knowledge), not HTTP/1\n";
-    let answer = format!(
-        "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\nwaymark-error: not-grpc\r\nconnection: close\r\n\
-         content-length: {}\r\n\r\n{BODY}",
-        BODY.len()
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await?;
-    // To close with unread bytes would reset the connection, and take the answer with it.
-    let mut rest = [0; 4096];
-    let mut budget = 1 << 20;
-    while budget > 0 {
-        match stream.read(&mut rest).await? {
-            0 => break,
-            len => budget -= len.min(budget),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -36,6 +36,11 @@ struct CodeLabels {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReloadLabel {
+    result: &'static str,
+}
+
 /// The data plane's metrics. Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
 pub struct Metrics {
@@ -49,6 +54,8 @@ struct Inner {
     retries: Family<ServiceLabel, Counter>,
     in_flight: Family<ServiceLabel, Gauge>,
     connections: Gauge,
+    handshakes_failed: Counter,
+    tls_reloads: Family<ReloadLabel, Counter>,
     /// Read for every request; replaced when a service is seen for the first time.
     services: ArcSwap<HashMap<Box<str>, Arc<ServiceMetrics>>>,
     /// Held while `services` is replaced, so that no service gets two sets.
@@ -67,6 +74,10 @@ impl Metrics {
         sub.register("retries", "Attempts of a request after its first", inner.retries.clone());
         sub.register("requests_in_flight", "Requests that run", inner.in_flight.clone());
         sub.register("client_connections", "Connections from clients", inner.connections.clone());
+        let help = "TLS handshakes with clients that failed";
+        sub.register("tls_handshakes_failed", help, inner.handshakes_failed.clone());
+        let help = "Changed certificate files, by whether they were taken or refused";
+        sub.register("tls_reloads", help, inner.tls_reloads.clone());
         metrics
     }
 
@@ -118,6 +129,16 @@ impl Metrics {
         inner.durations.remove(&label);
         inner.retries.remove(&label);
         inner.in_flight.remove(&label);
+    }
+
+    pub(super) fn handshake_failed(&self) {
+        self.inner.handshakes_failed.inc();
+    }
+
+    /// Counts changed certificates: taken, or refused because they cannot be used.
+    pub fn certificates_changed(&self, taken: bool) {
+        let result = if taken { "taken" } else { "refused" };
+        self.inner.tls_reloads.get_or_create(&ReloadLabel { result }).inc();
     }
 
     /// Counts a client's connection until the guard is dropped.

@@ -4,7 +4,7 @@
 //!   client ── HTTP/2 ──▶ inbound ─┐ route
 //!                                 ├──▶ call ── pick ──▶ ServiceState (balancer)
 //!   tonic client ──▶ Channel ─────┘     │
-//!                                       ├─ connection ──▶ one HTTP/2 connection an endpoint, kept in its cell
+//!                                       ├─ connection ──▶ the endpoint's HTTP/2 connections, kept in its cell
 //!                                       ├─ upload  ─────▶ request body, frame by frame
 //!                                       └─ body    ◀───── answer, frame by frame, trailers as they came
 //! ```
@@ -21,16 +21,23 @@ mod backoff;
 mod body;
 mod call;
 mod channel;
+mod client;
 mod code;
 mod connect;
 mod connection;
 mod errors;
+mod greeting;
 mod inbound;
+mod listener;
 mod metrics;
 mod options;
 mod route;
+mod socket;
+mod streams;
 mod timeout;
+mod tls;
 mod upload;
+mod usage;
 
 use std::sync::Arc;
 
@@ -39,9 +46,11 @@ pub use channel::Channel;
 pub use code::Code;
 pub use errors::WAYMARK_ERROR;
 pub use inbound::{Drained, serve};
+pub use listener::Listener;
 pub use metrics::Metrics;
 pub use options::{ConnectOptions, InboundOptions, Options};
 pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
+pub use tls::{ClientTls, EndpointTls, Part, Pem, ServerTls, TlsError};
 
 use crate::{balancer::Services, model::ServiceName};
 

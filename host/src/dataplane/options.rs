@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::tls::{EndpointTls, ServerTls};
+
 /// How requests are taken and forwarded.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -20,6 +22,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Connections to endpoints.
     pub connect: ConnectOptions,
+    /// Which endpoints speak TLS. Default: none does.
+    pub endpoint_tls: EndpointTls,
     /// Connections from clients.
     pub inbound: InboundOptions,
 }
@@ -40,8 +44,22 @@ pub struct InboundOptions {
     pub keep_alive_interval: Duration,
     /// A client that gives none within this is gone. Default 20 s, as gRPC's keep-alive (A8).
     pub keep_alive_timeout: Duration,
+    /// A connection this old takes no new calls (GOAWAY) and closes when those that run have ended; up to a tenth more or less,
+    /// by chance. Default: none, as gRPC's servers (`MAX_CONNECTION_AGE`, proposal A9). It makes clients spread over nodes anew.
+    pub max_age: Option<Duration>,
+    /// How long calls may go on running on a connection that has reached its age. Default: none, without end, as gRPC's servers
+    /// (`MAX_CONNECTION_AGE_GRACE`, proposal A9).
+    pub max_age_grace: Option<Duration>,
+    /// A connection on which no call ran for this long is closed. Default: none, as gRPC's servers (`MAX_CONNECTION_IDLE`, proposal
+    /// A9): a client that is gone is noticed by the keep-alive, and one that is there shall find its connection.
+    pub idle_timeout: Option<Duration>,
     /// How long a new connection may take to show which protocol it speaks. Default 10 s.
     pub first_bytes_timeout: Duration,
+    /// TLS with clients. Default: none, clients speak cleartext.
+    pub tls: Option<ServerTls>,
+    /// How long a TLS handshake may take. Default 10 s: slow clients need a few round trips, and the slot of one that says nothing
+    /// is soon free again.
+    pub handshake_timeout: Duration,
 }
 
 /// Connections to endpoints.
@@ -70,6 +88,13 @@ pub struct ConnectOptions {
     /// A server that gives none within this is gone; and, on Linux, one that does not acknowledge what was sent
     /// (`TCP_USER_TIMEOUT`, as gRPC's A18). Default 20 s.
     pub keep_alive_timeout: Duration,
+    /// How many connections one endpoint may have at once, each begun when every stream that the server allows on those before it
+    /// (MAX_CONCURRENT_STREAMS) is taken. Default 4. gRPC's proposal A105 has 1 by default and 10 at most, for channels that each
+    /// belong to one client; a node's connections carry the calls of many.
+    pub max_connections: usize,
+    /// A connection on which no call ran for this long is closed; the next call connects again. Default 30 min, as gRPC's client
+    /// idle timeout (`WithIdleTimeout` in grpc-go). None: never.
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Default for Options {
@@ -81,6 +106,7 @@ impl Default for Options {
             replay_bytes: 64 << 10,
             drain_timeout: Duration::from_secs(30),
             connect: ConnectOptions::default(),
+            endpoint_tls: EndpointTls::default(),
             inbound: InboundOptions::default(),
         }
     }
@@ -95,7 +121,12 @@ impl Default for InboundOptions {
             max_header_bytes: 64 << 10,
             keep_alive_interval: Duration::from_mins(1),
             keep_alive_timeout: Duration::from_secs(20),
+            max_age: None,
+            max_age_grace: None,
+            idle_timeout: None,
             first_bytes_timeout: Duration::from_secs(10),
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -110,6 +141,8 @@ impl Default for ConnectOptions {
             connection_window: 64 << 20,
             keep_alive_interval: Duration::from_secs(305),
             keep_alive_timeout: Duration::from_secs(20),
+            max_connections: 4,
+            idle_timeout: Some(Duration::from_mins(30)),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod catalogue;
+mod certificates;
 mod conformance;
 mod dataplane;
 mod demo;
@@ -16,3 +17,4 @@ mod register;
 mod registry;
 #[allow(dead_code, reason = "shared with the fault drills")]
 mod relay;
+mod tls_files;

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use waymark::dataplane::{ConnectOptions, Drained, Options, Routes};
 
 use super::support::{
-    Caller, Client, Instance, LONG, Node, at, closed_port, echo, message, soon, text, trailers, written,
+    Caller, Client, Instance, LONG, Node, at, closed_port, echo, message, soon, text, trailers, until, written,
 };
 
 #[tokio::test]
@@ -146,15 +146,6 @@ async fn load(node: &Node, stop: Arc<AtomicBool>) -> tokio::task::JoinSet<usize>
         });
     }
     clients
-}
-
-async fn until(mut done: impl FnMut() -> bool) {
-    soon(async {
-        while !done() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,5 +3,8 @@
 mod calls;
 mod connections;
 mod failures;
+mod limits;
 mod streams;
 mod support;
+mod tls;
+mod unix;

@@ -38,6 +38,16 @@ use waymark::{
 /// Far more than any test needs; a test that gets here hangs.
 pub(super) const LONG: Duration = Duration::from_secs(30);
 
+/// Waits until something has come true.
+pub(super) async fn until(mut done: impl FnMut() -> bool) {
+    soon(async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
 /// Fails a test that hangs.
 pub(super) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(LONG, future).await.expect("nothing here takes this long")
@@ -85,6 +95,22 @@ impl Instance {
         F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
         R: Future<Output = Reply> + Send + 'static,
     {
+        Self::configured(listener, |_| {}, handler)
+    }
+
+    /// Speaks HTTP/2 with these settings.
+    pub(super) fn configured<F, R>(
+        listener: TcpListener,
+        configure: impl Fn(&mut http2::Builder<TokioExecutor>) + Send + Sync + 'static,
+        handler: F,
+    ) -> Self
+    where
+        F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+        R: Future<Output = Reply> + Send + 'static,
+    {
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.timer(TokioTimer::new());
+        configure(&mut http2);
         let instance = Self {
             address: listener.local_addr().unwrap(),
             calls: Arc::default(),
@@ -111,10 +137,8 @@ impl Instance {
                     let reply = handler(request);
                     async move { Ok::<_, Infallible>(reply.await) }
                 });
-                let (drain, kill) = (drain.clone(), kill.clone());
+                let (drain, kill, http2) = (drain.clone(), kill.clone(), http2.clone());
                 tracker.spawn(async move {
-                    let mut http2 = http2::Builder::new(TokioExecutor::new());
-                    http2.timer(TokioTimer::new());
                     let mut connection = std::pin::pin!(http2.serve_connection(TokioIo::new(stream), service));
                     tokio::select! {
                         _ = &mut connection => return,
@@ -151,6 +175,11 @@ impl Instance {
 
     pub(super) fn n_calls(&self) -> usize {
         self.calls.load(SeqCst)
+    }
+
+    /// Connections that are open. Its tracker also has the task that takes them.
+    pub(super) fn n_open(&self) -> usize {
+        self.tracker.len() - 1
     }
 
     pub(super) fn n_connections(&self) -> usize {

@@ -3,42 +3,17 @@
 use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
 use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 use waymark::registry::{Registry, RegistryConfig, RegistryError, TlsConfig};
 
 use super::fixture::{register, subscribe, until_addresses};
-use crate::embedded::fixture::{LOOPBACK, Process, program};
+use crate::{
+    certificates::Authority,
+    embedded::fixture::{LOOPBACK, Process, program},
+};
 
 const A: &str = "192.0.2.1:80";
 const B: &str = "192.0.2.2:80";
-
-/// An authority that nobody but its users knows.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key, PEM.
-type Pair = (Vec<u8>, Vec<u8>);
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn pem(&self) -> Vec<u8> {
-        self.0.pem().into_bytes()
-    }
-
-    /// For a server or a client of these names.
-    fn issue(&self, names: &[&str]) -> Pair {
-        let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
-        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
-    }
-}
 
 /// An etcd with TLS, in a process of its own.
 struct Server {

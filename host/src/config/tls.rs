@@ -1,0 +1,62 @@
+//! Where certificates are: which files, and for which side of the node.
+
+use std::path::PathBuf;
+
+use super::{
+    ConfigError,
+    file::{EndpointTlsFile, TlsFile},
+};
+
+/// The files of one TLS configuration, all PEM. They are followed: what they hold later counts for later connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Our certificate with its chain, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The authorities to trust. For clients none means that they need no certificate, for endpoints the system's authorities.
+    pub authorities: Option<PathBuf>,
+    /// For endpoints, the name that their certificates must be for; none is the host of each one's address.
+    pub server_name: Option<String>,
+}
+
+/// How endpoints are spoken to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTP/2 with prior knowledge.
+    #[default]
+    Cleartext,
+    /// HTTP/2 in TLS.
+    Tls(TlsFiles),
+}
+
+impl TlsFile {
+    pub(super) fn into_files(self) -> Result<TlsFiles, ConfigError> {
+        let identity = pair(self.cert_file, self.key_file, "tls")?;
+        if identity.is_none() {
+            return Err(ConfigError::value(
+                "tls.cert-file",
+                "is missing: a server needs a certificate and its key-file",
+            ));
+        }
+        Ok(TlsFiles { identity, authorities: self.client_ca_file, server_name: None })
+    }
+}
+
+impl EndpointTlsFile {
+    /// `table`: where it was written, for the message.
+    pub(super) fn into_transport(self, table: &str) -> Result<Transport, ConfigError> {
+        if self.enabled == Some(false) {
+            return Ok(Transport::Cleartext);
+        }
+        let identity = pair(self.cert_file, self.key_file, table)?;
+        Ok(Transport::Tls(TlsFiles { identity, authorities: self.ca_file, server_name: self.server_name }))
+    }
+}
+
+fn pair(cert: Option<PathBuf>, key: Option<PathBuf>, table: &str) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some((cert, key))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::value(format!("{table}.cert-file"), "goes with key-file, give both")),
+        (None, Some(_)) => Err(ConfigError::value(format!("{table}.key-file"), "goes with cert-file, give both")),
+    }
+}
