@@ -4,13 +4,13 @@
 //! on (connection-specific headers) never gets here: such a request is malformed, and HTTP/2 resets it (RFC 9113, section
 //! 8.2.2).
 
-use std::{convert::Infallible, future::Future, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, future::Future, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::{TcpListener, TcpStream},
     time::{Instant, sleep, timeout},
 };
@@ -21,7 +21,9 @@ use super::{
     Dataplane, Shared,
     body::ResponseBody,
     call::{Wanted, call, refuse},
+    code::is_grpc,
     errors::{Failure, GRPC_MESSAGE, WAYMARK_ERROR},
+    occasional::Occasional,
 };
 
 /// How serving ended.
@@ -88,6 +90,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 struct Server {
     http2: http2::Builder<TokioExecutor>,
+    abuse: Occasional,
 }
 
 impl Server {
@@ -100,11 +103,12 @@ impl Server {
             .initial_connection_window_size(options.connection_window)
             .max_concurrent_streams(options.max_concurrent_streams)
             .max_header_list_size(options.max_header_bytes)
+            .max_send_buf_size(options.send_buffer)
             .keep_alive_interval(options.keep_alive_interval)
             .keep_alive_timeout(options.keep_alive_timeout)
             // The instance sets the date of its answer, if it wants one.
             .auto_date_header(false);
-        Self { http2 }
+        Self { http2, abuse: Occasional::default() }
     }
 }
 
@@ -162,8 +166,15 @@ impl Connection {
                 }
             }
         };
-        if let Err(error) = ended {
-            debug!(peer = %self.peer, error = &error as &dyn std::error::Error, "client connection failed");
+        let Err(error) = ended else { return };
+        // What this side ended was ended for a reason: a rule that was broken, or a limit of what one client may cost.
+        let abuse =
+            error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_library());
+        match abuse.and_then(|abuse| Some((abuse, self.server.abuse.turn()?))) {
+            Some((abuse, untold)) => {
+                warn!(peer = %self.peer, error = %abuse, untold, "ended a client's connection that broke the rules of HTTP/2");
+            }
+            None => debug!(peer = %self.peer, error = &error as &dyn Error, "client connection failed"),
         }
     }
 }
@@ -185,7 +196,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>, peer: IpAddr) -> Re
 fn refuse_http<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
     let (status, message) = if request.method() != Method::POST {
         (StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are POST requests")
-    } else if !is_grpc(request.headers().get(header::CONTENT_TYPE)) {
+    } else if !is_grpc(request.headers()) {
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port takes gRPC: content-type application/grpc")
     } else {
         return None;
@@ -201,29 +212,36 @@ fn refuse_http<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
     Some(response)
 }
 
-/// `application/grpc`, alone or with `+proto`, `;charset` and the like; not gRPC-Web, which is another protocol.
-fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
-    let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
 enum Protocol {
     Http2,
     Http1,
     Tls,
 }
 
-/// Looks at a connection's first bytes without taking them. Three are enough to know HTTP/2's preface, `PRI * HTTP/2.0`: no
-/// method of HTTP/1 begins like it.
+/// Looks at a connection's first bytes without taking them. Three are enough to tell HTTP/2's preface, `PRI * HTTP/2.0`, from the
+/// methods of HTTP/1; but it is waited for as a whole, because HTTP/2 would wait for the rest without end.
 async fn protocol(stream: &TcpStream) -> io::Result<Protocol> {
-    let mut first = [0; 3];
-    let len = stream.peek(&mut first).await?;
-    match &first[..len] {
-        [] => Err(io::ErrorKind::UnexpectedEof.into()),
-        [0x16, ..] => Ok(Protocol::Tls),
-        // A preface that comes in pieces goes to HTTP/2, which has the last word.
-        first if b"PRI".starts_with(first) => Ok(Protocol::Http2),
-        _ => Ok(Protocol::Http1),
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// Nothing tells of a further byte beside one that was only looked at. Few prefaces come in pieces.
+    const LOOK_AGAIN: Duration = Duration::from_millis(10);
+    let mut first = [0; PREFACE.len()];
+    let mut seen = 0;
+    loop {
+        let len = stream.peek(&mut first).await?;
+        match &first[..len] {
+            [] => return Err(io::ErrorKind::UnexpectedEof.into()),
+            [0x16, ..] => return Ok(Protocol::Tls),
+            PREFACE => return Ok(Protocol::Http2),
+            first if PREFACE.starts_with(first) => {}
+            [b'P', b'R', b'I', ..] => return Ok(Protocol::Http2),
+            _ => return Ok(Protocol::Http1),
+        }
+        // What is only looked at stays, and the end of the stream does not show.
+        if len == seen && stream.ready(Interest::READABLE).await?.is_read_closed() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        seen = len;
+        sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -246,16 +264,4 @@ async fn refuse_http1(mut stream: TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_grpc_is_taken_for_grpc() {
-        let takes = |text: &'static str| is_grpc(Some(&HeaderValue::from_static(text)));
-        assert!(takes("application/grpc") && takes("application/grpc+proto") && takes("application/grpc;x=y"));
-        assert!(!takes("application/grpc-web") && !takes("application/json") && !is_grpc(None));
-    }
 }

@@ -114,7 +114,7 @@ impl Instance {
                 let (drain, kill) = (drain.clone(), kill.clone());
                 tracker.spawn(async move {
                     let mut http2 = http2::Builder::new(TokioExecutor::new());
-                    http2.timer(TokioTimer::new());
+                    http2.timer(TokioTimer::new()).max_concurrent_streams(10_000);
                     let mut connection = std::pin::pin!(http2.serve_connection(TokioIo::new(stream), service));
                     tokio::select! {
                         _ = &mut connection => return,
