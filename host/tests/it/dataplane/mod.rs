@@ -8,6 +8,7 @@ mod failures;
 mod frames;
 #[cfg(target_os = "linux")]
 mod hostile;
+mod interop;
 mod misbehaving;
 mod streams;
 mod support;
