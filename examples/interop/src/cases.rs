@@ -137,9 +137,14 @@ fn large() -> SimpleRequest {
     SimpleRequest { response_size: LARGE_ANSWER, payload: payload(LARGE_REQUEST), ..SimpleRequest::default() }
 }
 
+/// How long an answer is; -1 for one that no case asks for.
+fn len(payload: Option<&Payload>) -> i32 {
+    payload.map_or(0, |payload| i32::try_from(payload.body.len()).unwrap_or(-1))
+}
+
 fn is_large(answer: &SimpleResponse) -> anyhow::Result<()> {
-    let len = answer.payload.as_ref().map_or(0, |payload| payload.body.len());
-    ensure!(len == LARGE_ANSWER as usize, "an answer of {len} bytes");
+    let len = len(answer.payload.as_ref());
+    ensure!(len == LARGE_ANSWER, "an answer of {len} bytes");
     Ok(())
 }
 
@@ -165,7 +170,7 @@ async fn server_streaming(mut client: Client) -> anyhow::Result<()> {
     let mut answers = client.streaming_output_call(request).await?.into_inner();
     let mut sizes = Vec::new();
     while let Some(answer) = answers.next().await {
-        sizes.push(answer?.payload.map_or(0, |payload| payload.body.len() as i32));
+        sizes.push(len(answer?.payload.as_ref()));
     }
     ensure!(sizes == ANSWERS, "answers of {sizes:?} bytes");
     Ok(())
@@ -186,7 +191,7 @@ async fn ping_pong(mut client: Client) -> anyhow::Result<()> {
             tx.send(ping(n)).await?;
         }
         let answer = answers.message().await?.context("the answers ended")?;
-        let got = answer.payload.map_or(0, |payload| payload.body.len() as i32);
+        let got = len(answer.payload.as_ref());
         ensure!(got == size, "{got} bytes, not {size}");
     }
     drop(tx);

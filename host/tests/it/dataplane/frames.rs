@@ -11,6 +11,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::support::{LONG, soon};
+
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(super) mod kind {
@@ -235,9 +237,9 @@ impl Raw {
 
     /// Writes piece after piece until all is written, or no more is taken.
     pub(super) async fn flood_with(&mut self, pieces: usize, piece: impl Fn(usize) -> Vec<u8>) -> Flood {
-        // Nothing tells that no more is taken but that nothing is.
-        const STUCK: Duration = Duration::from_secs(4);
         const BUFFER: usize = 64 << 10;
+        // Nothing tells that no more is taken but that nothing is. Only who never reads is meant to be held back.
+        let patience = if matches!(self.reader, Reader::Never(_)) { Duration::from_secs(4) } else { LONG };
         let mut buffer = Vec::with_capacity(2 * BUFFER);
         for number in 0..pieces {
             buffer.extend(piece(number));
@@ -246,7 +248,7 @@ impl Raw {
             }
             let mut rest = &buffer[..];
             while !rest.is_empty() {
-                match tokio::time::timeout(STUCK, self.write.write(rest)).await {
+                match tokio::time::timeout(patience, self.write.write(rest)).await {
                     Ok(Ok(len)) => rest = &rest[len..],
                     Ok(Err(_)) => return Flood::Closed,
                     Err(_) => return Flood::HeldBack,
@@ -260,7 +262,7 @@ impl Raw {
     /// Waits until the other side closes the connection.
     pub(super) async fn closed(self) -> Seen {
         let Reader::Always(reader) = self.reader else { panic!("it does not read") };
-        let seen = super::support::soon(reader).await.unwrap();
+        let seen = soon(reader).await.unwrap();
         drop(self.write);
         seen
     }

@@ -10,5 +10,7 @@ mod frames;
 mod hostile;
 mod interop;
 mod misbehaving;
+#[cfg(target_os = "linux")]
+mod process;
 mod streams;
 mod support;

@@ -115,6 +115,8 @@ impl Instance {
                 tracker.spawn(async move {
                     let mut http2 = http2::Builder::new(TokioExecutor::new());
                     http2.timer(TokioTimer::new()).max_concurrent_streams(10_000);
+                    // What a machine that is too busy to look at calls would take for an attack.
+                    http2.max_pending_accept_reset_streams(10_000);
                     let mut connection = std::pin::pin!(http2.serve_connection(TokioIo::new(stream), service));
                     tokio::select! {
                         _ = &mut connection => return,
