@@ -100,14 +100,18 @@ impl ResponseBody {
         self.open.get_or_insert(open);
     }
 
+    fn ended(&mut self, trailers: Option<HeaderMap>) -> Option<Result<Frame<Bytes>, Infallible>> {
+        Some(Ok(Frame::trailers(self.stream.take()?.ended(trailers)?)))
+    }
+
     fn fail(&mut self, failure: &Failure) -> Option<HeaderMap> {
-        let stream = self.stream.take()?;
+        let mut stream = self.stream.take()?;
         Some(stream.fail(failure))
     }
 }
 
 impl Stream {
-    fn fail(mut self, failure: &Failure) -> HeaderMap {
+    fn fail(&mut self, failure: &Failure) -> HeaderMap {
         self.record.set_code(failure.code());
         // A reset has its reasons, and a deadline is the caller's.
         self.guard.set_outcome(if failure.blames_endpoint() { Outcome::Failed } else { Outcome::Answered });
@@ -115,17 +119,19 @@ impl Stream {
         failure.trailers(&self.service)
     }
 
-    /// Notes what the server's trailers say.
-    fn ended(mut self, trailers: Option<&HeaderMap>) {
-        let code = trailers.and_then(Code::of);
-        if let Some(code) = code {
-            self.record.set_code(code);
-        } else {
-            self.record.set_code(Code::Unknown);
-        }
-        if code == Some(Code::Unavailable) {
+    /// Notes what the server's trailers say, and adds what they should have said.
+    fn ended(mut self, trailers: Option<HeaderMap>) -> Option<HeaderMap> {
+        let code = trailers.as_ref().and_then(Code::of);
+        let Some(code) = code else {
+            let mut trailers = trailers.unwrap_or_default();
+            trailers.extend(self.fail(&Failure::NoStatus { address: self.address.clone() }));
+            return Some(trailers);
+        };
+        self.record.set_code(code);
+        if code == Code::Unavailable {
             self.guard.set_outcome(Outcome::Failed);
         }
+        trailers
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
@@ -139,8 +145,10 @@ impl Stream {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if !self.data_done {
+        while !self.data_done {
             match ready!(self.recv.poll_data(cx)) {
+                // Says nothing, and clients count such frames against the connection.
+                Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
                     // It goes to the client's stream now, which takes it before it asks for more.
                     let released = self.recv.flow_control().release_capacity(data.len());
@@ -169,21 +177,12 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         match ready!(stream.poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                if frame.is_trailers()
-                    && let Some(stream) = self.stream.take()
-                {
-                    stream.ended(frame.trailers_ref());
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
+            Some(Ok(frame)) => Poll::Ready(match frame.into_trailers() {
+                Ok(trailers) => self.ended(Some(trailers)),
+                Err(data) => Some(Ok(data)),
+            }),
             Some(Err(failure)) => Poll::Ready(self.fail(&failure).map(|trailers| Ok(Frame::trailers(trailers)))),
-            None => {
-                if let Some(stream) = self.stream.take() {
-                    stream.ended(None);
-                }
-                Poll::Ready(None)
-            }
+            None => Poll::Ready(self.ended(None)),
         }
     }
 

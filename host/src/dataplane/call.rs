@@ -25,16 +25,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request, uri};
+use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, request, uri};
 use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     Shared,
     body::{Deadline, ResponseBody, Stream, UploadTask},
-    code::Code,
+    code::{Code, is_grpc},
     connection::{Connection, Sender},
     errors::{AttemptCause, AttemptError, Doing, Failure},
+    linger,
     metrics::RequestRecord,
     streams::Slot,
     timeout::{self, GRPC_TIMEOUT},
@@ -377,7 +378,7 @@ impl<B: RequestBody> Call<'_, B> {
         let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
         ready.map_err(Unanswered::Closing)?;
         let nothing_to_send = self.source.is_empty();
-        let (mut response, stream) = match sender.send_request(request, nothing_to_send) {
+        let (response, stream) = match sender.send_request(request, nothing_to_send) {
             Ok(sent) => sent,
             // Not an error of the connection: the request has something that HTTP/2 forbids.
             Err(cause) if !(cause.is_io() || cause.is_go_away() || cause.is_reset()) => {
@@ -386,15 +387,16 @@ impl<B: RequestBody> Call<'_, B> {
             Err(error) => return Err(Unanswered::Closing(error)),
         };
         drop(sender);
-        let mut upload = Upload::new(stream, nothing_to_send);
+        let mut sent = linger::Sent::new(response, Upload::new(stream, nothing_to_send));
         let (source, deadline) = (&mut self.source, &mut self.deadline);
         let answered = poll_fn(|cx| {
+            let (response, upload) = sent.parts();
             if !upload.is_done()
                 && let Poll::Ready(Err(error)) = upload.poll(source, cx)
             {
                 return Poll::Ready(Err(Failure::RequestBody(error)));
             }
-            if let Poll::Ready(answered) = Pin::new(&mut response).poll(cx) {
+            if let Poll::Ready(answered) = Pin::new(response).poll(cx) {
                 return Poll::Ready(Ok(answered));
             }
             if deadline.poll(cx).is_ready() {
@@ -402,7 +404,9 @@ impl<B: RequestBody> Call<'_, B> {
             }
             Poll::Pending
         });
-        match answered.await.map_err(Unanswered::Failed)? {
+        let answered = answered.await.map_err(Unanswered::Failed)?;
+        let upload = sent.answered();
+        match answered {
             Ok(response) => {
                 guard.answered();
                 upload.commit(&mut self.source);
@@ -480,21 +484,37 @@ impl<B: RequestBody> Call<'_, B> {
     /// Turns the head of an answer into the answer.
     fn pass_on(self, service: ServiceName, answered: Answered, mut record: RequestRecord) -> Response<ResponseBody> {
         let Answered { response, mut upload, mut guard, slot, address } = answered;
-        let (head, recv) = response.into_parts();
+        let (mut head, recv) = response.into_parts();
         let code = Code::of(&head.headers);
         if code == Some(Code::Unavailable) {
             guard.set_outcome(Outcome::Failed);
         }
+        let failure = if code.is_some() {
+            None
+        } else if head.status != StatusCode::OK || !is_grpc(&head.headers) {
+            Some(Failure::NotGrpc { address: address.clone(), status: head.status })
+        } else {
+            recv.is_end_stream().then(|| Failure::NoStatus { address: address.clone() })
+        };
+        if let Some(failure) = failure {
+            record.set_code(failure.code());
+            guard.set_outcome(Outcome::Failed);
+            return answer(service.as_str(), &failure);
+        }
         if recv.is_end_stream() {
             // Trailers-only: one frame in, one frame out.
-            record.set_code(code.unwrap_or_else(|| Code::of_http(head.status)));
+            record.set_code(code.unwrap_or(Code::Unknown));
             return Response::from_parts(head, ResponseBody::empty());
         }
+        // It may not be true, and nobody needs it: messages have their own lengths.
+        head.headers.remove(CONTENT_LENGTH);
         let mut source = self.source;
         let rest = (!upload.is_done()).then(|| {
             let rest = async move {
-                // An error has reset the stream, which its answer shows.
-                let _ = poll_fn(|cx| upload.poll(&mut source, cx)).await;
+                if poll_fn(|cx| upload.poll(&mut source, cx)).await.is_err() {
+                    // The answer shows it.
+                    upload.give_up();
+                }
             };
             UploadTask(tokio::spawn(rest))
         });

@@ -1,6 +1,6 @@
 //! gRPC's status codes, and what HTTP/2 errors mean in them.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 
 /// The header or trailer that carries a call's status.
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -104,9 +104,23 @@ impl Code {
     }
 }
 
+/// Whether the content type says gRPC: `application/grpc`, alone or with `+proto`, `;charset` and the like; not gRPC-Web, which is
+/// another protocol.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let rest = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_grpc_is_taken_for_grpc() {
+        let takes = |text| is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(text))]));
+        assert!(takes("application/grpc") && takes("application/grpc+proto") && takes("application/grpc;x=y"));
+        assert!(!takes("application/grpc-web") && !takes("application/json") && !is_grpc(&HeaderMap::new()));
+    }
 
     #[test]
     fn a_status_is_read_from_its_number() {

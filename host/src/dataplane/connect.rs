@@ -103,6 +103,14 @@ const BEFORE_SETTINGS: usize = 0;
 /// ends a connection after 1024 late answers to those it forgot.
 const CANCELLED_REMEMBERED: usize = 1024;
 
+/// The largest window that HTTP/2 has (RFC 9113, section 6.9.1).
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// What unread answers in small pieces may cost before HTTP/2 ends the connection: each piece counts for 256 less its length, and
+/// takes about 300 bytes. It is a last resort, because it ends other calls too. By default it would be half the connection's window, more than
+/// a gigabyte.
+const SMALL_FRAMES: usize = 512 << 20;
+
 /// Connects within `options.timeout`. What it returns is ready: the server has sent its HTTP/2 settings, so that a port where
 /// something else listens, or nothing behind a load balancer, counts as unreachable before a call is sent there (gRPC asks the
 /// same of its clients before they report READY).
@@ -162,7 +170,9 @@ async fn shake_hands(
 ) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
     let (sender, mut connection) = client::Builder::new()
         .initial_window_size(options.stream_window)
-        .initial_connection_window_size(options.connection_window)
+        .initial_connection_window_size(MAX_WINDOW)
+        .max_header_list_size(options.max_header_bytes)
+        .data_frame_budget(SMALL_FRAMES)
         .initial_max_send_streams(BEFORE_SETTINGS)
         // Calls of all clients share this connection. Answers that were on their way when a call was given up are no error of the
         // server: remember many such calls, and do not close the connection over late answers to those forgotten.

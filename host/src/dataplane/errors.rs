@@ -5,7 +5,7 @@
 
 use std::{error::Error, fmt::Write as _, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use thiserror::Error;
 
 use super::{
@@ -103,6 +103,12 @@ pub(super) enum Failure {
         #[source]
         cause: h2::Error,
     },
+    /// The server's answer ended, and did not say how the call went.
+    #[error("the instance at {address} ended its answer without a status")]
+    NoStatus { address: Address },
+    /// Something else than gRPC answered.
+    #[error("the instance at {address} does not speak gRPC: it answered with HTTP status {status}")]
+    NotGrpc { address: Address, status: StatusCode },
     /// The request could not be sent as HTTP/2.
     #[error("the request cannot be sent to the instance at {address}")]
     Unsendable {
@@ -170,7 +176,7 @@ impl Failure {
 
     /// Whether it speaks against the endpoint.
     pub(super) fn blames_endpoint(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::BadAnswer { .. })
+        matches!(self, Self::Lost { .. } | Self::BadAnswer { .. } | Self::NoStatus { .. } | Self::NotGrpc { .. })
     }
 
     /// The status that the caller gets. Those that may be tried again at once or later are UNAVAILABLE.
@@ -180,7 +186,10 @@ impl Failure {
             // To try again would not help.
             Self::NoRoute(_) | Self::BadName(_) | Self::Discover(_) => Code::Unimplemented,
             Self::Deadline { .. } => Code::DeadlineExceeded,
-            Self::BadTimeout { .. } | Self::Unsendable { .. } | Self::BadAnswer { .. } => Code::Internal,
+            Self::BadTimeout { .. } | Self::Unsendable { .. } | Self::BadAnswer { .. } | Self::NoStatus { .. } => {
+                Code::Internal
+            }
+            Self::NotGrpc { status, .. } => Code::of_http(*status),
             Self::Reset { reason, .. } => Code::of_reset(*reason),
             Self::RequestBody(_) => Code::Cancelled,
             Self::Closed
@@ -219,6 +228,8 @@ impl Failure {
             Self::Reset { .. } => "endpoint-reset",
             Self::Lost { .. } => "endpoint-lost",
             Self::BadAnswer { .. } => "bad-answer",
+            Self::NoStatus { .. } => "no-status",
+            Self::NotGrpc { .. } => "answer-not-grpc",
             Self::Unsendable { .. } => "unsendable",
             Self::RequestBody(_) => "request-broken-off",
         }

@@ -1,8 +1,11 @@
 //! A client connection's first bytes: which protocol they are, and a polite no in that protocol where it is the wrong one.
 
-use std::io;
+use std::{io, time::Duration};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::sleep,
+};
 
 use super::socket::Socket;
 
@@ -42,29 +45,49 @@ impl Refusal {
     }
 }
 
-/// Looks at a connection's first bytes without taking them.
+/// How a client of HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Nothing tells of a further byte beside one that was only looked at. Few prefaces come in pieces.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Looks at a connection's first bytes without taking them. HTTP/2's preface is waited for as a whole, because HTTP/2 would wait for
+/// the rest without end.
 pub(super) async fn protocol(socket: &Socket) -> io::Result<Protocol> {
-    let mut first = [0; 3];
-    let len = socket.peek(&mut first).await?;
-    of(&first[..len])
+    let mut first = [0; PREFACE.len()];
+    let mut seen = 0;
+    loop {
+        let len = socket.peek(&mut first).await?;
+        if let Some(protocol) = of(&first[..len])? {
+            return Ok(protocol);
+        }
+        // What is only looked at stays, and the end of the stream does not show.
+        if len == seen && socket.is_read_closed().await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        seen = len;
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// The same where there is nothing to look at, for a client that is refused whatever it speaks.
 async fn protocol_taken(socket: &mut Socket) -> io::Result<Protocol> {
     let mut first = [0; 3];
     let len = socket.read(&mut first).await?;
-    of(&first[..len])
+    Ok(of(&first[..len])?.unwrap_or(Protocol::Http2))
 }
 
-/// Three bytes are enough to know HTTP/2's preface, `PRI * HTTP/2.0`: no method of HTTP/1 begins like it.
-fn of(first: &[u8]) -> io::Result<Protocol> {
+/// None while it may become HTTP/2's preface. Three bytes are enough to tell that from the methods of HTTP/1.
+fn of(first: &[u8]) -> io::Result<Option<Protocol>> {
     match first {
         [] => Err(io::ErrorKind::UnexpectedEof.into()),
         // A TLS record of the kind "handshake".
-        [0x16, ..] => Ok(Protocol::Tls),
-        // A preface that comes in pieces goes to HTTP/2, which has the last word.
-        first if b"PRI".starts_with(first) => Ok(Protocol::Http2),
-        _ => Ok(Protocol::Http1),
+        [0x16, ..] => Ok(Some(Protocol::Tls)),
+        PREFACE => Ok(Some(Protocol::Http2)),
+        first if PREFACE.starts_with(first) => Ok(None),
+        // HTTP/2 has the last word on a preface that is wrong further on.
+        [b'P', b'R', b'I', ..] => Ok(Some(Protocol::Http2)),
+        _ => Ok(Some(Protocol::Http1)),
     }
 }
 
@@ -125,13 +148,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_bytes_tell_the_protocol() {
+    fn the_first_bytes_tell_the_protocol() {
         for (first, protocol) in [
-            (&b"PRI"[..], Protocol::Http2),
-            (b"P", Protocol::Http2),
-            (b"POS", Protocol::Http1),
-            (b"PRO", Protocol::Http1),
-            (&[0x16, 3, 1], Protocol::Tls),
+            (PREFACE, Some(Protocol::Http2)),
+            (b"PRI * HTTP/1.1", Some(Protocol::Http2)),
+            (b"PRI * HTTP/2", None),
+            (b"P", None),
+            (b"POS", Some(Protocol::Http1)),
+            (b"PRO", Some(Protocol::Http1)),
+            (&[0x16, 3, 1], Some(Protocol::Tls)),
         ] {
             assert_eq!(of(first).unwrap(), protocol, "{first:?}");
         }

@@ -19,9 +19,11 @@ use super::{
     body::ResponseBody,
     call::{Wanted, call, refuse},
     client::{Client, OpenCall},
+    code::is_grpc,
     errors::{Failure, GRPC_MESSAGE, WAYMARK_ERROR},
     greeting::{self, Protocol, Refusal},
     listener::{Listener, Peer},
+    occasional::Occasional,
     socket::Socket,
     tls::ServerTls,
 };
@@ -91,6 +93,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 struct Server {
     http2: http2::Builder<TokioExecutor>,
+    abuse: Occasional,
 }
 
 impl Server {
@@ -103,11 +106,12 @@ impl Server {
             .initial_connection_window_size(options.connection_window)
             .max_concurrent_streams(options.max_concurrent_streams)
             .max_header_list_size(options.max_header_bytes)
+            .max_send_buf_size(options.send_buffer)
             .keep_alive_interval(options.keep_alive_interval)
             .keep_alive_timeout(options.keep_alive_timeout)
             // The instance sets the date of its answer, if it wants one.
             .auto_date_header(false);
-        Self { http2 }
+        Self { http2, abuse: Occasional::default() }
     }
 }
 
@@ -212,8 +216,15 @@ impl Connection {
                 }
             }
         };
-        if let Err(error) = ended {
-            debug!(peer = %self.peer, error = &error as &dyn Error, "client connection failed");
+        let Err(error) = ended else { return };
+        // What this side ended was ended for a reason: a rule that was broken, or a limit of what one client may cost.
+        let abuse =
+            error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_library());
+        match abuse.and_then(|abuse| Some((abuse, self.server.abuse.turn()?))) {
+            Some((abuse, untold)) => {
+                warn!(peer = %self.peer, error = %abuse, untold, "ended a client's connection that broke the rules of HTTP/2");
+            }
+            None => debug!(peer = %self.peer, error = &error as &dyn Error, "client connection failed"),
         }
     }
 }
@@ -239,7 +250,7 @@ async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<Response
 fn refuse_http<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
     let (status, message) = if request.method() != Method::POST {
         (StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are POST requests")
-    } else if !is_grpc(request.headers().get(header::CONTENT_TYPE)) {
+    } else if !is_grpc(request.headers()) {
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port takes gRPC: content-type application/grpc")
     } else {
         return None;
@@ -253,22 +264,4 @@ fn refuse_http<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
         headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
     }
     Some(response)
-}
-
-/// `application/grpc`, alone or with `+proto`, `;charset` and the like; not gRPC-Web, which is another protocol.
-fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
-    let rest = content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_grpc_is_taken_for_grpc() {
-        let takes = |text: &'static str| is_grpc(Some(&HeaderValue::from_static(text)));
-        assert!(takes("application/grpc") && takes("application/grpc+proto") && takes("application/grpc;x=y"));
-        assert!(!takes("application/grpc-web") && !takes("application/json") && !is_grpc(None));
-    }
 }

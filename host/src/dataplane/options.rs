@@ -40,6 +40,9 @@ pub struct InboundOptions {
     pub max_concurrent_streams: u32,
     /// The largest set of headers taken, in bytes. Default 64 KiB.
     pub max_header_bytes: u32,
+    /// How much of one answer is held for a client that does not read it, in bytes, beside what its window lets out. Default
+    /// 64 KiB. Together with [`ConnectOptions::stream_window`] this is what a stalled answer costs.
+    pub send_buffer: usize,
     /// A silent client is asked for a sign of life after this. Default 60 s.
     pub keep_alive_interval: Duration,
     /// A client that gives none within this is gone. Default 20 s, as gRPC's keep-alive (A8).
@@ -76,12 +79,12 @@ pub struct ConnectOptions {
     pub backoff_base: Duration,
     /// The longest wait. Default 5 s. See [`Self::backoff_base`].
     pub backoff_max: Duration,
-    /// How much of one answer's body a server may send ahead of its reader, in bytes. Default 1 MiB, see
-    /// [`InboundOptions::stream_window`].
+    /// How much of one answer's body a server may send ahead of its reader, in bytes. Default 64 KiB, as HTTP/2's
+    /// own, which fills 1 Gbit/s at 0.5 ms. There is no such limit for all answers of a connection together: the calls of all clients share it, and those whose
+    /// clients do not read would use it up and stop the rest.
     pub stream_window: u32,
-    /// The same for all answers of a connection together. Default 64 MiB: the calls of all clients share it, and those whose
-    /// clients do not read must not stop the rest.
-    pub connection_window: u32,
+    /// The largest set of headers or trailers that a server may answer with, in bytes. Default 64 KiB.
+    pub max_header_bytes: u32,
     /// While calls run, the server is asked for a sign of life this often. Default 305 s, because servers on grpc-go end a
     /// connection that is pinged more often than every 5 min (its `EnforcementPolicy.MinTime`). Lower it where servers allow it.
     pub keep_alive_interval: Duration,
@@ -119,6 +122,7 @@ impl Default for InboundOptions {
             connection_window: 16 << 20,
             max_concurrent_streams: 1000,
             max_header_bytes: 64 << 10,
+            send_buffer: 64 << 10,
             keep_alive_interval: Duration::from_mins(1),
             keep_alive_timeout: Duration::from_secs(20),
             max_age: None,
@@ -137,8 +141,8 @@ impl Default for ConnectOptions {
             timeout: Duration::from_secs(2),
             backoff_base: Duration::from_millis(200),
             backoff_max: Duration::from_secs(5),
-            stream_window: 1 << 20,
-            connection_window: 64 << 20,
+            stream_window: 64 << 10,
+            max_header_bytes: 64 << 10,
             keep_alive_interval: Duration::from_secs(305),
             keep_alive_timeout: Duration::from_secs(20),
             max_connections: 4,

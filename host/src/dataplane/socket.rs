@@ -39,6 +39,16 @@ impl Socket {
         }
     }
 
+    /// Whether the other side has said that nothing more comes; waits until something came at all.
+    pub(super) async fn is_read_closed(&self) -> io::Result<bool> {
+        let ready = match self {
+            Self::Tcp(stream) => stream.ready(Interest::READABLE).await?,
+            Self::Unix(stream) => stream.ready(Interest::READABLE).await?,
+            Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Ok(ready.is_read_closed())
+    }
+
     /// Sends small writes at once: calls are small and wait for their answers, and Nagle's algorithm would hold them back.
     pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {

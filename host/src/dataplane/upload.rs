@@ -178,7 +178,7 @@ impl Upload {
     ///
     /// # Errors
     ///
-    /// The client broke its request off; the stream was reset.
+    /// The client broke its request off: the call is over.
     pub(super) fn poll<B>(&mut self, source: &mut Source<B>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -204,9 +204,11 @@ impl Upload {
                 continue;
             }
             let sent = match source.poll_next(&mut self.at, cx) {
-                Poll::Ready(Ok(Next::Data(data, last))) if data.is_empty() => {
-                    self.done = last;
-                    self.stream.send_data(data, last)
+                // Says nothing; and servers count such frames against the connection, which is everybody's.
+                Poll::Ready(Ok(Next::Data(data, false))) if data.is_empty() => continue,
+                Poll::Ready(Ok(Next::Data(data, true))) if data.is_empty() => {
+                    self.done = true;
+                    self.stream.send_data(data, true)
                 }
                 Poll::Ready(Ok(Next::Data(data, last))) => {
                     // One byte is enough to be woken; HTTP/2 raises it to the chunk's length. To reserve before there is data
@@ -225,7 +227,6 @@ impl Upload {
                 }
                 Poll::Ready(Err(error)) => {
                     self.done = true;
-                    self.stream.send_reset(Reason::CANCEL);
                     return Poll::Ready(Err(error));
                 }
                 Poll::Pending => {
@@ -241,6 +242,11 @@ impl Upload {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Tells the instance that the rest of the request will not come.
+    pub(super) fn give_up(&mut self) {
+        self.stream.send_reset(Reason::CANCEL);
     }
 
     fn stopped(&mut self) -> Poll<Result<(), BoxError>> {

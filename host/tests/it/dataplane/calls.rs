@@ -194,7 +194,7 @@ async fn a_trailers_only_answer_stays_one_frame() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_grpc_passes_as_it_is() {
+async fn an_answer_that_is_not_grpc_becomes_a_status() {
     let a = Instance::new(|_| async {
         let body = tonic::body::Body::new(http_body_util::Full::from("sorry"));
         http::Response::builder().status(503).header("content-type", "text/plain").body(body).unwrap()
@@ -203,7 +203,8 @@ async fn an_answer_that_is_not_grpc_passes_as_it_is() {
     let node = Node::new().await;
     node.serve("svc", &[&a]).await;
     let answer = node.client().await.echo("svc", "x").await;
-    assert_eq!((answer.status, &answer.data[..]), (503, &b"sorry"[..]));
+    assert_eq!((answer.status, answer.code(), answer.kind()), (200, "14", "answer-not-grpc"));
+    assert!(answer.message().contains("does not speak gRPC: it answered with HTTP status 503"), "{}", answer.message());
 }
 
 #[tokio::test]

@@ -1,9 +1,18 @@
-//! The data plane with real sockets: instances, the node and clients in one process.
+//! The data plane with real sockets: instances, the node and clients in one process, or the node in one of its own.
 
+#[cfg(target_os = "linux")]
+mod arena;
 mod calls;
 mod connections;
 mod failures;
+mod frames;
+#[cfg(target_os = "linux")]
+mod hostile;
+mod interop;
 mod limits;
+mod misbehaving;
+#[cfg(target_os = "linux")]
+mod process;
 mod streams;
 mod support;
 mod tls;

@@ -1,0 +1,124 @@
+//! A node in a process of its own, so that its memory can be told from the test's, with one instance behind it and one client that
+//! behaves well and calls all the while.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use http::Request;
+use http_body::Frame;
+use hyper::body::Incoming;
+use tokio::task::JoinHandle;
+use tonic::transport::Endpoint;
+
+use super::{
+    process::Process,
+    support::{Caller, Instance, Reply, echo, message, soon},
+};
+
+/// Never answers, and never reads its request.
+pub(super) const NEVER: &str = "/hostile/Never";
+
+/// Answers with messages of as many bytes as the path says, without end.
+pub(super) fn endless(message_len: usize) -> String {
+    format!("/hostile/Endless/{message_len}")
+}
+
+async fn serve(request: Request<Incoming>) -> Reply {
+    let path = request.uri().path();
+    if path == NEVER {
+        std::future::pending::<()>().await;
+    }
+    let Some(len) = path.strip_prefix("/hostile/Endless/") else { return echo("a", request).await };
+    let chunk = message(&vec![7; len.parse().unwrap()]);
+    let frames = tokio_stream::iter(std::iter::repeat_with(move || Ok::<_, tonic::Status>(Frame::data(chunk.clone()))));
+    let body = tonic::body::Body::new(http_body_util::StreamBody::new(frames));
+    http::Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+}
+
+pub(super) struct Arena {
+    /// Where the node takes calls.
+    pub(super) node: SocketAddr,
+    _instance: Instance,
+    process: Process,
+    /// Resident bytes before the attack.
+    before: u64,
+    calls: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    healthy: JoinHandle<Vec<tonic::Status>>,
+}
+
+impl Arena {
+    pub(super) async fn new() -> Self {
+        let instance = Instance::new(serve).await;
+        let process = Process::start().await;
+        let node = process.node;
+        let mut registry = etcd_client::Client::connect([&process.registry], None).await.unwrap();
+        let address = instance.address.to_string();
+        registry.put(format!("svc/{address}"), format!(r#"{{"Addr":"{address}"}}"#), None).await.unwrap();
+        let (calls, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let channel = Endpoint::new(format!("http://{node}")).unwrap().connect().await.unwrap();
+        let healthy = tokio::spawn(healthy(Caller::new(channel, Some("svc")), Arc::clone(&calls), Arc::clone(&stop)));
+        let mut arena = Self { node, _instance: instance, process, before: 0, calls, stop, healthy };
+        arena.more_calls(100).await;
+        arena.before = arena.process.resident("VmRSS");
+        // The peak counts from here on (proc(5), clear_refs).
+        fs::write(arena.process.proc("clear_refs"), "5").unwrap();
+        arena
+    }
+
+    /// Waits for so many more calls of the client that behaves well.
+    pub(super) async fn more_calls(&self, n: usize) {
+        let until = self.calls.load(SeqCst) + n;
+        soon(async {
+            while self.calls.load(SeqCst) < until && !self.healthy.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the node's log has these words.
+    pub(super) async fn logged(&self, words: &str) {
+        self.process.logged(words).await;
+    }
+
+    /// With the attack still going on or just over: other calls go on, none of them has failed, and the node has not grown by more
+    /// than so many bytes at any time. Returns by how much it has.
+    pub(super) async fn is_unharmed(self, limit: u64) -> u64 {
+        self.more_calls(50).await;
+        self.stop.store(true, SeqCst);
+        let grown = self.process.resident("VmHWM").saturating_sub(self.before);
+        let failed = soon(self.healthy).await.unwrap();
+        assert!(failed.is_empty(), "{} calls of another client failed: {:?}", failed.len(), failed[0]);
+        let log = self.process.log();
+        assert!(!log.contains("panicked"), "{log}");
+        assert!(grown < limit, "the node grew by {grown} bytes, over {limit}; it says: {log}");
+        eprintln!("grew by {} KiB", grown >> 10);
+        grown
+    }
+}
+
+/// Calls until told to stop, or until a call fails.
+async fn healthy(
+    mut caller: Caller<tonic::transport::Channel>,
+    calls: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+) -> Vec<tonic::Status> {
+    let mut failed = Vec::new();
+    while !stop.load(SeqCst) && failed.len() < 10 {
+        let number = calls.load(SeqCst).to_string();
+        match caller.unary(&number).await {
+            Ok(answer) => assert_eq!(answer, format!("a:{number}")),
+            Err(status) => failed.push(status),
+        }
+        calls.fetch_add(1, SeqCst);
+    }
+    failed
+}
