@@ -113,6 +113,16 @@ impl Collector for Balancer {
             "Calls that run on the endpoints of the service",
             each(|state| state.endpoints.iter().map(|endpoint| u64::from(endpoint.cell.in_flight())).sum()),
         )?;
+        out.gauges(
+            "calls_pending",
+            "Calls that wait for a place, an endpoint or the policy",
+            each(|state| u64::from(state.gate.pending())),
+        )?;
+        out.counters(
+            "calls_refused",
+            "Calls refused because as many waited as may",
+            each(|state| state.gate.refused()),
+        )?;
         out.counters(
             "picks",
             "Picks made, further attempts of a request included",

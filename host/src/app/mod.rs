@@ -30,6 +30,7 @@ use crate::{
     plugin::{Engine, EngineConfig, Limits},
     policy::BuildError,
     registry::{Registry, RegistryConfig, RegistryError},
+    traffic::Traffic,
 };
 
 /// How many configured services are begun to be followed at once.
@@ -273,6 +274,7 @@ struct Defaults {
     policy: Arc<Slot>,
     hash_key: Option<HashKey>,
     limits: Limits,
+    traffic: Arc<Traffic>,
     services: HashMap<ServiceName, Own>,
 }
 
@@ -282,6 +284,7 @@ struct Own {
     hash_key: Option<HashKey>,
     idempotent: bool,
     limits: Option<Limits>,
+    traffic: Option<Arc<Traffic>>,
 }
 
 impl Defaults {
@@ -306,10 +309,17 @@ impl Defaults {
                 (None, None) => None,
             };
             let (hash_key, limits) = (service.hash_key.clone(), service.limits.clone());
-            let own = Own { policy, hash_key, idempotent: service.idempotent, limits };
+            let traffic = service.traffic.clone().map(Arc::new);
+            let own = Own { policy, hash_key, idempotent: service.idempotent, limits, traffic };
             services.insert(service.name.clone(), own);
         }
-        Ok(Self { policy, hash_key: config.hash_key.clone(), limits: config.limits.clone(), services })
+        Ok(Self {
+            policy,
+            hash_key: config.hash_key.clone(),
+            limits: config.limits.clone(),
+            traffic: Arc::new(config.traffic.clone()),
+            services,
+        })
     }
 
     fn of(&self, service: &ServiceName) -> ServiceDefaults {
@@ -319,6 +329,7 @@ impl Defaults {
             hash_key: own.and_then(|own| own.hash_key.clone()).or_else(|| self.hash_key.clone()),
             idempotent: own.is_some_and(|own| own.idempotent),
             limits: own.and_then(|own| own.limits.clone()).unwrap_or_else(|| self.limits.clone()),
+            traffic: Arc::clone(own.and_then(|own| own.traffic.as_ref()).unwrap_or(&self.traffic)),
         }
     }
 

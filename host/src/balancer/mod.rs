@@ -7,6 +7,7 @@
 //! Where endpoints come from is the registry's business, how a request reaches one is the data plane's.
 
 mod endpoint;
+mod gate;
 mod hash;
 mod history;
 mod service;
@@ -16,6 +17,7 @@ mod state;
 mod tests;
 
 pub use endpoint::{CallGuard, EndpointCell, Outcome};
+pub use gate::{Gate, Overloaded, Pending, Place};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};

@@ -27,6 +27,7 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
     endpoint::EndpointCell,
+    gate::Gate,
     hash::HashKey,
     history::{Entry, Failures, History, PolicyInfo, PolicyOutcome, PolicyVersion, Quarantine},
     state::{EndpointState, FailureSink, ServiceCounters, ServiceState},
@@ -36,6 +37,7 @@ use crate::{
     plugin::WasmPolicy,
     policy::{BuildError, Decision, PickContext, PickError, Picker, Plan, Policy, RequestFacts, Scope},
     snapshot::{self, Snapshot},
+    traffic::Traffic,
 };
 
 /// A policy that was loaded and may be given to a service.
@@ -126,6 +128,7 @@ pub(super) struct ServiceSetup {
     pub(super) initial: Candidate,
     pub(super) hash_key: Option<HashKey>,
     pub(super) idempotent: bool,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) coalesce: Duration,
     pub(super) quarantine: Quarantine,
 }
@@ -174,6 +177,7 @@ impl ServiceHandle {
     /// Starts the task of one service.
     pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader) -> Self {
         let counters = Arc::<ServiceCounters>::default();
+        let gate = Arc::new(Gate::new(&setup.traffic.limits));
         let notify = Arc::new(Notify::new());
         let empty = ServiceState {
             service: setup.service.clone(),
@@ -187,6 +191,8 @@ impl ServiceHandle {
             skipped: 0,
             listed: false,
             idempotent: setup.idempotent,
+            traffic: Arc::clone(&setup.traffic),
+            gate: Arc::clone(&gate),
             hash_key: setup.hash_key.clone(),
             plan: Arc::new(Plan::Rotation(Box::default())),
             fallback: None,
@@ -215,6 +221,7 @@ impl ServiceHandle {
             quarantined: None,
             unbuilt: None,
             build_again: false,
+            gate,
             counters,
             notify,
             setup,
@@ -340,6 +347,7 @@ struct Task {
     unbuilt: Option<Arc<str>>,
     /// The running policy has to be built although the endpoints are the same.
     build_again: bool,
+    gate: Arc<Gate>,
     counters: Arc<ServiceCounters>,
     notify: Arc<Notify>,
 }
@@ -511,7 +519,8 @@ impl Task {
         let mut cells = HashMap::with_capacity(endpoints.len());
         let list = endpoints.iter().map(|endpoint| {
             let key = (endpoint.id.clone(), endpoint.address.clone());
-            let cell = self.cells.remove(&key).unwrap_or_default();
+            let made = || Arc::new(EndpointCell::new(Arc::clone(&self.gate)));
+            let cell = self.cells.remove(&key).unwrap_or_else(made);
             cells.insert(key, Arc::clone(&cell));
             EndpointState { endpoint: endpoint.clone(), cell }
         });
@@ -545,6 +554,8 @@ impl Task {
             skipped: snapshot.skipped,
             listed: snapshot.listed,
             idempotent: self.setup.idempotent,
+            traffic: Arc::clone(&self.setup.traffic),
+            gate: Arc::clone(&self.gate),
             hash_key: self.setup.hash_key.clone(),
             plan: plans.plan,
             fallback: plans.fallback,
@@ -815,6 +826,7 @@ mod tests {
             initial: candidate(),
             hash_key: None,
             idempotent: false,
+            traffic: Arc::default(),
             coalesce: Duration::from_millis(50),
             quarantine: Quarantine { failures: 1, window: Duration::from_secs(1) },
         };

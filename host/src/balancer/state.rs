@@ -11,11 +11,12 @@ use std::{
     },
 };
 
-use super::{endpoint::EndpointCell, hash::HashKey};
+use super::{endpoint::EndpointCell, gate::Gate, hash::HashKey};
 use crate::{
     model::{Endpoint, Revision, ServiceName},
     policy::{Decision, PickContext, PickError, Plan, RequestFacts},
     snapshot::Staleness,
+    traffic::Traffic,
 };
 
 /// One endpoint of a generation.
@@ -63,6 +64,10 @@ pub struct ServiceState {
     /// Whether a call whose endpoint was lost before it answered may be sent to another one: only whoever runs the service knows
     /// that its calls may be carried out twice.
     pub idempotent: bool,
+    /// What is said of the service's calls.
+    pub traffic: Arc<Traffic>,
+    /// What lets its calls in, over all its generations.
+    pub gate: Arc<Gate>,
     pub(super) hash_key: Option<HashKey>,
     pub(super) plan: Arc<Plan>,
     /// The last good policy's plan for the same endpoints; only beside a plan that can fail.
@@ -132,12 +137,14 @@ pub enum Pick {
         /// Whether the registry has answered at least once.
         listed: bool,
     },
-    /// There are endpoints, and none can be used: unreachable, tried already, or of weight 0.
+    /// There are endpoints, and none can be used: unreachable, full, tried already, or of weight 0.
     NoneUsable {
         /// How many endpoints there are.
         known: usize,
         /// How many of them are backing off after a failed connection.
         backing_off: usize,
+        /// How many of them could take the call if fewer ran on them.
+        full: usize,
     },
     /// The policy said fail.
     Fail(String),
@@ -231,7 +238,7 @@ impl ServiceState {
     /// The first usable entry of a plan from `start` on.
     fn walk(&self, list: &[u32], start: usize, sequence: u32, request: &PickRequest<'_>) -> Pick {
         if list.is_empty() {
-            return self.none_usable();
+            return self.none_usable(request);
         }
         let mut at = start % list.len();
         for _ in 0..list.len().min(LOOK_AHEAD) {
@@ -255,16 +262,26 @@ impl ServiceState {
             let index = ((sequence as usize) + offset) % len;
             (self.endpoints[index].endpoint.weight > 0 && self.usable(index as u32, request)).then_some(index as u32)
         };
-        (0..len).find_map(usable).map_or_else(|| self.none_usable(), Pick::Endpoint)
+        (0..len).find_map(usable).map_or_else(|| self.none_usable(request), Pick::Endpoint)
     }
 
-    fn none_usable(&self) -> Pick {
+    fn none_usable(&self, request: &PickRequest<'_>) -> Pick {
         let backing_off = self.endpoints.iter().filter(|e| e.cell.is_backing_off()).count();
-        Pick::NoneUsable { known: self.endpoints.len(), backing_off }
+        let full = |(index, state): (usize, &EndpointState)| {
+            let EndpointState { endpoint, cell } = state;
+            endpoint.weight > 0 && cell.is_usable() && cell.is_full() && !request.tried.contains(&(index as u32))
+        };
+        let full = self.endpoints.iter().enumerate().filter(|each| full(*each)).count();
+        Pick::NoneUsable { known: self.endpoints.len(), backing_off, full }
     }
 
     fn usable(&self, index: u32, request: &PickRequest<'_>) -> bool {
-        !request.tried.contains(&index) && !self.endpoints[index as usize].cell.is_backing_off()
+        !request.tried.contains(&index) && self.endpoints[index as usize].cell.takes_calls()
+    }
+
+    /// Whether any endpoint may be chosen, its places aside.
+    pub fn any_usable(&self) -> bool {
+        self.endpoints.iter().any(|state| state.endpoint.weight > 0 && state.cell.is_usable())
     }
 
     fn less_loaded(&self, a: u32, b: u32, request: &PickRequest<'_>) -> u32 {

@@ -28,6 +28,8 @@ pub struct FileConfig {
     pub route: Vec<RouteFile>,
     /// What plugins may take.
     pub plugins: PluginsFile,
+    /// What is said of the calls of all services.
+    pub traffic: TrafficFile,
 }
 
 /// `[registry]`
@@ -102,6 +104,25 @@ pub struct ServiceFile {
     /// What its policies may take, where that differs from `[plugins]`.
     #[serde(default)]
     pub limits: LimitsFile,
+    /// What is said of its calls, where that differs from `[traffic]`.
+    #[serde(default)]
+    pub traffic: TrafficFile,
+}
+
+/// `[traffic]`, and `traffic` of a `[[service]]`: what is left out there is as in `[traffic]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct TrafficFile {
+    /// The most calls of a service that run at once on this node.
+    pub max_in_flight: Option<u64>,
+    /// The most calls that run at once on one endpoint.
+    pub max_in_flight_per_endpoint: Option<u64>,
+    /// The most calls of a service that wait at once.
+    pub max_pending: Option<u64>,
+    /// The longest a call may take, milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Whether calls wait while no endpoint can be reached.
+    pub wait_for_ready: Option<bool>,
 }
 
 /// `[[route]]`

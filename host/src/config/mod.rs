@@ -6,18 +6,20 @@
 
 mod file;
 mod limits;
+mod traffic;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
-pub use self::file::{FileConfig, LimitsFile, RegistryFile, parse as parse_file, read as read_file};
+pub use self::file::{FileConfig, LimitsFile, RegistryFile, TrafficFile, parse as parse_file, read as read_file};
 use crate::{
     balancer::HashKey,
     dataplane::{Route, RouteError, Routes},
     model::{ModelError, ServiceName},
     plugin::{Grants, Kind, Limits},
     registry::{Hold, RegistryConfig, TlsConfig},
+    traffic::Traffic,
 };
 
 /// How long endpoints are held back when only the share is given: three TTLs of the default, by when whoever lives has registered again.
@@ -126,7 +128,7 @@ pub enum RegistrySource {
 }
 
 /// How one service is balanced, where it differs from the default.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServiceConfig {
     /// The service.
     pub name: ServiceName,
@@ -139,12 +141,14 @@ pub struct ServiceConfig {
     pub idempotent: bool,
     /// What its policies may take, where that differs from the node's limits.
     pub limits: Option<Limits>,
+    /// What is said of its calls, where that differs from what is said of all.
+    pub traffic: Option<Traffic>,
 }
 
 impl ServiceConfig {
     /// A service with no settings of its own.
     pub fn new(name: ServiceName) -> Self {
-        Self { name, policy: None, hash_key: None, idempotent: false, limits: None }
+        Self { name, policy: None, hash_key: None, idempotent: false, limits: None, traffic: None }
     }
 }
 
@@ -171,6 +175,8 @@ pub struct NodeConfig {
     pub routes: Routes,
     /// What plugins may take.
     pub limits: Limits,
+    /// What is said of the calls of services for which nothing else is.
+    pub traffic: Traffic,
     /// Where compiled plugins are kept; none keeps them in memory only.
     pub plugin_cache: Option<PathBuf>,
     /// Whether a policy that is a file follows it: a change of the file is a new version of the policy. Default true.
@@ -192,6 +198,7 @@ impl Default for NodeConfig {
             services: Vec::new(),
             routes: Routes::default(),
             limits: Limits::default(),
+            traffic: Traffic::default(),
             plugin_cache: None,
             follow_files: true,
             drain_timeout: Duration::from_secs(30),
@@ -213,6 +220,7 @@ impl FileConfig {
         let default = NodeConfig::default();
         let registry = self.registry.to_source()?;
         let limits = self.plugins.limits().over(&default.limits, "plugins")?;
+        let traffic = self.traffic.over(&default.traffic, "traffic")?;
         let services = self.service.into_iter().map(|service| {
             let name = ServiceName::new(&service.name).map_err(|error| ConfigError::value("service.name", error))?;
             let setting = |field: &str| format!("service {name}: {field}");
@@ -225,7 +233,9 @@ impl FileConfig {
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
             let own = service.limits != LimitsFile::default();
             let limits = own.then(|| service.limits.over(&limits, &setting("limits"))).transpose()?;
-            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, limits })
+            let own = service.traffic != TrafficFile::default();
+            let traffic = own.then(|| service.traffic.over(&traffic, &setting("traffic"))).transpose()?;
+            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, limits, traffic })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
         for (index, service) in services.iter().enumerate() {
@@ -266,6 +276,7 @@ impl FileConfig {
             services,
             routes,
             limits,
+            traffic,
             plugin_cache: self.plugins.cache_dir,
             follow_files: self.plugins.follow_files.unwrap_or(default.follow_files),
             drain_timeout: self.drain_timeout_s.map_or(default.drain_timeout, Duration::from_secs),
@@ -367,6 +378,7 @@ fn read_text(path: &PathBuf) -> Result<String, ConfigError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::traffic::CallLimits;
 
     fn node(text: &str) -> Result<NodeConfig, ConfigError> {
         parse_file("waymark.toml".as_ref(), text)?.into_node()
@@ -447,6 +459,30 @@ mod tests {
     }
 
     #[test]
+    fn a_service_has_what_is_said_of_all_traffic_but_for_its_own() {
+        let node = node(
+            r#"
+            [traffic]
+            max-in-flight = 100
+            max-pending = 5
+            [[service]]
+            name = "plain"
+            [[service]]
+            name = "own"
+            traffic = { max-in-flight-per-endpoint = 3, max-pending = 0, timeout-ms = 1500, wait-for-ready = true }
+            "#,
+        )
+        .unwrap();
+        assert_eq!((node.traffic.limits.max_in_flight, node.traffic.limits.max_pending), (Some(100), 5));
+        assert_eq!(node.services[0].traffic, None);
+        let own = node.services[1].traffic.as_ref().unwrap();
+        let limits = CallLimits { max_in_flight: Some(100), max_in_flight_per_endpoint: Some(3), max_pending: 0 };
+        assert_eq!(own.limits, limits);
+        let method = own.methods.of("/a.B/C");
+        assert_eq!((method.timeout, method.wait_for_ready), (Some(Duration::from_millis(1500)), true));
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_name() {
         let error = node("lissten = \"127.0.0.1:1\"").unwrap_err().to_string();
         assert!(error.contains("lissten") && error.contains("did you mean `listen`?"), "{error}");
@@ -462,6 +498,8 @@ mod tests {
             ("[plugins]\nquarantine-failures = 0", "plugins.quarantine-failures"),
             ("[[service]]\nname = \"a\"\nlimits = { memory-mib = 9999 }", "service a: limits.memory-mib"),
             ("[[service]]\nname = \"a\"\nlimits = { memory-mb = 1 }", "did you mean `memory-mib`"),
+            ("[traffic]\nmax-in-flight = 0", "traffic.max-in-flight"),
+            ("[[service]]\nname = \"a\"\ntraffic = { timeout-ms = 0 }", "service a: traffic.timeout-ms"),
             ("[policy]\nallow = [\"files\"]", "policy.allow"),
             ("[[service]]\nname = \"a\"\nallow = [\"wasi\"]", "service a: allow"),
             ("[policy]\nhash-key = \"cookie\"", "policy.hash-key"),

@@ -17,13 +17,13 @@ use tokio::{
 };
 
 use super::{
-    code::Code,
     errors::{Doing, Failure},
     metrics::RequestRecord,
 };
 use crate::{
-    balancer::{CallGuard, Outcome},
+    balancer::{CallGuard, Outcome, Place},
     model::{Address, ServiceName},
+    traffic::Code,
 };
 
 /// The body of an answer: what the instance sends, frame by frame, as fast as it is read.
@@ -41,6 +41,8 @@ pub(super) struct Stream {
     pub(super) service: ServiceName,
     pub(super) address: Address,
     pub(super) guard: CallGuard,
+    /// Its place in the service.
+    pub(super) _place: Place,
     pub(super) record: RequestRecord,
     pub(super) deadline: Deadline,
     /// Sends the rest of the request beside the answer; ended with the call.
@@ -98,23 +100,16 @@ impl ResponseBody {
 impl Stream {
     fn fail(mut self, failure: &Failure) -> HeaderMap {
         self.record.set_code(failure.code());
-        // A reset has its reasons, and a deadline is the caller's.
-        self.guard.set_outcome(if failure.blames_endpoint() { Outcome::Failed } else { Outcome::Answered });
+        self.guard.set_outcome(failure.outcome());
         tracing::debug!(service = %self.service, error = failure as &dyn std::error::Error, "call ended early");
         failure.trailers(&self.service)
     }
 
     /// Notes what the server's trailers say.
     fn ended(mut self, trailers: Option<&HeaderMap>) {
-        let code = trailers.and_then(Code::of);
-        if let Some(code) = code {
-            self.record.set_code(code);
-        } else {
-            self.record.set_code(Code::Unknown);
-        }
-        if code == Some(Code::Unavailable) {
-            self.guard.set_outcome(Outcome::Failed);
-        }
+        let code = trailers.and_then(Code::of).unwrap_or(Code::Unknown);
+        self.record.set_code(code);
+        self.guard.set_outcome(Outcome::of(code));
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {

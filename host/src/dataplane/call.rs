@@ -27,21 +27,22 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, request, uri};
 use http_body::Body;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     Shared,
     body::{Deadline, ResponseBody, Stream, UploadTask},
-    code::Code,
     connection::{Connection, Sender},
     errors::{AttemptCause, AttemptError, Doing, Failure},
     metrics::RequestRecord,
     timeout::{self, GRPC_TIMEOUT},
     upload::{Source, Upload},
+    wait::{self, WaitForReady, within},
 };
 use crate::{
-    balancer::{CallGuard, EndpointState, Outcome, Pick, PickRequest, ServiceHandle, ServiceState, Services},
+    balancer::{CallGuard, EndpointState, Outcome, Pick, PickRequest, Place, ServiceHandle, ServiceState, Services},
     model::{Address, ServiceName},
+    traffic::Code,
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -116,7 +117,7 @@ pub(super) async fn call<B: RequestBody>(
     };
     // A time past the clock's end is no deadline.
     let at = left.and_then(|left| began.checked_add(left));
-    let call = Call {
+    let mut call = Call {
         shared,
         head,
         source: Source::new(body, shared.options.replay_bytes),
@@ -128,10 +129,13 @@ pub(super) async fn call<B: RequestBody>(
         attempts: 0,
         last: None,
     };
-    let (handle, state) = match find(shared, &wanted, at).await {
+    let (handle, state) = match find(shared, &wanted, &call.head, at).await {
         Ok(found) => found,
         Err(failure) => return refuse(shared, wanted.name(), began, &failure),
     };
+    if let Some(timeout) = state.traffic.methods.of(call.head.uri.path()).timeout {
+        call.limit(began, timeout);
+    }
     let record = shared.metrics.service(handle.name().as_str()).begin(began);
     call.run(&handle, state, record).await
 }
@@ -153,6 +157,7 @@ fn answer(name: &str, failure: &Failure) -> Response<ResponseBody> {
 async fn find(
     shared: &Shared,
     wanted: &Wanted,
+    head: &request::Parts,
     deadline: Option<Instant>,
 ) -> Result<(ServiceHandle, Arc<ServiceState>), Failure> {
     if let Wanted::Known(handle) = wanted {
@@ -166,48 +171,25 @@ async fn find(
     let discover = shared.services.discover(&service);
     let handle = within(deadline, discover).await.ok_or(Failure::Deadline { doing: Doing::Listing })?;
     let handle = handle.map_err(Failure::Discover)?;
-    let state = Arc::clone(&handle.state());
-    if !state.endpoints.is_empty() {
-        return Ok((handle, state));
-    }
-    Err(match (&state.stale, state.listed) {
-        (_, true) => Failure::NoEndpoints { revision: state.revision.0 },
-        (Some(unreachable), false) => Failure::RegistryUnreachable { reason: Arc::clone(&unreachable.reason) },
-        (None, false) => Failure::NotListed { waited: began.elapsed() },
-    })
-}
-
-/// Waits for another generation than `state`, after a policy said to.
-async fn queued(
-    shared: &Shared,
-    handle: &ServiceHandle,
-    state: &ServiceState,
-    deadline: Option<Instant>,
-) -> Result<Arc<ServiceState>, Failure> {
-    let began = Instant::now();
-    let bound = began + shared.options.queue_timeout;
-    let deadline = deadline.filter(|at| *at < bound);
-    let mut reader = handle.subscribe();
-    // What was published between the pick and the subscription does not count as a change.
-    if reader.current().generation == state.generation {
-        match timeout_at(deadline.unwrap_or(bound), reader.changed()).await {
-            Ok(changed) => changed.map_err(|_| Failure::Closed)?,
-            Err(_) if deadline.is_some() => return Err(Failure::Deadline { doing: Doing::Queueing }),
-            Err(_) => {
-                let policy = Arc::clone(&state.policy_name);
-                return Err(Failure::QueueTimeout { policy, waited: began.elapsed() });
-            }
+    let mut state = Arc::clone(&handle.state());
+    while state.endpoints.is_empty() {
+        let failure = match (&state.stale, state.listed) {
+            (_, true) => Failure::NoEndpoints { revision: state.revision.0 },
+            (Some(unreachable), false) => Failure::RegistryUnreachable { reason: Arc::clone(&unreachable.reason) },
+            (None, false) => Failure::NotListed { waited: began.elapsed() },
+        };
+        if !waits_for_ready(&state, head) {
+            return Err(failure);
         }
+        state = wait::ready(&handle, &state, deadline, failure).await?;
     }
-    Ok(reader.current())
+    Ok((handle, state))
 }
 
-/// The future's output, unless the deadline comes first.
-async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
-    match deadline {
-        Some(at) => timeout_at(at, future).await.ok(),
-        None => Some(future.await),
-    }
+/// Whether a call waits while no endpoint can be reached.
+fn waits_for_ready(state: &ServiceState, head: &request::Parts) -> bool {
+    let own = head.extensions.get::<WaitForReady>().map(|own| own.0);
+    own.unwrap_or_else(|| state.traffic.methods.of(head.uri.path()).wait_for_ready)
 }
 
 impl<B: RequestBody> Call<'_, B> {
@@ -217,13 +199,54 @@ impl<B: RequestBody> Call<'_, B> {
         state: Arc<ServiceState>,
         mut record: RequestRecord,
     ) -> Response<ResponseBody> {
-        match self.attempt_all(handle, state, &mut record).await {
-            Ok(answered) => self.pass_on(handle.name().clone(), answered, record),
+        let answered = match self.enter(&state).await {
+            Ok(place) => self.attempt_all(handle, state, &mut record).await.map(|answered| (answered, place)),
+            Err(failure) => Err(failure),
+        };
+        match answered {
+            Ok((answered, place)) => self.pass_on(handle.name().clone(), answered, place, record),
             Err(failure) => {
                 record.set_code(failure.code());
                 answer(handle.name().as_str(), &failure)
             }
         }
+    }
+
+    /// Says how long the call may take at most.
+    fn limit(&mut self, began: Instant, timeout: Duration) {
+        let Some(at) = began.checked_add(timeout) else { return };
+        if self.deadline.at().is_none_or(|own| at < own) {
+            self.deadline = Deadline::new(Some(at));
+            self.has_timeout = true;
+        }
+    }
+
+    /// A place in the service.
+    async fn enter(&mut self, state: &ServiceState) -> Result<Place, Failure> {
+        match state.gate.try_enter() {
+            Some(place) => Ok(place),
+            None => wait::place(&self.shared.options, &state.gate, self.deadline.at()).await,
+        }
+    }
+
+    /// Forgets what was tried: another generation has other indexes.
+    fn start_over(&mut self) {
+        self.tried.clear();
+    }
+
+    /// What is published once a call that failed may fare better; the failure where it does not wait for that.
+    async fn ready(
+        &mut self,
+        handle: &ServiceHandle,
+        state: &ServiceState,
+        failure: Failure,
+    ) -> Result<Arc<ServiceState>, Failure> {
+        if !waits_for_ready(state, &self.head) || !self.source.can_replay() {
+            return Err(failure);
+        }
+        let state = wait::ready(handle, state, self.deadline.at(), failure).await?;
+        self.start_over();
+        Ok(state)
     }
 
     /// Attempt after attempt until a server answers.
@@ -247,33 +270,49 @@ impl<B: RequestBody> Call<'_, B> {
             let index = match state.pick(&request) {
                 Pick::Endpoint(index) => index,
                 Pick::Queue => {
-                    state = queued(self.shared, handle, &state, self.deadline.at()).await?;
-                    self.tried.clear();
+                    state = wait::generation(&self.shared.options, handle, &state, self.deadline.at()).await?;
+                    self.start_over();
                     slow = None;
                     continue;
                 }
-                Pick::NoEndpoints { .. } => return Err(Failure::NoEndpoints { revision: state.revision.0 }),
-                Pick::NoneUsable { known, backing_off } => match slow.take() {
+                Pick::NoEndpoints { .. } => {
+                    let failure = Failure::NoEndpoints { revision: state.revision.0 };
+                    state = self.ready(handle, &state, failure).await?;
+                    continue;
+                }
+                Pick::NoneUsable { known, backing_off, full } => match slow.take() {
                     // Better late than never.
                     Some(index) => {
                         patient = true;
                         index
                     }
-                    None => return Err(self.none_usable(&state, known, backing_off)),
+                    None if full > 0 && self.tried.is_empty() => {
+                        state = wait::endpoint(&self.shared.options, handle, &state, self.deadline.at()).await?;
+                        continue;
+                    }
+                    None => {
+                        let failure = self.none_usable(&state, known, backing_off);
+                        state = self.ready(handle, &state, failure).await?;
+                        continue;
+                    }
                 },
                 Pick::Fail(message) => {
-                    return Err(Failure::PolicyFail { policy: Arc::clone(&state.policy_name), message });
+                    let failure = Failure::PolicyFail { policy: Arc::clone(&state.policy_name), message };
+                    state = self.ready(handle, &state, failure).await?;
+                    continue;
                 }
                 Pick::Drop(message) => {
                     return Err(Failure::PolicyDrop { policy: Arc::clone(&state.policy_name), message });
                 }
             };
+            let endpoint = &state.endpoints[index as usize];
+            // Somebody else may have taken the last place there since the pick.
+            let Some(guard) = endpoint.cell.begin() else { continue };
             if self.attempts > 0 {
                 record.retry();
             }
             self.attempts += 1;
-            let endpoint = &state.endpoints[index as usize];
-            let cause = match self.attempt(endpoint, patient).await {
+            let cause = match self.attempt(endpoint, guard, patient).await {
                 Ok(answered) => return Ok(answered),
                 Err(Unanswered::Unseen(cause)) => cause,
                 Err(Unanswered::Closing(error)) => AttemptCause::Closing(error),
@@ -295,8 +334,12 @@ impl<B: RequestBody> Call<'_, B> {
     }
 
     /// One endpoint, and its next connection if the one at hand was closing.
-    async fn attempt(&mut self, endpoint: &EndpointState, patient: bool) -> Result<Answered, Unanswered> {
-        let mut guard = endpoint.cell.begin();
+    async fn attempt(
+        &mut self,
+        endpoint: &EndpointState,
+        mut guard: CallGuard,
+        patient: bool,
+    ) -> Result<Answered, Unanswered> {
         let connection = Connection::of(endpoint, &self.shared.options.connect);
         let mut again = true;
         loop {
@@ -394,7 +437,11 @@ impl<B: RequestBody> Call<'_, B> {
             }
             Poll::Pending
         });
-        match answered.await.map_err(Unanswered::Failed)? {
+        let answered = answered.await.map_err(|failure| {
+            guard.set_outcome(failure.outcome());
+            Unanswered::Failed(failure)
+        })?;
+        match answered {
             Ok(response) => {
                 guard.answered();
                 upload.commit(&mut self.source);
@@ -410,11 +457,7 @@ impl<B: RequestBody> Call<'_, B> {
                 }
                 _ => {
                     let failure = Failure::of_stream(address(), error);
-                    guard.set_outcome(match &failure {
-                        failure if failure.blames_endpoint() => Outcome::Failed,
-                        Failure::RequestBody(_) => Outcome::Cancelled,
-                        _ => Outcome::Answered,
-                    });
+                    guard.set_outcome(failure.outcome());
                     Err(match failure {
                         Failure::Lost { cause, .. } if self.idempotent => Unanswered::Unseen(AttemptCause::Lost(cause)),
                         failure => Unanswered::Failed(failure),
@@ -469,16 +512,20 @@ impl<B: RequestBody> Call<'_, B> {
     }
 
     /// Turns the head of an answer into the answer.
-    fn pass_on(self, service: ServiceName, answered: Answered, mut record: RequestRecord) -> Response<ResponseBody> {
+    fn pass_on(
+        self,
+        service: ServiceName,
+        answered: Answered,
+        place: Place,
+        mut record: RequestRecord,
+    ) -> Response<ResponseBody> {
         let Answered { response, mut upload, mut guard, address } = answered;
         let (head, recv) = response.into_parts();
-        let code = Code::of(&head.headers);
-        if code == Some(Code::Unavailable) {
-            guard.set_outcome(Outcome::Failed);
-        }
         if recv.is_end_stream() {
             // Trailers-only: one frame in, one frame out.
-            record.set_code(code.unwrap_or_else(|| Code::of_http(head.status)));
+            let code = Code::of(&head.headers).unwrap_or_else(|| Code::of_http(head.status));
+            guard.set_outcome(Outcome::of(code));
+            record.set_code(code);
             return Response::from_parts(head, ResponseBody::empty());
         }
         let mut source = self.source;
@@ -489,8 +536,17 @@ impl<B: RequestBody> Call<'_, B> {
             };
             UploadTask(tokio::spawn(rest))
         });
-        let stream =
-            Stream { recv, data_done: false, service, address, guard, record, deadline: self.deadline, _upload: rest };
+        let stream = Stream {
+            recv,
+            data_done: false,
+            service,
+            address,
+            guard,
+            _place: place,
+            record,
+            deadline: self.deadline,
+            _upload: rest,
+        };
         Response::from_parts(head, ResponseBody::streaming(stream))
     }
 }

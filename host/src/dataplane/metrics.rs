@@ -21,8 +21,7 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use super::code::Code;
-use crate::model::ServiceName;
+use crate::{model::ServiceName, traffic::Code};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ServiceLabel {

@@ -4,6 +4,7 @@
 //!   client ── HTTP/2 ──▶ inbound ─┐ route
 //!                                 ├──▶ call ── pick ──▶ ServiceState (balancer)
 //!   tonic client ──▶ Channel ─────┘     │
+//!                                       ├─ wait ────────▶ a place, an endpoint that can be used
 //!                                       ├─ connection ──▶ one HTTP/2 connection an endpoint, kept in its cell
 //!                                       ├─ upload  ─────▶ request body, frame by frame
 //!                                       └─ body    ◀───── answer, frame by frame, trailers as they came
@@ -31,16 +32,17 @@ mod options;
 mod route;
 mod timeout;
 mod upload;
+mod wait;
 
 use std::sync::Arc;
 
 pub use body::ResponseBody;
 pub use channel::Channel;
-pub use code::Code;
 pub use errors::WAYMARK_ERROR;
 pub use inbound::{Drained, serve};
 pub use metrics::Metrics;
 pub use options::{ConnectOptions, InboundOptions, Options};
+pub use wait::WaitForReady;
 pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
 
 use crate::{balancer::Services, model::ServiceName};

@@ -58,8 +58,7 @@ async fn a_policy_follows_its_file_and_no_call_is_lost_whatever_is_done_to_it() 
     let file = folder.path().join("policy.wasm");
     fs::write(&file, bytes("round_robin")).unwrap();
     let policy = PluginChoice { plugin: file.to_str().unwrap().parse().unwrap(), ..PluginChoice::bundled("") };
-    let greeter =
-        ServiceConfig { name: service(SERVICE), policy: Some(policy), hash_key: None, idempotent: false, limits: None };
+    let greeter = ServiceConfig { policy: Some(policy), ..ServiceConfig::new(service(SERVICE)) };
     let config = NodeConfig { listen: free(), admin: free(), services: vec![greeter], ..NodeConfig::default() };
     let node = Node::start(config).await.unwrap();
     let mut servers = Vec::new();

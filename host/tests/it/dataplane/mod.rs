@@ -3,5 +3,6 @@
 mod calls;
 mod connections;
 mod failures;
+mod limits;
 mod streams;
 mod support;
