@@ -23,7 +23,7 @@ use crate::{
     admin::{self, Admin, AdminError, Readiness},
     balancer::{HashKey, ServiceDefaults, Services, ServicesConfig},
     config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
-    dataplane::{self, Channel, Dataplane, Drained},
+    dataplane::{self, Channel, Dataplane, Drained, TargetError},
     embedded::{self, EmbeddedError},
     model::ServiceName,
     naming::KeyScheme,
@@ -229,6 +229,11 @@ impl Node {
     /// A channel to one service: the node's balancer in process, for any tonic client.
     pub fn channel(&self, service: ServiceName) -> Channel {
         self.dataplane.channel(service)
+    }
+
+    /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1`, or the bare name.
+    pub fn dial(&self, target: &str) -> Result<Channel, TargetError> {
+        self.dataplane.dial(target)
     }
 
     /// Stops: takes no more calls, finishes what runs within the drain timeout, then closes everything. Returns how that went.

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::gate::Gate;
-use crate::traffic::Code;
+use crate::traffic::{Answered, Code};
 
 /// How a call on an endpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +43,14 @@ impl Outcome {
 mod flag {
     /// The last attempt to connect failed, and its back-off still runs.
     pub(super) const BACKING_OFF: u32 = 1;
+    /// It was ejected, and that is heeded.
+    pub(super) const SKIPPED: u32 = 1 << 1;
+    /// It was ejected, whether that is heeded or not. No business of a pick.
+    pub(super) const EJECTED: u32 = 1 << 16;
     /// The calls that may run on it at once are limited.
     pub(super) const LIMITED: u32 = 1 << 8;
     /// With any of these, picks skip the endpoint.
-    pub(super) const UNUSABLE: u32 = BACKING_OFF;
+    pub(super) const UNUSABLE: u32 = BACKING_OFF | SKIPPED;
 }
 
 /// What is kept for one endpoint. It lives as long as a published generation names the endpoint, or a call on it runs.
@@ -118,6 +122,28 @@ impl EndpointCell {
     /// Says whether picks shall skip this endpoint. The data plane's connection is the only caller.
     pub fn set_backing_off(&self, backing_off: bool) {
         self.set(flag::BACKING_OFF, backing_off);
+    }
+
+    /// Whether it fails so much more than others that it was ejected. Picks skip it while ejections are heeded.
+    pub fn is_ejected(&self) -> bool {
+        self.flags.load(Relaxed) & flag::EJECTED != 0
+    }
+
+    /// Whether it could be chosen but for an ejection.
+    pub(super) fn takes_calls_if_need_be(&self) -> bool {
+        self.flags.load(Relaxed) & flag::BACKING_OFF == 0 && !self.is_full()
+    }
+
+    /// Says whether it is ejected, and whether picks shall heed it. The service's task is the only caller.
+    pub(super) fn set_ejected(&self, ejected: bool, heeded: bool) {
+        self.set(flag::EJECTED, ejected);
+        self.set(flag::SKIPPED, ejected && heeded);
+    }
+
+    /// What its calls that ended say of it.
+    pub(super) fn answered(&self) -> Answered {
+        let badly = self.ended(Outcome::Errored) + self.ended(Outcome::Failed);
+        Answered { well: self.ended(Outcome::Succeeded), badly }
     }
 
     fn set(&self, flag: u32, on: bool) {
@@ -235,10 +261,11 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::traffic::CallLimits;
+    use crate::traffic::{CallLimits, Traffic};
 
     fn cell(limits: &CallLimits) -> Arc<EndpointCell> {
-        Arc::new(EndpointCell::new(Arc::new(Gate::new(limits))))
+        let traffic = Traffic { limits: limits.clone(), ..Traffic::default() };
+        Arc::new(EndpointCell::new(Arc::new(Gate::new(&traffic))))
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use std::sync::{
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, futures::Notified};
 
-use crate::traffic::CallLimits;
+use crate::traffic::{Tokens, Traffic};
 
 /// What lets calls in.
 pub struct Gate {
@@ -30,10 +30,13 @@ pub struct Gate {
     freed: Notify,
     /// An endpoint can be used again.
     readied: Notify,
+    tokens: Arc<Tokens>,
 }
 
 /// A place in the service. Dropping it gives it to whoever waits longest.
-pub struct Place(#[expect(dead_code, reason = "it is held, and given back by dropping it")] Option<OwnedSemaphorePermit>);
+pub struct Place(
+    #[expect(dead_code, reason = "it is held, and given back by dropping it")] Option<OwnedSemaphorePermit>,
+);
 
 /// Too many calls wait already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +55,9 @@ impl Drop for Pending<'_> {
 }
 
 impl Gate {
-    /// A gate with these limits.
-    pub fn new(limits: &CallLimits) -> Self {
+    /// A gate with this traffic's limits, and all of its retry budget.
+    pub fn new(traffic: &Traffic) -> Self {
+        let limits = &traffic.limits;
         let places = limits.max_in_flight.map(|places| (places as usize).min(Semaphore::MAX_PERMITS));
         Self {
             places: places.map(|places| Arc::new(Semaphore::new(places))),
@@ -63,7 +67,13 @@ impl Gate {
             refused: AtomicU64::new(0),
             freed: Notify::new(),
             readied: Notify::new(),
+            tokens: Arc::new(Tokens::new(traffic.retry_budget)),
         }
+    }
+
+    /// What is left of the service's retry budget.
+    pub fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
     }
 
     /// A place for a call, if one is free.
@@ -147,10 +157,15 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
+    use crate::traffic::CallLimits;
+
+    fn limited(limits: CallLimits) -> Gate {
+        Gate::new(&Traffic { limits, ..Traffic::default() })
+    }
 
     #[tokio::test]
     async fn places_are_handed_on_in_the_order_of_waiting() {
-        let gate = Gate::new(&CallLimits { max_in_flight: Some(1), ..CallLimits::default() });
+        let gate = limited(CallLimits { max_in_flight: Some(1), ..CallLimits::default() });
         let first = gate.try_enter().unwrap();
         assert!(gate.try_enter().is_none());
         let (mut second, mut third) = (Box::pin(gate.enter()), Box::pin(gate.enter()));
@@ -167,13 +182,13 @@ mod tests {
 
     #[test]
     fn only_so_many_wait() {
-        let gate = Gate::new(&CallLimits { max_pending: 2, ..CallLimits::default() });
+        let gate = limited(CallLimits { max_pending: 2, ..CallLimits::default() });
         let waiting = (gate.queue().unwrap(), gate.queue().unwrap());
         assert_eq!(gate.queue().err(), Some(Overloaded { max_pending: 2 }));
         assert_eq!((gate.pending(), gate.refused()), (2, 1));
         drop(waiting);
         assert!(gate.queue().is_ok());
-        let none = Gate::new(&CallLimits { max_pending: 0, ..CallLimits::default() });
+        let none = limited(CallLimits { max_pending: 0, ..CallLimits::default() });
         assert!(none.queue().is_err());
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Where endpoints come from is the registry's business, how a request reaches one is the data plane's.
 
+mod ejection;
 mod endpoint;
 mod gate;
 mod hash;

@@ -26,6 +26,7 @@ use tokio::{
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
+    ejection::{self, Ejections},
     endpoint::EndpointCell,
     gate::Gate,
     hash::HashKey,
@@ -177,7 +178,7 @@ impl ServiceHandle {
     /// Starts the task of one service.
     pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader) -> Self {
         let counters = Arc::<ServiceCounters>::default();
-        let gate = Arc::new(Gate::new(&setup.traffic.limits));
+        let gate = Arc::new(Gate::new(&setup.traffic));
         let notify = Arc::new(Notify::new());
         let empty = ServiceState {
             service: setup.service.clone(),
@@ -222,6 +223,7 @@ impl ServiceHandle {
             unbuilt: None,
             build_again: false,
             gate,
+            ejections: Ejections::new(setup.traffic.outlier.clone()),
             counters,
             notify,
             setup,
@@ -348,6 +350,8 @@ struct Task {
     /// The running policy has to be built although the endpoints are the same.
     build_again: bool,
     gate: Arc<Gate>,
+    /// Who is ejected, if the service's traffic asks for it.
+    ejections: Option<Ejections>,
     counters: Arc<ServiceCounters>,
     notify: Arc<Notify>,
 }
@@ -413,6 +417,11 @@ impl Task {
                     None => return,
                 },
                 () = notify.notified() => self.quarantine(),
+                () = ejection::due(self.ejections.as_ref()) => {
+                    let endpoints = Arc::clone(&self.shared.state.load().endpoints);
+                    let ejected = self.ejections.as_mut().map_or(0, |ejections| ejections.sweep(&endpoints));
+                    self.counters.ejections.fetch_add(ejected, Relaxed);
+                }
             }
             if self.build_again && pending.is_none() {
                 pending = Some(Arc::clone(&self.snapshot));
@@ -524,10 +533,13 @@ impl Task {
             cells.insert(key, Arc::clone(&cell));
             EndpointState { endpoint: endpoint.clone(), cell }
         });
-        let list = list.collect();
+        let list: Arc<[EndpointState]> = list.collect();
         self.made_for = Arc::clone(endpoints);
         // What is left in the old map has gone from the service: its connection closes when its last call ends.
         self.cells = cells;
+        if let Some(ejections) = &mut self.ejections {
+            ejections.heed(&list);
+        }
         list
     }
 

@@ -83,6 +83,7 @@ pub struct ServiceCounters {
     picks: AtomicU64,
     fallback_picks: AtomicU64,
     pub(super) quarantines: AtomicU64,
+    pub(super) ejections: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -100,6 +101,11 @@ impl ServiceCounters {
     /// Policies taken out of service because they failed too often.
     pub fn quarantines(&self) -> u64 {
         self.quarantines.load(Relaxed)
+    }
+
+    /// Endpoints ejected because they failed more than the others.
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Relaxed)
     }
 
     /// Policies that were to take over and were refused, from a command or a file.
@@ -258,11 +264,17 @@ impl ServiceState {
     /// nothing else is left, or when what a policy chose cannot be used.
     fn rotate(&self, sequence: u32, request: &PickRequest<'_>) -> Pick {
         let len = self.endpoints.len();
-        let usable = |offset: usize| {
-            let index = ((sequence as usize) + offset) % len;
-            (self.endpoints[index].endpoint.weight > 0 && self.usable(index as u32, request)).then_some(index as u32)
+        let find = |takes: fn(&EndpointCell) -> bool| {
+            let indexes = (0..len).map(|offset| (sequence as usize + offset) % len);
+            let fits = |index: &usize| {
+                let EndpointState { endpoint, cell } = &self.endpoints[*index];
+                endpoint.weight > 0 && !request.tried.contains(&(*index as u32)) && takes(cell)
+            };
+            indexes.into_iter().find(fits)
         };
-        (0..len).find_map(usable).map_or_else(|| self.none_usable(request), Pick::Endpoint)
+        // An endpoint that was ejected is better than none.
+        let found = find(EndpointCell::takes_calls).or_else(|| find(EndpointCell::takes_calls_if_need_be));
+        found.map_or_else(|| self.none_usable(request), |index| Pick::Endpoint(index as u32))
     }
 
     fn none_usable(&self, request: &PickRequest<'_>) -> Pick {

@@ -19,7 +19,7 @@ use crate::{
     model::{ModelError, ServiceName},
     plugin::{Grants, Kind, Limits},
     registry::{Hold, RegistryConfig, TlsConfig},
-    traffic::Traffic,
+    traffic::{ServiceConfigError, Traffic, service_config},
 };
 
 /// How long endpoints are held back when only the share is given: three TTLs of the default, by when whoever lives has registered again.
@@ -150,6 +150,14 @@ impl ServiceConfig {
     pub fn new(name: ServiceName) -> Self {
         Self { name, policy: None, hash_key: None, idempotent: false, limits: None, traffic: None }
     }
+
+    /// A service for which a gRPC service config says how it is balanced and called. What the config says nothing of is as in `base`.
+    pub fn from_service_config(name: ServiceName, json: &str, base: &Traffic) -> Result<Self, ServiceConfigError> {
+        let known = |policy: &str| crate::plugin::bundled::of(Kind::Policy).any(|bundled| bundled.name == policy);
+        let service_config::ServiceConfig { policy, traffic, .. } = service_config::parse(json, base, &known)?;
+        let policy = policy.map(|(name, config)| PluginChoice { config, ..PluginChoice::bundled(&name) });
+        Ok(Self { policy, traffic: Some(traffic), ..Self::new(name) })
+    }
 }
 
 /// Everything a node needs to start.
@@ -230,11 +238,21 @@ impl FileConfig {
                 (None, _, Some(_)) => return Err(ConfigError::value(setting("allow"), "there is no policy for it")),
                 (None, None, None) => None,
             };
+            let own = service.traffic != TrafficFile::default();
+            let (policy, traffic) = match &service.service_config {
+                Some(path) => {
+                    let setting = || setting("service-config");
+                    let json = ServiceConfig::from_service_config(name.clone(), &read_text(path)?, &traffic)
+                        .map_err(|error| ConfigError::value(setting(), format!("{}: {error}", path.display())))?;
+                    (policy.or(json.policy), json.traffic)
+                }
+                None => (policy, own.then(|| traffic.clone())),
+            };
+            let over = |base| service.traffic.over(&base, &setting("traffic"));
+            let traffic = traffic.map(over).transpose()?;
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
             let own = service.limits != LimitsFile::default();
             let limits = own.then(|| service.limits.over(&limits, &setting("limits"))).transpose()?;
-            let own = service.traffic != TrafficFile::default();
-            let traffic = own.then(|| service.traffic.over(&traffic, &setting("traffic"))).transpose()?;
             Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, limits, traffic })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
@@ -378,7 +396,10 @@ fn read_text(path: &PathBuf) -> Result<String, ConfigError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::traffic::CallLimits;
+    use crate::traffic::{
+        CallLimits, Code, CodeSet, FailurePercentage, HedgingPolicy, OutlierDetection, Repeat, RetryBudget,
+        RetryPolicy, SuccessRate,
+    };
 
     fn node(text: &str) -> Result<NodeConfig, ConfigError> {
         parse_file("waymark.toml".as_ref(), text)?.into_node()
@@ -483,6 +504,60 @@ mod tests {
     }
 
     #[test]
+    fn a_service_config_is_read_and_what_stands_beside_it_goes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("greeter.json");
+        let json = r#"{"loadBalancingConfig": [{"grpclb": {}}, {"least_request": {}}], "methodConfig": [{"name": [{}],
+            "timeout": "2s", "waitForReady": true}]}"#;
+        std::fs::write(&path, json).unwrap();
+        let text = |more: &str| {
+            format!("[traffic]\nmax-pending = 3\n[[service]]\nname = \"a\"\nservice-config = {path:?}\n{more}")
+        };
+        let a = node(&text("traffic = { timeout-ms = 100 }")).unwrap().services.remove(0);
+        assert_eq!(a.policy, Some(PluginChoice::bundled("least_request")));
+        let traffic = a.traffic.unwrap();
+        let method = traffic.methods.of("/a.B/C");
+        assert_eq!((method.timeout, method.wait_for_ready), (Some(Duration::from_millis(100)), true));
+        assert_eq!(traffic.limits.max_pending, 3);
+        let own = node(&text("policy = \"random\"")).unwrap().services.remove(0);
+        assert_eq!(own.policy, Some(PluginChoice::bundled("random")));
+        std::fs::write(&path, r#"{"methodConfig": [{"name": [{}], "timeout": "soon"}]}"#).unwrap();
+        let error = node(&text("")).unwrap_err().to_string();
+        assert!(error.contains("greeter.json: methodConfig[0].timeout"), "{error}");
+    }
+
+    #[test]
+    fn a_repeat_is_a_retry_or_a_hedge() {
+        let of = |text: &str| {
+            let node = node(&format!("[traffic]\n{text}")).unwrap();
+            (node.traffic.methods.of("/a.B/C").repeat.as_deref().cloned(), node.traffic.retry_budget)
+        };
+        let (retry, budget) = of("retry = { codes = [\"ABORTED\"], max-attempts = 2 }\nretry-budget = { ratio = 0.5 }");
+        let codes = [Code::Aborted].into_iter().collect();
+        assert_eq!(retry, Some(Repeat::Retry(RetryPolicy { max_attempts: 2, codes, ..RetryPolicy::default() })));
+        assert_eq!(budget, RetryBudget { max_tokens: 100, ratio_thousandths: 500 });
+        let (hedge, _) = of("hedge = { delay-ms = 30 }");
+        let delay = Duration::from_millis(30);
+        let policy = HedgingPolicy { max_attempts: 2, delay, non_fatal: CodeSet::default() };
+        assert_eq!(hedge, Some(Repeat::Hedge(policy)));
+    }
+
+    #[test]
+    fn outliers_are_looked_for_both_ways_unless_one_is_named() {
+        let outlier = |text: &str| node(&format!("[traffic]\noutlier = {text}")).unwrap().traffic.outlier.unwrap();
+        let both = OutlierDetection {
+            success_rate: Some(SuccessRate::default()),
+            failure_percentage: Some(FailurePercentage::default()),
+            ..OutlierDetection::default()
+        };
+        assert_eq!(outlier("{}"), both);
+        let one = outlier("{ interval-ms = 500, panic-threshold = 0, failure-percentage = { threshold = 20 } }");
+        let by = FailurePercentage { threshold: 20, ..FailurePercentage::default() };
+        assert_eq!((one.success_rate, one.failure_percentage), (None, Some(by)));
+        assert_eq!((one.interval, one.panic_threshold), (Duration::from_millis(500), 0));
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_name() {
         let error = node("lissten = \"127.0.0.1:1\"").unwrap_err().to_string();
         assert!(error.contains("lissten") && error.contains("did you mean `listen`?"), "{error}");
@@ -499,6 +574,13 @@ mod tests {
             ("[[service]]\nname = \"a\"\nlimits = { memory-mib = 9999 }", "service a: limits.memory-mib"),
             ("[[service]]\nname = \"a\"\nlimits = { memory-mb = 1 }", "did you mean `memory-mib`"),
             ("[traffic]\nmax-in-flight = 0", "traffic.max-in-flight"),
+            ("[traffic]\nretry = { codes = [\"NOPE\"] }", "traffic.retry.codes"),
+            ("[traffic]\nretry = { max-attempts = 6 }", "traffic.retry.max-attempts"),
+            ("[traffic]\nhedge = {}", "traffic.hedge.delay-ms"),
+            ("[traffic]\nretry = {}\nhedge = { delay-ms = 1 }", "traffic.hedge"),
+            ("[traffic]\nretry-budget = { ratio = 0.0 }", "traffic.retry-budget.ratio"),
+            ("[traffic]\noutlier = { max-ejection-percent = 101 }", "traffic.outlier.max-ejection-percent"),
+            ("[traffic.outlier.success-rate]\nrequest-volume = 0", "traffic.outlier.success-rate.request-volume"),
             ("[[service]]\nname = \"a\"\ntraffic = { timeout-ms = 0 }", "service a: traffic.timeout-ms"),
             ("[policy]\nallow = [\"files\"]", "policy.allow"),
             ("[[service]]\nname = \"a\"\nallow = [\"wasi\"]", "service a: allow"),

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     future::Future as _,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     balancer::{CallGuard, Outcome, Place},
     model::{Address, ServiceName},
-    traffic::Code,
+    traffic::{Code, Tokens},
 };
 
 /// The body of an answer: what the instance sends, frame by frame, as fast as it is read.
@@ -44,6 +45,8 @@ pub(super) struct Stream {
     /// Its place in the service.
     pub(super) _place: Place,
     pub(super) record: RequestRecord,
+    /// The retry budget that gets something back if it ends well.
+    pub(super) tokens: Option<Arc<Tokens>>,
     pub(super) deadline: Deadline,
     /// Sends the rest of the request beside the answer; ended with the call.
     pub(super) _upload: Option<UploadTask>,
@@ -110,6 +113,9 @@ impl Stream {
         let code = trailers.and_then(Code::of).unwrap_or(Code::Unknown);
         self.record.set_code(code);
         self.guard.set_outcome(Outcome::of(code));
+        if let Some(tokens) = self.tokens.filter(|_| code == Code::Ok) {
+            tokens.succeeded();
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {

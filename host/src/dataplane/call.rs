@@ -9,10 +9,13 @@
 //! What counts as unseen: no connection came up; HTTP/2 did not take the request; the server answered REFUSED_STREAM, or GOAWAY
 //! with a last stream before this one (RFC 9113, section 8.7). Everything else may have been acted upon, and its failure is
 //! the caller's to judge; unless the service is configured as idempotent, then a call whose server was lost before it
-//! answered is tried elsewhere too.
+//! answered is tried elsewhere too. And a service's owner may have said after which answers a call is to be repeated (`traffic`): then
+//! an answer whose head is all there is goes back only when no other endpoint gives a better one.
 //!
 //! The whole call runs in the task of its caller: dropping the future, or the body it answers with, cancels it. Only a request
 //! that is still being sent when its answer begins gets a task of its own.
+
+mod hedge;
 
 use std::{
     error::Error,
@@ -25,7 +28,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request, uri};
+use http::{Request, Response, request, response, uri};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -42,7 +45,7 @@ use super::{
 use crate::{
     balancer::{CallGuard, EndpointState, Outcome, Pick, PickRequest, Place, ServiceHandle, ServiceState, Services},
     model::{Address, ServiceName},
-    traffic::Code,
+    traffic::{Code, Pushback, Repeat, Retries, RetryPolicy, Tokens, Verdict},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -65,6 +68,9 @@ struct Call<'a, B> {
     tried: Vec<u32>,
     attempts: usize,
     last: Option<AttemptError>,
+    /// What is done if it fails, if anything is.
+    repeat: Option<Arc<Repeat>>,
+    retries: Retries,
 }
 
 /// How one attempt ended short of an answer.
@@ -128,14 +134,18 @@ pub(super) async fn call<B: RequestBody>(
         tried: Vec::new(),
         attempts: 0,
         last: None,
+        repeat: None,
+        retries: Retries::default(),
     };
     let (handle, state) = match find(shared, &wanted, &call.head, at).await {
         Ok(found) => found,
         Err(failure) => return refuse(shared, wanted.name(), began, &failure),
     };
-    if let Some(timeout) = state.traffic.methods.of(call.head.uri.path()).timeout {
+    let method = state.traffic.methods.of(call.head.uri.path());
+    if let Some(timeout) = method.timeout {
         call.limit(began, timeout);
     }
+    call.repeat.clone_from(&method.repeat);
     let record = shared.metrics.service(handle.name().as_str()).begin(began);
     call.run(&handle, state, record).await
 }
@@ -200,11 +210,15 @@ impl<B: RequestBody> Call<'_, B> {
         mut record: RequestRecord,
     ) -> Response<ResponseBody> {
         let answered = match self.enter(&state).await {
-            Ok(place) => self.attempt_all(handle, state, &mut record).await.map(|answered| (answered, place)),
+            Ok(place) => self.answer(handle, state, &mut record).await.map(|answered| (answered, place)),
             Err(failure) => Err(failure),
         };
         match answered {
-            Ok((answered, place)) => self.pass_on(handle.name().clone(), answered, place, record),
+            Ok((Answered::Whole { head, code }, _)) => {
+                record.set_code(code);
+                Response::from_parts(head, ResponseBody::empty())
+            }
+            Ok((Answered::Begun(begun), place)) => self.pass_on(handle.name().clone(), begun, place, record),
             Err(failure) => {
                 record.set_code(failure.code());
                 answer(handle.name().as_str(), &failure)
@@ -241,7 +255,7 @@ impl<B: RequestBody> Call<'_, B> {
         state: &ServiceState,
         failure: Failure,
     ) -> Result<Arc<ServiceState>, Failure> {
-        if !waits_for_ready(state, &self.head) || !self.source.can_replay() {
+        if self.retries.made() > 0 || !waits_for_ready(state, &self.head) || !self.source.can_replay() {
             return Err(failure);
         }
         let state = wait::ready(handle, state, self.deadline.at(), failure).await?;
@@ -249,35 +263,111 @@ impl<B: RequestBody> Call<'_, B> {
         Ok(state)
     }
 
-    /// Attempt after attempt until a server answers.
-    async fn attempt_all(
+    /// The answer of a server; if the call's policy says so, after others that failed it.
+    async fn answer(
         &mut self,
         handle: &ServiceHandle,
         mut state: Arc<ServiceState>,
         record: &mut RequestRecord,
     ) -> Result<Answered, Failure> {
+        let Some(repeat) = self.repeat.clone() else { return self.attempt_all(handle, &mut state, record).await };
+        let tokens = Arc::clone(state.gate.tokens());
+        let outcome = match &*repeat {
+            Repeat::Retry(policy) => self.retried(handle, &mut state, policy, record).await,
+            // Boxed: its future is large, and most calls need none of it.
+            Repeat::Hedge(policy) => match Box::pin(self.hedged(&state, policy, record)).await {
+                Some(outcome) => outcome,
+                None => self.attempt_all(handle, &mut state, record).await,
+            },
+        };
+        outcome.map(|mut answered| {
+            match &mut answered {
+                Answered::Whole { code, .. } if *code == Code::Ok => tokens.succeeded(),
+                Answered::Whole { .. } => {}
+                Answered::Begun(begun) => begun.tokens = Some(tokens),
+            }
+            answered
+        })
+    }
+
+    /// Attempts one after the other, until one does not fail or the policy has enough.
+    async fn retried(
+        &mut self,
+        handle: &ServiceHandle,
+        state: &mut Arc<ServiceState>,
+        policy: &RetryPolicy,
+        record: &mut RequestRecord,
+    ) -> Result<Answered, Failure> {
+        let mut outcome = self.attempt_all(handle, state, record).await;
+        while let Some((code, pushback)) = self.failed(&outcome) {
+            let wait = match self.retries.ended(policy, state.gate.tokens(), code, pushback, fastrand::f64()) {
+                Verdict::After(wait) => wait,
+                Verdict::Final => return outcome,
+                Verdict::Withheld => {
+                    record.withheld();
+                    return outcome;
+                }
+            };
+            let at = Instant::now().checked_add(wait);
+            // To wait past the deadline would only lose what the server said.
+            if at.is_none_or(|at| self.deadline.at().is_some_and(|deadline| at >= deadline)) {
+                return outcome;
+            }
+            tokio::time::sleep(wait).await;
+            match self.attempt_all(handle, state, record).await {
+                // No other endpoint could be asked: the last answer stands.
+                Err(failure) if !failure.is_answer() && !matches!(failure, Failure::Deadline { .. }) => return outcome,
+                next => outcome = next,
+            }
+        }
+        outcome
+    }
+
+    fn pick_request(&self) -> PickRequest<'_> {
+        PickRequest { path: self.head.uri.path(), headers: &self.head.headers, peer: self.peer, tried: &self.tried }
+    }
+
+    /// How an attempt failed that a server may have seen, if the request can be sent once more.
+    fn failed(&self, outcome: &Result<Answered, Failure>) -> Option<(Code, Pushback)> {
+        match outcome {
+            _ if !self.source.can_replay() => None,
+            Ok(Answered::Whole { code: Code::Ok, .. } | Answered::Begun(_)) => None,
+            Ok(Answered::Whole { head, code }) => {
+                let pushback = head.headers.get("grpc-retry-pushback-ms").map(http::HeaderValue::as_bytes);
+                Some((*code, Pushback::parse(pushback)))
+            }
+            Err(failure) => failure.is_answer().then(|| (failure.code(), Pushback::None)),
+        }
+    }
+
+    /// Attempt after attempt until a server answers.
+    async fn attempt_all(
+        &mut self,
+        handle: &ServiceHandle,
+        state: &mut Arc<ServiceState>,
+        record: &mut RequestRecord,
+    ) -> Result<Answered, Failure> {
         // The first endpoint that was passed over because it was still being connected to.
         let mut slow: Option<u32> = None;
         loop {
-            let request = PickRequest {
-                path: self.head.uri.path(),
-                headers: &self.head.headers,
-                peer: self.peer,
-                tried: &self.tried,
-            };
             self.idempotent = state.idempotent;
             let mut patient = state.endpoints.len() == 1;
-            let index = match state.pick(&request) {
+            let index = match state.pick(&self.pick_request()) {
                 Pick::Endpoint(index) => index,
-                Pick::Queue => {
-                    state = wait::generation(&self.shared.options, handle, &state, self.deadline.at()).await?;
+                // A further attempt does not wait: there is an answer already.
+                Pick::Queue if self.retries.made() == 0 => {
+                    *state = wait::generation(&self.shared.options, handle, state, self.deadline.at()).await?;
                     self.start_over();
                     slow = None;
                     continue;
                 }
+                Pick::Queue => {
+                    let (known, backing_off) = counts(state);
+                    return Err(self.none_usable(state, known, backing_off));
+                }
                 Pick::NoEndpoints { .. } => {
                     let failure = Failure::NoEndpoints { revision: state.revision.0 };
-                    state = self.ready(handle, &state, failure).await?;
+                    *state = self.ready(handle, state, failure).await?;
                     continue;
                 }
                 Pick::NoneUsable { known, backing_off, full } => match slow.take() {
@@ -287,18 +377,18 @@ impl<B: RequestBody> Call<'_, B> {
                         index
                     }
                     None if full > 0 && self.tried.is_empty() => {
-                        state = wait::endpoint(&self.shared.options, handle, &state, self.deadline.at()).await?;
+                        *state = wait::endpoint(&self.shared.options, handle, state, self.deadline.at()).await?;
                         continue;
                     }
                     None => {
-                        let failure = self.none_usable(&state, known, backing_off);
-                        state = self.ready(handle, &state, failure).await?;
+                        let failure = self.none_usable(state, known, backing_off);
+                        *state = self.ready(handle, state, failure).await?;
                         continue;
                     }
                 },
                 Pick::Fail(message) => {
                     let failure = Failure::PolicyFail { policy: Arc::clone(&state.policy_name), message };
-                    state = self.ready(handle, &state, failure).await?;
+                    *state = self.ready(handle, state, failure).await?;
                     continue;
                 }
                 Pick::Drop(message) => {
@@ -313,10 +403,18 @@ impl<B: RequestBody> Call<'_, B> {
             }
             self.attempts += 1;
             let cause = match self.attempt(endpoint, guard, patient).await {
-                Ok(answered) => return Ok(answered),
+                Ok(answered) => {
+                    if self.repeat.is_some() {
+                        self.tried.push(index);
+                    }
+                    return Ok(answered);
+                }
                 Err(Unanswered::Unseen(cause)) => cause,
                 Err(Unanswered::Closing(error)) => AttemptCause::Closing(error),
-                Err(Unanswered::Failed(failure)) => return Err(failure),
+                Err(Unanswered::Failed(failure)) => {
+                    self.tried.push(index);
+                    return Err(failure);
+                }
             };
             tracing::debug!(address = %endpoint.endpoint.address, error = &cause as &dyn Error, "attempt failed");
             if matches!(cause, AttemptCause::Slow) {
@@ -327,7 +425,7 @@ impl<B: RequestBody> Call<'_, B> {
             }
             self.last = Some(AttemptError { address: endpoint.endpoint.address.clone(), cause });
             if self.attempts >= self.shared.options.max_attempts || !self.source.can_replay() {
-                let (known, backing_off) = counts(&state);
+                let (known, backing_off) = counts(state);
                 return Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() });
             }
         }
@@ -358,8 +456,23 @@ impl<B: RequestBody> Call<'_, B> {
             let number = sender.number;
             match self.send(endpoint, connection, sender, &mut guard).await {
                 Ok((response, upload)) => {
+                    let (head, recv) = response.into_parts();
+                    if recv.is_end_stream() {
+                        // Trailers-only: one frame in, one frame out.
+                        let code = Code::of(&head.headers).unwrap_or_else(|| Code::of_http(head.status));
+                        guard.set_outcome(Outcome::of(code));
+                        return Ok(Answered::Whole { head, code });
+                    }
                     let address = endpoint.endpoint.address.clone();
-                    return Ok(Answered { response, upload, guard, address });
+                    return Ok(Answered::Begun(Begun {
+                        head,
+                        recv,
+                        upload: Some(upload),
+                        rest: None,
+                        guard,
+                        address,
+                        tokens: None,
+                    }));
                 }
                 Err(Unanswered::Closing(_)) if again && self.source.can_replay() => {
                     connection.retire(number);
@@ -444,7 +557,10 @@ impl<B: RequestBody> Call<'_, B> {
         match answered {
             Ok(response) => {
                 guard.answered();
-                upload.commit(&mut self.source);
+                // What is the whole answer may not be the last one.
+                if self.repeat.is_none() || !response.body().is_end_stream() {
+                    upload.commit(&mut self.source);
+                }
                 Ok((response, upload))
             }
             Err(error) if error.is_go_away() && error.is_remote() => {
@@ -494,6 +610,9 @@ impl<B: RequestBody> Call<'_, B> {
             }
             request.headers_mut().insert(GRPC_TIMEOUT, timeout::format(left));
         }
+        if self.retries.made() > 0 {
+            request.headers_mut().insert("grpc-previous-rpc-attempts", self.retries.made().into());
+        }
         Ok(request)
     }
 
@@ -515,27 +634,13 @@ impl<B: RequestBody> Call<'_, B> {
     fn pass_on(
         self,
         service: ServiceName,
-        answered: Answered,
+        begun: Begun,
         place: Place,
-        mut record: RequestRecord,
+        record: RequestRecord,
     ) -> Response<ResponseBody> {
-        let Answered { response, mut upload, mut guard, address } = answered;
-        let (head, recv) = response.into_parts();
-        if recv.is_end_stream() {
-            // Trailers-only: one frame in, one frame out.
-            let code = Code::of(&head.headers).unwrap_or_else(|| Code::of_http(head.status));
-            guard.set_outcome(Outcome::of(code));
-            record.set_code(code);
-            return Response::from_parts(head, ResponseBody::empty());
-        }
-        let mut source = self.source;
-        let rest = (!upload.is_done()).then(|| {
-            let rest = async move {
-                // An error has reset the stream, which its answer shows.
-                let _ = poll_fn(|cx| upload.poll(&mut source, cx)).await;
-            };
-            UploadTask(tokio::spawn(rest))
-        });
+        let Begun { head, recv, upload, rest: detached, guard, address, tokens } = begun;
+        let source = self.source;
+        let rest = detached.or_else(|| rest(upload?, source));
         let stream = Stream {
             recv,
             data_done: false,
@@ -544,6 +649,7 @@ impl<B: RequestBody> Call<'_, B> {
             guard,
             _place: place,
             record,
+            tokens,
             deadline: self.deadline,
             _upload: rest,
         };
@@ -551,12 +657,37 @@ impl<B: RequestBody> Call<'_, B> {
     }
 }
 
+/// What a server answered.
+enum Answered {
+    /// Its head was all, as it is for most failures.
+    Whole { head: response::Parts, code: Code },
+    /// There is more to come.
+    Begun(Begun),
+}
+
 /// An answer that has begun.
-struct Answered {
-    response: Response<h2::RecvStream>,
-    upload: Upload,
+struct Begun {
+    head: response::Parts,
+    recv: h2::RecvStream,
+    /// What of the request is still to be sent, from the call's source.
+    upload: Option<Upload>,
+    /// The same, if it is on its way already.
+    rest: Option<UploadTask>,
     guard: CallGuard,
     address: Address,
+    /// The budget that gets something back if it ends well, where there are retries.
+    tokens: Option<Arc<Tokens>>,
+}
+
+/// Sends what is left of a request beside its answer.
+fn rest<B: RequestBody>(mut upload: Upload, mut source: Source<B>) -> Option<UploadTask> {
+    (!upload.is_done()).then(|| {
+        let rest = async move {
+            // An error has reset the stream, which its answer shows.
+            let _ = poll_fn(|cx| upload.poll(&mut source, cx)).await;
+        };
+        UploadTask(tokio::spawn(rest))
+    })
 }
 
 fn counts(state: &ServiceState) -> (usize, usize) {

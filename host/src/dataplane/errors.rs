@@ -8,12 +8,7 @@ use std::{error::Error, fmt::Write as _, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE};
 use thiserror::Error;
 
-use super::{
-    code::GRPC_STATUS,
-    connect::ConnectError,
-    route::NoRoute,
-    wait::Waiting,
-};
+use super::{code::GRPC_STATUS, connect::ConnectError, route::NoRoute, wait::Waiting};
 use crate::{
     balancer::{DiscoverError, Outcome},
     model::{Address, ModelError, ServiceName},
@@ -177,6 +172,11 @@ impl Failure {
             Some(_) if error.is_reset() => Self::RequestBody(error.into()),
             _ => Self::Lost { address, cause: error },
         }
+    }
+
+    /// Whether a server that had the call is to blame: then it is as good as an answer to a retry policy.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(self, Self::Reset { .. } | Self::Lost { .. } | Self::BadAnswer { .. })
     }
 
     /// What it says of the endpoint that the call was sent to.

@@ -37,13 +37,13 @@ mod wait;
 use std::sync::Arc;
 
 pub use body::ResponseBody;
-pub use channel::Channel;
+pub use channel::{Channel, TargetError};
 pub use errors::WAYMARK_ERROR;
 pub use inbound::{Drained, serve};
 pub use metrics::Metrics;
 pub use options::{ConnectOptions, InboundOptions, Options};
-pub use wait::WaitForReady;
 pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
+pub use wait::WaitForReady;
 
 use crate::{balancer::Services, model::ServiceName};
 
@@ -69,5 +69,10 @@ impl Dataplane {
     /// A channel to one service.
     pub fn channel(&self, service: ServiceName) -> Channel {
         Channel::new(self, service)
+    }
+
+    /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1`, or the bare name.
+    pub fn dial(&self, target: &str) -> Result<Channel, TargetError> {
+        channel::service_of(target).map(|service| self.channel(service))
     }
 }

@@ -1,6 +1,8 @@
 //! What the methods of a service may take, looked up by a call's path.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::Repeat;
 
 /// What is said of the calls of one method. gRPC's service config calls it `methodConfig`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -9,6 +11,8 @@ pub struct MethodConfig {
     pub timeout: Option<Duration>,
     /// Whether a call waits while no endpoint can be reached, up to its deadline, instead of failing at once. Default false.
     pub wait_for_ready: bool,
+    /// What is done about a call that fails, or takes long. Nothing when unset: only calls that no server has seen are sent again.
+    pub repeat: Option<Arc<Repeat>>,
 }
 
 /// The methods of a service. The most specific entry wins, and wins whole, as gRPC has it: the method, then its gRPC service, then the
@@ -57,7 +61,9 @@ mod tests {
         assert_eq!(methods.of("/a.B/C"), &seconds(1));
         assert_eq!(methods.insert("a.B", None, seconds(2)), None);
         assert_eq!(methods.insert("a.B", Some("C"), seconds(3)), None);
-        for (path, wanted) in [("/a.B/C", 3), ("/a.B/D", 2), ("/a.B/", 2), ("/a.X/C", 1), ("a.B/C", 1), ("", 1), ("/é", 1)] {
+        for (path, wanted) in
+            [("/a.B/C", 3), ("/a.B/D", 2), ("/a.B/", 2), ("/a.X/C", 1), ("a.B/C", 1), ("", 1), ("/é", 1)]
+        {
             assert_eq!(methods.of(path), &seconds(wanted), "{path}");
         }
         assert_eq!(methods.insert("a.B", Some("C"), seconds(4)), Some(seconds(3)));

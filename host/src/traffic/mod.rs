@@ -6,9 +6,15 @@
 
 mod code;
 mod methods;
+mod outlier;
+mod retry;
+pub mod service_config;
 
 pub use code::{Code, CodeSet, NoSuchCode};
 pub use methods::{MethodConfig, Methods};
+pub use outlier::{Answered, Detector, FailurePercentage, OutlierDetection, SuccessRate};
+pub use retry::{HedgingPolicy, MOST_ATTEMPTS, Pushback, Repeat, Retries, RetryBudget, RetryPolicy, Tokens, Verdict};
+pub use service_config::ServiceConfigError;
 
 /// What is said of the calls of one service.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -17,6 +23,10 @@ pub struct Traffic {
     pub limits: CallLimits,
     /// What each method may take.
     pub methods: Methods,
+    /// How many retries and hedges the service bears.
+    pub retry_budget: RetryBudget,
+    /// Who is ejected for failing. Nobody when unset.
+    pub outlier: Option<OutlierDetection>,
 }
 
 /// How many calls of a service may run and wait on this node.

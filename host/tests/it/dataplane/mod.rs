@@ -2,7 +2,10 @@
 
 mod calls;
 mod connections;
+mod ejection;
 mod failures;
+mod hedges;
 mod limits;
+mod retries;
 mod streams;
 mod support;
