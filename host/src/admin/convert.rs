@@ -116,6 +116,8 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         latency_us: cell.latency_us(),
         calls: cell.calls(),
         failures: cell.failures(),
+        failure_rate: cell.failure_rate(),
+        young: cell.is_young(),
     }
 }
 

@@ -45,6 +45,8 @@ mod flag {
     pub(super) const BACKING_OFF: u32 = 1;
     /// It was ejected, and that is heeded.
     pub(super) const SKIPPED: u32 = 1 << 1;
+    /// It joined lately, and gets a part of its share.
+    pub(super) const YOUNG: u32 = 1 << 2;
     /// It was ejected, whether that is heeded or not. No business of a pick.
     pub(super) const EJECTED: u32 = 1 << 16;
     /// The calls that may run on it at once are limited.
@@ -60,6 +62,10 @@ pub struct EndpointCell {
     /// Calls that have ended, by [`Outcome`].
     ended: [AtomicU64; 4],
     latency: PeakEwma,
+    /// While it is young: the part of its share that it gets, of `u32::MAX`.
+    part: AtomicU32,
+    /// How many of its calls failed lately, of `u32::MAX`.
+    failing: AtomicU32,
     gate: Arc<Gate>,
     attached: OnceLock<Box<dyn Any + Send + Sync>>,
 }
@@ -73,6 +79,8 @@ impl EndpointCell {
             flags: AtomicU32::new(limited),
             ended: Default::default(),
             latency: PeakEwma::new(Instant::now()),
+            part: AtomicU32::new(u32::MAX),
+            failing: AtomicU32::new(0),
             gate,
             attached: OnceLock::new(),
         }
@@ -106,7 +114,42 @@ impl EndpointCell {
     /// Whether a pick may choose it now, its weight aside: the hot path.
     pub(super) fn takes_calls(&self) -> bool {
         let flags = self.flags.load(Relaxed);
-        flags == 0 || (flags & flag::UNUSABLE == 0 && !self.is_full())
+        flags == 0
+            || (flags & flag::UNUSABLE == 0
+                && !self.is_full()
+                && (flags & flag::YOUNG == 0 || fastrand::u32(..) <= self.part.load(Relaxed)))
+    }
+
+    /// Whether it could be chosen but for its youth.
+    pub(super) fn takes_calls_though_young(&self) -> bool {
+        self.is_usable() && !self.is_full()
+    }
+
+    /// Whether it joined lately, and gets a part of its share.
+    pub fn is_young(&self) -> bool {
+        self.flags.load(Relaxed) & flag::YOUNG != 0
+    }
+
+    /// Says which part of its share it gets, from 0 to 1. The service's task is the only caller.
+    pub(super) fn set_part(&self, part: f64) {
+        self.part.store((part * f64::from(u32::MAX)) as u32, Relaxed);
+        self.set(flag::YOUNG, part < 1.0);
+    }
+
+    /// How many of its calls failed or were answered by an error, from 0 to 1: an average over about the last 32, in which later ones
+    /// weigh more.
+    pub fn failure_rate(&self) -> f64 {
+        f64::from(self.failing.load(Relaxed)) / f64::from(u32::MAX)
+    }
+
+    fn note(&self, failed: bool) {
+        let before = self.failing.load(Relaxed);
+        // Two who write at once may lose one call, which an average forgives. While all goes well nothing is written.
+        if failed {
+            self.failing.store(before + (u32::MAX - before) / 32, Relaxed);
+        } else if before > 0 {
+            self.failing.store(before - before.div_ceil(32), Relaxed);
+        }
     }
 
     /// Whether picks may choose it, its places and its weight aside.
@@ -213,6 +256,11 @@ impl Drop for CallGuard {
     fn drop(&mut self) {
         // First that it ended, then that it runs no more: who adds both up may count it twice for a moment, and never misses it.
         self.cell.ended[self.outcome as usize].fetch_add(1, Relaxed);
+        match self.outcome {
+            Outcome::Succeeded => self.cell.note(false),
+            Outcome::Errored | Outcome::Failed => self.cell.note(true),
+            Outcome::Cancelled => {}
+        }
         self.cell.leave();
     }
 }
@@ -313,6 +361,22 @@ mod tests {
         assert!(gate.freed().now_or_never().is_some() && !cell.is_full());
         drop((second, cell.begin().unwrap()));
         assert_eq!((cell.in_flight(), cell.calls()), (0, 3));
+    }
+
+    #[tokio::test]
+    async fn a_failure_rate_follows_the_last_calls() {
+        let cell = cell(&CallLimits::default());
+        let carry = |outcome, calls| (0..calls).for_each(|_| cell.begin().unwrap().set_outcome(outcome));
+        carry(Outcome::Succeeded, 10);
+        assert_eq!(cell.failure_rate().to_bits(), 0.0f64.to_bits());
+        carry(Outcome::Errored, 200);
+        assert!(cell.failure_rate() > 0.99, "{}", cell.failure_rate());
+        carry(Outcome::Cancelled, 200);
+        assert!(cell.failure_rate() > 0.99, "who gave up says nothing");
+        carry(Outcome::Succeeded, 22);
+        assert!((0.45..0.55).contains(&cell.failure_rate()), "half after 22 of 32: {}", cell.failure_rate());
+        carry(Outcome::Succeeded, 2000);
+        assert_eq!(cell.failure_rate().to_bits(), 0.0f64.to_bits());
     }
 
     #[tokio::test]

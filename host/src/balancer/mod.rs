@@ -16,6 +16,7 @@ mod services;
 mod state;
 #[cfg(test)]
 mod tests;
+mod youth;
 
 pub use endpoint::{CallGuard, EndpointCell, Outcome};
 pub use gate::{Gate, Overloaded, Pending, Place};

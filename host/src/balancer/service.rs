@@ -32,6 +32,7 @@ use super::{
     hash::HashKey,
     history::{Entry, Failures, History, PolicyInfo, PolicyOutcome, PolicyVersion, Quarantine},
     state::{EndpointState, FailureSink, ServiceCounters, ServiceState},
+    youth::{self, Youth},
 };
 use crate::{
     model::{Address, Endpoint, InstanceId, Revision, ServiceName},
@@ -224,6 +225,7 @@ impl ServiceHandle {
             build_again: false,
             gate,
             ejections: Ejections::new(setup.traffic.outlier.clone()),
+            youth: setup.traffic.slow_start.clone().map(Youth::new),
             counters,
             notify,
             setup,
@@ -352,6 +354,8 @@ struct Task {
     gate: Arc<Gate>,
     /// Who is ejected, if the service's traffic asks for it.
     ejections: Option<Ejections>,
+    /// Who joined lately, if the service's traffic asks for a slow start.
+    youth: Option<Youth>,
     counters: Arc<ServiceCounters>,
     notify: Arc<Notify>,
 }
@@ -417,6 +421,7 @@ impl Task {
                     None => return,
                 },
                 () = notify.notified() => self.quarantine(),
+                () = youth::due(self.youth.as_ref()) => self.youth.iter_mut().for_each(Youth::grow),
                 () = ejection::due(self.ejections.as_ref()) => {
                     let endpoints = Arc::clone(&self.shared.state.load().endpoints);
                     let ejected = self.ejections.as_mut().map_or(0, |ejections| ejections.sweep(&endpoints));
@@ -526,10 +531,15 @@ impl Task {
             return Arc::clone(&self.shared.state.load().endpoints);
         }
         let mut cells = HashMap::with_capacity(endpoints.len());
+        // Those of the first list are as old as the others.
+        let mut youth = self.youth.as_mut().filter(|_| !self.made_for.is_empty());
         let list = endpoints.iter().map(|endpoint| {
             let key = (endpoint.id.clone(), endpoint.address.clone());
-            let made = || Arc::new(EndpointCell::new(Arc::clone(&self.gate)));
-            let cell = self.cells.remove(&key).unwrap_or_else(made);
+            let cell = self.cells.remove(&key).unwrap_or_else(|| {
+                let cell = Arc::new(EndpointCell::new(Arc::clone(&self.gate)));
+                youth.iter_mut().for_each(|youth| youth.join(&cell));
+                cell
+            });
             cells.insert(key, Arc::clone(&cell));
             EndpointState { endpoint: endpoint.clone(), cell }
         });

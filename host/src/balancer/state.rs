@@ -204,10 +204,10 @@ impl ServiceState {
 
     fn ask(&self, plan: &Plan, sequence: u32, request: &PickRequest<'_>) -> Result<Pick, PickError> {
         match plan {
-            Plan::Rotation(list) => Ok(self.walk(list, sequence as usize, sequence, request)),
+            Plan::Rotation(list) => Ok(self.walk(list, sequence as usize, true, sequence, request)),
             Plan::HashTable(table) => {
                 let hash = self.hash(request).unwrap_or_else(|| fastrand::u32(..));
-                Ok(self.walk(table, hash as usize, sequence, request))
+                Ok(self.walk(table, hash as usize, false, sequence, request))
             }
             Plan::EachRequest(picker) => {
                 let mut facts = Facts { state: self, request, refused: Refused::default() };
@@ -241,8 +241,8 @@ impl ServiceState {
         self.hash_key.as_ref()?.hash(request.path, request.headers, request.peer)
     }
 
-    /// The first usable entry of a plan from `start` on.
-    fn walk(&self, list: &[u32], start: usize, sequence: u32, request: &PickRequest<'_>) -> Pick {
+    /// The first usable entry of a plan from `start` on; `spread` says that any other entry is as good as the next.
+    fn walk(&self, list: &[u32], start: usize, spread: bool, sequence: u32, request: &PickRequest<'_>) -> Pick {
         if list.is_empty() {
             return self.none_usable(request);
         }
@@ -251,6 +251,11 @@ impl ServiceState {
             let index = list[at];
             if self.usable(index, request) {
                 return Pick::Endpoint(index);
+            }
+            if spread && self.endpoints[index as usize].cell.is_young() {
+                // What a young one does not take yet is spread over all, not given to whoever stands next. A key stays with the next.
+                at = fastrand::usize(..list.len());
+                continue;
             }
             at += 1;
             if at == list.len() {
@@ -273,7 +278,9 @@ impl ServiceState {
             indexes.into_iter().find(fits)
         };
         // An endpoint that was ejected is better than none.
-        let found = find(EndpointCell::takes_calls).or_else(|| find(EndpointCell::takes_calls_if_need_be));
+        let found = find(EndpointCell::takes_calls)
+            .or_else(|| find(EndpointCell::takes_calls_though_young))
+            .or_else(|| find(EndpointCell::takes_calls_if_need_be));
         found.map_or_else(|| self.none_usable(request), |index| Pick::Endpoint(index as u32))
     }
 

@@ -127,12 +127,26 @@ pub struct TrafficFile {
     pub wait_for_ready: Option<bool>,
     /// Eject endpoints that fail more than the others (gRFC A50). Replaces what `[traffic]` has as a whole.
     pub outlier: Option<OutlierFile>,
+    /// Let the share of an endpoint that joins grow. Replaces what `[traffic]` has as a whole.
+    pub slow_start: Option<SlowStartFile>,
     /// Send a call that failed to another endpoint (gRFC A6). Replaces what `[traffic]` has as a whole, a `hedge` too.
     pub retry: Option<RetryFile>,
     /// Send a call that takes long to another endpoint as well (gRFC A6). Only for calls that may be carried out twice. As `retry`.
     pub hedge: Option<HedgeFile>,
     /// How many retries and hedges the service bears.
     pub retry_budget: Option<RetryBudgetFile>,
+}
+
+/// `slow-start`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SlowStartFile {
+    /// How long it takes to the full share, seconds.
+    pub window_s: Option<u64>,
+    /// How the share grows: evenly at 1, fast at first over it, slowly at first under it. Default 1.
+    pub aggression: Option<f64>,
+    /// The least share, percent. Default 10.
+    pub min_percent: Option<u64>,
 }
 
 /// `retry`

@@ -576,6 +576,8 @@ mod tests {
             ("[traffic]\nmax-in-flight = 0", "traffic.max-in-flight"),
             ("[traffic]\nretry = { codes = [\"NOPE\"] }", "traffic.retry.codes"),
             ("[traffic]\nretry = { max-attempts = 6 }", "traffic.retry.max-attempts"),
+            ("[traffic]\nslow-start = {}", "traffic.slow-start.window-s"),
+            ("[traffic]\nslow-start = { window-s = 5, aggression = 0.0 }", "traffic.slow-start.aggression"),
             ("[traffic]\nhedge = {}", "traffic.hedge.delay-ms"),
             ("[traffic]\nretry = {}\nhedge = { delay-ms = 1 }", "traffic.hedge"),
             ("[traffic]\nretry-budget = { ratio = 0.0 }", "traffic.retry-budget.ratio"),

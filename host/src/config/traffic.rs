@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     ConfigError, TrafficFile,
-    file::{FailurePercentageFile, HedgeFile, OutlierFile, RetryBudgetFile, RetryFile, SuccessRateFile},
+    file::{FailurePercentageFile, HedgeFile, OutlierFile, RetryBudgetFile, RetryFile, SlowStartFile, SuccessRateFile},
 };
 use crate::traffic::{
     Code, CodeSet, FailurePercentage, HedgingPolicy, MOST_ATTEMPTS, OutlierDetection, Repeat, RetryBudget, RetryPolicy,
-    SuccessRate, Traffic,
+    SlowStart, SuccessRate, Traffic,
 };
 
 /// A day: a longer time is a mistake in the unit.
@@ -31,6 +31,9 @@ impl TrafficFile {
         if let Some(outlier) = &self.outlier {
             traffic.outlier = Some(outlier.read(&format!("{table}.outlier"))?);
         }
+        if let Some(slow_start) = &self.slow_start {
+            traffic.slow_start = Some(slow_start.read(&format!("{table}.slow-start"))?);
+        }
         let repeat = match (&self.retry, &self.hedge) {
             (Some(_), Some(_)) => return Err(ConfigError::value(format!("{table}.hedge"), "goes without a retry")),
             (Some(retry), None) => Some(Repeat::Retry(retry.read(&format!("{table}.retry"))?)),
@@ -43,6 +46,22 @@ impl TrafficFile {
             traffic.retry_budget = budget.read(&format!("{table}.retry-budget"))?;
         }
         Ok(traffic)
+    }
+}
+
+impl SlowStartFile {
+    fn read(&self, table: &str) -> Result<SlowStart, ConfigError> {
+        let Some(window) = number(table, "window-s", self.window_s, 1, 86_400)? else {
+            return Err(ConfigError::value(format!("{table}.window-s"), "is missing"));
+        };
+        let default = SlowStart::new(Duration::from_secs(window));
+        let aggression = self.aggression.unwrap_or(default.aggression);
+        if !(0.01..=100.0).contains(&aggression) {
+            let reason = format!("{aggression} is not within 0.01 to 100");
+            return Err(ConfigError::value(format!("{table}.aggression"), reason));
+        }
+        let min_percent = share(table, "min-percent", self.min_percent, 0, default.min_percent)?;
+        Ok(SlowStart { aggression, min_percent, ..default })
     }
 }
 

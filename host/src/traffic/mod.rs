@@ -9,12 +9,14 @@ mod methods;
 mod outlier;
 mod retry;
 pub mod service_config;
+mod slow_start;
 
 pub use code::{Code, CodeSet, NoSuchCode};
 pub use methods::{MethodConfig, Methods};
 pub use outlier::{Answered, Detector, FailurePercentage, OutlierDetection, SuccessRate};
 pub use retry::{HedgingPolicy, MOST_ATTEMPTS, Pushback, Repeat, Retries, RetryBudget, RetryPolicy, Tokens, Verdict};
 pub use service_config::ServiceConfigError;
+pub use slow_start::SlowStart;
 
 /// What is said of the calls of one service.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,6 +27,8 @@ pub struct Traffic {
     pub methods: Methods,
     /// How many retries and hedges the service bears.
     pub retry_budget: RetryBudget,
+    /// How the share of an endpoint grows that joins. All of it at once when unset.
+    pub slow_start: Option<SlowStart>,
     /// Who is ejected for failing. Nobody when unset.
     pub outlier: Option<OutlierDetection>,
 }
