@@ -82,6 +82,31 @@ pub trait RequestFacts {
     fn latency_us(&self, endpoint: u32) -> u32;
 }
 
+/// The facts of a request that nobody sent: a path, no headers, and no load anywhere. For trials, tests and benchmarks.
+#[derive(Debug, Clone, Copy)]
+pub struct NoRequest(
+    /// Its path.
+    pub &'static str,
+);
+
+impl RequestFacts for NoRequest {
+    fn path(&self) -> &str {
+        self.0
+    }
+    fn header(&self, _: &str) -> Option<&str> {
+        None
+    }
+    fn tried(&self, _: u32) -> bool {
+        false
+    }
+    fn in_flight(&self, _: u32) -> u32 {
+        0
+    }
+    fn latency_us(&self, _: u32) -> u32 {
+        0
+    }
+}
+
 /// Answers a pick for every request. Shared by all threads; a call must not block.
 pub trait Picker: Send + Sync + 'static {
     /// Chooses for one request.

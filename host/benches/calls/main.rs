@@ -1,8 +1,8 @@
 //! What a call costs through the node and through the in-process channel, beside a direct connection.
 //!
 //! ```text
-//!   cargo bench -p waymark --bench calls                 the figures, in about two minutes
-//!   cargo bench -p waymark --bench calls -- --quick      whether it still works
+//!   cargo bench --bench calls                 the figures, in about two minutes
+//!   cargo bench --bench calls -- --quick      whether it still works
 //!
 //!   load generator ──────────────────────────▶ backend (some instances)      direct, tonic's balancer, waymark::Channel
 //!   load generator ──────────▶ node ─────────▶ backend                       proxied
@@ -17,6 +17,7 @@ mod echo;
 mod harness;
 mod load;
 mod roles;
+mod swaps;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -226,6 +227,7 @@ fn compare(args: &Args) -> anyhow::Result<()> {
     }
     report.table(cost);
     report.table(rate);
+    report.table(swaps::under_load(&mut processes, options)?);
     report.print(options.json);
     Ok(())
 }

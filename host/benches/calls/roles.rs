@@ -25,6 +25,7 @@ use super::{
         services::{bundled, endpoints_at, services, started},
     },
     load::Load,
+    swaps::Swaps,
 };
 
 /// Services are named after their policies.
@@ -86,7 +87,12 @@ pub(crate) fn node(instances: &[SocketAddr]) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     runtime.block_on(settled(&services))?;
     runtime.spawn(dataplane::serve(listener, dataplane, pending()));
-    child::serve(&address.to_string(), |line| anyhow::bail!("a node is not asked {line:?}"))?;
+    let mut swaps = Swaps::new(&services)?;
+    child::serve(&address.to_string(), |line| {
+        let times =
+            line.strip_prefix("swap ").with_context(|| format!("a node is not asked {line:?}"))?.parse::<u32>()?;
+        Ok(serde_json::to_string(&runtime.block_on(swaps.run(times))?)?)
+    })?;
     runtime.shutdown_background();
     Ok(())
 }

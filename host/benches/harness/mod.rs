@@ -12,7 +12,10 @@ pub(crate) mod child;
 pub(crate) mod report;
 pub(crate) mod services;
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 #[cfg(target_os = "linux")]
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -80,6 +83,11 @@ impl Samples {
         Self(self.0.iter().zip(&baseline.0).map(|(sample, baseline)| sample / baseline).collect())
     }
 
+    /// This figure less another one of the same rounds.
+    pub(crate) fn minus(&self, baseline: &Self) -> Self {
+        Self(self.0.iter().zip(&baseline.0).map(|(sample, baseline)| sample - baseline).collect())
+    }
+
     /// What `f` makes of each sample.
     pub(crate) fn map(&self, f: impl Fn(f64) -> f64) -> Self {
         Self(self.0.iter().copied().map(f).collect())
@@ -136,6 +144,13 @@ impl ThreadClock {
 /// The processor time that this process has used, all its threads' and the kernel's on its behalf.
 pub(crate) fn process_cpu() -> Duration {
     clock(ClockId::ProcessCPUTime)
+}
+
+/// Bytes of memory that this process has in use, the allocator's slack included; 0 where the system does not tell.
+pub(crate) fn resident() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    kib.unwrap_or(0.0) * 1024.0
 }
 
 fn clock(id: ClockId) -> Duration {

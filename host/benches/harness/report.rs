@@ -14,6 +14,9 @@ pub(crate) enum Unit {
     Microseconds,
     Milliseconds,
     Bytes,
+    KiB,
+    /// How many.
+    Count,
     PerSecond,
     /// Processor time over real time.
     Cores,
@@ -28,6 +31,8 @@ impl Unit {
             Self::Microseconds => "us",
             Self::Milliseconds => "ms",
             Self::Bytes => "bytes",
+            Self::KiB => "KiB",
+            Self::Count => "count",
             Self::PerSecond => "1/s",
             Self::Cores => "cores",
             Self::Ratio => "ratio",

@@ -1,9 +1,9 @@
 //! What following a registry costs, beside the same done by hand with an etcd client in the same run.
 //!
 //! ```text
-//!   cargo bench -p waymark --bench registry                    the figures, in about five minutes
-//!   cargo bench -p waymark --bench registry -- --quick         whether it still works
-//!   cargo bench -p waymark --bench registry -- --etcd etcd     on a real etcd instead of the embedded registry
+//!   cargo bench --bench registry                    the figures, in about five minutes
+//!   cargo bench --bench registry -- --quick         whether it still works
+//!   cargo bench --bench registry -- --etcd etcd     on a real etcd instead of the embedded registry
 //!
 //!   this process: the driver ──put──▶ server ◀──list, watch── raw      an etcd client, and nothing else
 //!                    └──call────▶ node ──▶ server             view     a `Registry` that follows every service

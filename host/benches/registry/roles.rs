@@ -1,7 +1,6 @@
 //! The roles that a process of this benchmark can have.
 
 use std::{
-    fs,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -25,7 +24,7 @@ use waymark::{
 };
 
 use super::{
-    harness::{child, process_cpu, services::bundled},
+    harness::{child, process_cpu, resident, services::bundled},
     layout::Layout,
 };
 
@@ -69,13 +68,6 @@ impl Meter {
             memory: resident() - self.memory,
         }
     }
-}
-
-/// Bytes of memory that this process has in use, the allocator's slack included.
-fn resident() -> f64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
-    pages * 4096.0
 }
 
 /// The embedded registry.

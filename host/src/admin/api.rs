@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    candidate::{Candidates, short},
+    candidate::{Candidates, NotLoaded, Wanted, short},
     convert,
     proto::{self, node_server::Node},
 };
@@ -111,7 +111,17 @@ impl Node for NodeApi {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let handle = self.handle(&service, discover).await?;
         let limits = self.services.limits(handle.name());
-        let candidate = self.candidates.load(source, config, allow, &by, &origin, limits).await?;
+        let candidate = match self.candidates.load(Wanted { source, config, allow, by, origin }, limits).await {
+            Ok(candidate) => candidate,
+            Err(NotLoaded { status, refused }) => {
+                if let Some(refused) = refused {
+                    let (info, reason) = *refused;
+                    // A service that has ended meanwhile needs no history.
+                    let _ = handle.refuse(info, reason).await;
+                }
+                return Err(status);
+            }
+        };
         let published = handle.set_policy(candidate).await.map_err(|error| not_swapped(&error))?;
         Ok(Response::new(convert::swapped(&handle, &published)))
     }

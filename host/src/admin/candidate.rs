@@ -1,14 +1,14 @@
 //! Turns what SetPolicy was sent into a candidate for a swap, off the async threads.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use super::proto::set_policy_request::Source;
 use crate::{
-    balancer::Candidate,
-    plugin::{Engine, Grants, Kind, Limits, LoadError},
+    balancer::{Candidate, PolicyInfo},
+    plugin::{self, Engine, Grants, Kind, Limits, LoadError},
 };
 
 /// The longest configuration, in bytes: it is kept in the history with each version.
@@ -23,6 +23,32 @@ const TEXT_LEN: usize = 200;
 /// How many components may be compiled at once: it takes all cores for a while, and calls run beside it.
 const AT_ONCE: usize = 2;
 
+/// What the history calls the origin of a bundled plugin.
+const BUNDLED: &str = "bundled";
+
+/// What SetPolicy was sent.
+pub(super) struct Wanted {
+    pub(super) source: Source,
+    pub(super) config: String,
+    pub(super) allow: Grants,
+    pub(super) by: String,
+    pub(super) origin: String,
+}
+
+/// Why there is no candidate.
+pub(super) struct NotLoaded {
+    /// For who asked.
+    pub(super) status: Status,
+    /// For the history, where it is the plugin's own fault.
+    pub(super) refused: Option<Box<(PolicyInfo, String)>>,
+}
+
+impl NotLoaded {
+    fn of_host(status: Status) -> Self {
+        Self { status, refused: None }
+    }
+}
+
 /// Loads candidates. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Candidates {
@@ -36,45 +62,49 @@ impl Candidates {
     }
 
     /// Loads a policy under these limits. Nothing is swapped yet.
-    pub(super) async fn load(
-        &self,
-        source: Source,
-        config: String,
-        allow: Grants,
-        by: &str,
-        origin: &str,
-        limits: Limits,
-    ) -> Result<Candidate, Status> {
+    pub(super) async fn load(&self, wanted: Wanted, limits: Limits) -> Result<Candidate, NotLoaded> {
+        let Wanted { source, config, allow, by, origin } = wanted;
         if config.len() > CONFIG_LEN {
-            return Err(Status::invalid_argument(format!(
+            return Err(NotLoaded::of_host(Status::invalid_argument(format!(
                 "the configuration has {} bytes, over the limit of {CONFIG_LEN}",
                 config.len()
-            )));
+            ))));
         }
-        let by = short(by);
-        // `bundled` says where the bytes come from in the history; nobody else may call theirs that.
-        let origin = match short(origin) {
-            empty if empty.is_empty() || empty == "bundled" => "the sent component".to_owned(),
-            named => named,
+        let by = short(&by);
+        let origin = match (&source, short(&origin)) {
+            (Source::Bundled(_), _) => BUNDLED.to_owned(),
+            // Nobody else may call theirs that.
+            (_, named) if named.is_empty() || named == BUNDLED => "the sent component".to_owned(),
+            (_, named) => named,
         };
-        let _permit = self
-            .permits
-            .acquire()
-            .await
-            .map_err(|closed| Status::internal(format!("plugins cannot be loaded any more: {closed}")))?;
+        let closed = |closed| Status::internal(format!("plugins cannot be loaded any more: {closed}"));
+        let _permit = self.permits.acquire().await.map_err(|error| NotLoaded::of_host(closed(error)))?;
         let engine = self.engine.clone();
         let load = move || {
-            let plugin = match source {
-                Source::Bundled(name) => engine.load_bundled_with(Kind::Policy, &name, limits),
-                Source::Component(bytes) => engine.load_with(&bytes, &origin, limits, allow),
-            }?;
-            Ok(Candidate::new(plugin.into_policy(&config)?, by))
+            let loaded = match &source {
+                Source::Bundled(name) => engine.load_bundled_with(Kind::Policy, name, limits),
+                Source::Component(bytes) => engine.load_with(bytes, &origin, limits, allow),
+            };
+            let error = match loaded.and_then(|plugin| plugin.into_policy(&config)) {
+                Ok(policy) => return Ok(Candidate::new(policy, by)),
+                Err(error) => error,
+            };
+            let (name, sha256) = match &source {
+                Source::Bundled(name) => (short(name), String::new()),
+                Source::Component(bytes) => (file_stem(&origin), plugin::digest(bytes)),
+            };
+            let (name, plugin_version, allow) = (name.into(), String::new(), allow.to_string());
+            let info = PolicyInfo { name, plugin_version, sha256, origin, config, allow, by };
+            Err(NotLoaded { status: refused(&error), refused: Some(Box::new((info, error.to_string()))) })
         };
-        let loaded = tokio::task::spawn_blocking(load)
-            .await
-            .map_err(|panic| Status::internal(format!("loading the plugin failed: {panic}")))?;
-        loaded.map_err(|error| refused(&error))
+        let panicked = |panic| Status::internal(format!("loading the plugin failed: {panic}"));
+        tokio::task::spawn_blocking(load).await.map_err(|panic| NotLoaded::of_host(panicked(panic)))?
     }
+}
+
+/// A component as the history calls it before it has said its own name: by its file.
+fn file_stem(origin: &str) -> String {
+    Path::new(origin).file_stem().map_or_else(|| "?".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// The status that `proto/waymark/v1/node.proto` promises for each fault.

@@ -253,3 +253,25 @@ impl FailureSink for Failures {
         self.condemned.load(Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::test_log::logged;
+
+    #[test]
+    fn failures_are_counted_each_and_logged_once_with_their_reason_until_a_pardon() {
+        let quarantine = Quarantine { failures: 3, window: Duration::from_secs(60) };
+        let failures = Failures::new("svc", "mine".into(), quarantine, Arc::default());
+        let fail = |n| (0..n).for_each(|_| failures.pick_failed(&PickError::Trapped("wasm unreachable".into())));
+        let page = logged(|| fail(500));
+        assert_eq!(page.lines().count(), 1, "{page}");
+        assert!(page.contains("WARN") && page.contains("wasm unreachable") && page.contains("mine"), "{page}");
+        assert_eq!(failures.total(), 500);
+        assert!(failures.condemned() && failures.exceeded().is_some());
+        failures.pardon();
+        assert!(!failures.condemned() && failures.exceeded().is_none());
+        assert_eq!(logged(|| fail(2)).lines().count(), 1);
+        assert!(!failures.condemned());
+    }
+}

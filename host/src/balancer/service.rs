@@ -37,7 +37,7 @@ use super::{
 use crate::{
     model::{Address, Endpoint, InstanceId, Revision, ServiceName},
     plugin::WasmPolicy,
-    policy::{BuildError, Decision, PickContext, PickError, Picker, Plan, Policy, RequestFacts, Scope},
+    policy::{BuildError, Decision, NoRequest, PickContext, PickError, Picker, Plan, Policy, Scope},
     snapshot::{self, Snapshot},
     traffic::Traffic,
 };
@@ -144,6 +144,7 @@ enum Command {
     Refuse {
         info: PolicyInfo,
         reason: String,
+        reply: oneshot::Sender<()>,
     },
     RollBack {
         version: u64,
@@ -280,7 +281,9 @@ impl ServiceHandle {
     ///
     /// Safe: it is told of or it is not.
     pub async fn refuse(&self, info: PolicyInfo, reason: String) -> Result<(), ServiceClosed> {
-        self.commands.send(Box::new(Command::Refuse { info, reason })).await.map_err(|_| ServiceClosed)
+        let (reply, noted) = oneshot::channel();
+        self.commands.send(Box::new(Command::Refuse { info, reason, reply })).await.map_err(|_| ServiceClosed)?;
+        noted.await.map_err(|_| ServiceClosed)
     }
 
     async fn command(
@@ -413,7 +416,10 @@ impl Task {
                         let done = self.set(candidate).await;
                         let _ = reply.send(done); // The caller may have gone; the swap stands.
                     }
-                    Some(Command::Refuse { info, reason }) => self.refuse(info, reason),
+                    Some(Command::Refuse { info, reason, reply }) => {
+                        self.refuse(info, reason);
+                        let _ = reply.send(()); // As above.
+                    }
                     Some(Command::RollBack { version, by, reply }) => {
                         let done = self.roll_back(version, by).await;
                         let _ = reply.send(done); // As above.
@@ -777,28 +783,10 @@ const TRIAL_PICKS: u32 = 4;
 
 /// Lets a per-request policy answer a few picks of a request that nobody sent.
 fn try_out(policy: &str, picker: &dyn Picker) -> Result<(), BuildError> {
-    struct Nobody;
-    impl RequestFacts for Nobody {
-        fn path(&self) -> &'static str {
-            "/waymark.Trial/Pick"
-        }
-        fn header(&self, _: &str) -> Option<&str> {
-            None
-        }
-        fn tried(&self, _: u32) -> bool {
-            false
-        }
-        fn in_flight(&self, _: u32) -> u32 {
-            0
-        }
-        fn latency_us(&self, _: u32) -> u32 {
-            0
-        }
-    }
     for sequence in 0..TRIAL_PICKS {
         let context = PickContext { sequence, random: (sequence << 30, !sequence), hash: None, attempt: 0 };
         let failed = |error: PickError| BuildError::FailedTrial { policy: policy.into(), reason: error.to_string() };
-        let _: Decision = picker.pick(context, &Nobody).map_err(failed)?;
+        let _: Decision = picker.pick(context, &NoRequest("/waymark.Trial/Pick")).map_err(failed)?;
     }
     Ok(())
 }

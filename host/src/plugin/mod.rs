@@ -25,6 +25,8 @@ mod loader;
 mod picker;
 mod policy;
 #[cfg(test)]
+pub(crate) mod test_log;
+#[cfg(test)]
 mod tests;
 mod wasi;
 #[cfg(test)]

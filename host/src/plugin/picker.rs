@@ -189,30 +189,13 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::plugin::{
-        EngineConfig,
-        bindings::balancer::exports::waymark::plugin::balancer::{Endpoint, Scope},
+    use crate::{
+        plugin::{
+            EngineConfig,
+            bindings::balancer::exports::waymark::plugin::balancer::{Endpoint, Scope},
+        },
+        policy::NoRequest,
     };
-
-    struct Request(&'static str);
-
-    impl RequestFacts for Request {
-        fn path(&self) -> &str {
-            self.0
-        }
-        fn header(&self, _: &str) -> Option<&str> {
-            None
-        }
-        fn tried(&self, _: u32) -> bool {
-            false
-        }
-        fn in_flight(&self, _: u32) -> u32 {
-            0
-        }
-        fn latency_us(&self, _: u32) -> u32 {
-            0
-        }
-    }
 
     #[test]
     fn an_instance_that_cannot_be_made_again_is_a_failure_of_each_pick_that_meets_it() {
@@ -234,14 +217,14 @@ mod tests {
         let (instance, _) = policy.core.start(&input(1)).unwrap();
         let picker = WasmPicker::new(Arc::clone(&policy.core), input(2), instance).unwrap();
         let context = PickContext { sequence: 0, random: (0, 0), hash: None, attempt: 0 };
-        assert!(picker.pick(context, &Request("/a.B/C")).is_ok());
-        let trapped = picker.pick(context, &Request("/waymark.Test/Trap")).unwrap_err();
+        assert!(picker.pick(context, &NoRequest("/a.B/C")).is_ok());
+        let trapped = picker.pick(context, &NoRequest("/waymark.Test/Trap")).unwrap_err();
         assert!(matches!(trapped, PickError::Trapped(_)), "{trapped}");
         // Each of these asks for another restart, and the next one meets its failure.
         for _ in 0..3 {
             let until = Instant::now() + Duration::from_secs(60);
             let error = loop {
-                match picker.pick(context, &Request("/a.B/C")).unwrap_err() {
+                match picker.pick(context, &NoRequest("/a.B/C")).unwrap_err() {
                     PickError::Restarting => assert!(Instant::now() < until, "no restart was tried"),
                     other => break other,
                 }

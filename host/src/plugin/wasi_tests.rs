@@ -1,16 +1,12 @@
 //! Components that ask for WASI: what each gets without a grant, and with which.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex, OnceLock},
-};
+use std::sync::OnceLock;
 
-use tracing::subscriber::with_default;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use super::*;
+use super::{test_log::logged, *};
 use crate::{
     model::{Endpoint, ServiceName},
     policy::{BuildError, Policy as _, Scope},
@@ -298,27 +294,6 @@ fn handles_are_counted_and_those_given_back_do_not_count() {
     );
     let lent = run(&guest(STDIO, &lent), "wasi");
     assert!(lent.ends_with("answer 1"), "{lent}");
-}
-
-/// What is logged while `body` runs.
-fn logged(body: impl FnOnce()) -> String {
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-    impl Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let page = Page::default();
-    let writer = page.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).without_time().finish();
-    with_default(subscriber, body);
-    String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
 }
 
 #[test]

@@ -12,7 +12,7 @@
 //! instance in it; and how long until nobody else was in it.
 //!
 //! ```text
-//! cargo test -p waymark --test drills [-- NAME ...] [--long] [--json] [--one-by-one]
+//! cargo test --test drills [-- NAME ...] [--long] [--json] [--one-by-one]
 //! ```
 //!
 //! The etcd is the one named by `WAYMARK_TEST_ETCD`, else the `etcd` on the `PATH`; `REQUIRE_ETCD=1` makes its absence a failure.

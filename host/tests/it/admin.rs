@@ -254,8 +254,17 @@ async fn what_is_no_policy_is_refused_by_its_name_and_changes_nothing() {
     let reason = refused(client.set_policy(SetPolicy { service: name("other"), ..bundled("weighted", "") }).await);
     assert!(reason.contains("does not watch other"), "{reason}");
 
+    // What reached the service's own limits is remembered with who wanted it; a message that is too large never got there.
     let status = client.policy(&name("svc")).await.unwrap();
-    assert_eq!((status.running.version, status.history.len()), (1, 1));
+    assert_eq!((status.running.name.as_str(), status.running.version), ("round_robin", 1));
+    let (running, refused): (Vec<_>, Vec<_>) = status.history.iter().partition(|version| version.outcome == "running");
+    assert_eq!((running.len(), refused.len()), (1, 9));
+    assert!(refused.iter().all(|version| version.outcome == "refused" && version.by == "anna"), "{refused:?}");
+    assert!(refused[0].reason.contains("not a JSON object") && refused[0].config == "[1]", "{:?}", refused[0]);
+    assert!(refused[1].reason.contains("\"wieghted\"") && refused[1].name == "wieghted", "{:?}", refused[1]);
+    assert_eq!((refused[8].name.as_str(), refused[8].origin.as_str()), ("mine", "mine.wasm"));
+    assert_eq!(refused[8].sha256, waymark::plugin::digest(b"hello"));
+    assert!(door.get("/metrics").await.1.contains(r#"waymark_policies_refused_total{service="svc"} 9"#));
     door.close().await;
 }
 

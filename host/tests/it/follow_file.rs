@@ -147,6 +147,40 @@ async fn a_policy_follows_its_file_and_no_call_is_lost_whatever_is_done_to_it() 
     node.shutdown().await;
 }
 
+/// As a ConfigMap is mounted: the file is a link through a folder that is a link, and only the latter changes.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_follows_its_file_through_links_above_it() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (version, policy) in [("..1", "round_robin"), ("..2", "weighted")] {
+        fs::create_dir(path(version)).unwrap();
+        fs::write(path(version).join("policy.wasm"), bytes(policy)).unwrap();
+    }
+    symlink("..1", path("..data")).unwrap();
+    symlink("..data/policy.wasm", path("policy.wasm")).unwrap();
+    let file = path("policy.wasm");
+    let policy = PluginChoice { plugin: file.to_str().unwrap().parse().unwrap(), ..PluginChoice::bundled("") };
+    let config = NodeConfig { listen: free(), admin: free(), policy, ..NodeConfig::default() };
+    let node = Node::start(config).await.unwrap();
+    node.services().add(&service(SERVICE)).await.unwrap();
+    let client = NodeClient::connect(&node.admin_addr().to_string()).await.unwrap();
+    assert_eq!(client.policy(&service(SERVICE)).await.unwrap().running.name, "round_robin");
+    symlink("..2", path("..new")).unwrap();
+    fs::rename(path("..new"), path("..data")).unwrap();
+    wait(&client, "the linked file runs", runs("weighted", "file changed")).await;
+    // The old folder goes afterwards, and nothing changes.
+    fs::remove_dir_all(path("..1")).unwrap();
+    symlink("..gone", path("..new")).unwrap();
+    fs::rename(path("..new"), path("..data")).unwrap();
+    symlink("..2", path("..new")).unwrap();
+    fs::rename(path("..new"), path("..data")).unwrap();
+    let status = client.policy(&service(SERVICE)).await.unwrap();
+    assert_eq!((status.running.name.as_str(), status.history.len()), ("weighted", 2));
+    node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_shall_not_follow_files_keeps_what_it_loaded() {
     let folder = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ use waymark::{
     app::Node,
     config::{NodeConfig, PluginChoice, ServiceConfig},
     model::{Endpoint, Locality, ServiceName},
-    plugin::{Grants, bundled},
+    plugin::{Grants, Limits, bundled},
     registry::{Registration, RegistrationConfig},
 };
 
@@ -188,6 +188,38 @@ async fn a_hundred_swaps_under_load_fail_no_call() {
     }
     assert!(calls.load(SeqCst) > 800);
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_own_limits_hold_for_a_policy_that_is_set() {
+    let config = ServiceConfig::new(service("strict"));
+    let limits = Limits { component_size: 10_000, ..Limits::default() };
+    let strict = ServiceConfig { limits: Some(limits), policy: Some(PluginChoice::bundled("round_robin")), ..config };
+    let config = NodeConfig { listen: free(), admin: free(), services: vec![strict], ..NodeConfig::default() };
+    // What is bundled has to keep to them as well.
+    let error = Node::start(config.clone()).await.map(drop).unwrap_err();
+    assert!(chain(&error).contains("over the limit of 10000"), "{}", chain(&error));
+
+    let mut config = config;
+    config.services[0].limits = Some(Limits { component_size: 40_000, ..Limits::default() });
+    let node = Node::start(config).await.unwrap();
+    let admin = NodeClient::connect(&node.admin_addr().to_string()).await.unwrap();
+    let bytes = bundled::ALL.iter().find(|plugin| plugin.name == "zone_aware").unwrap().bytes.to_vec();
+    let set = |name: &str| {
+        let source = PolicySource::Component { bytes: bytes.clone(), origin: "zone_aware.wasm".into() };
+        SetPolicy { service: service(name), ..set(source, 1) }
+    };
+    let refused = admin.set_policy(set("strict")).await.unwrap_err().to_string();
+    assert!(refused.contains("over the limit of 40000"), "{refused}");
+    assert_eq!(admin.set_policy(set("free")).await.unwrap().running.name, "zone_aware");
+    assert_eq!(admin.policy(&service("strict")).await.unwrap().running.name, "round_robin");
+    node.shutdown().await;
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -137,7 +137,7 @@ fn check(workspace: &Workspace) -> Result<ExitCode> {
         eprintln!("The standard library differs too, so this proves nothing. Committed: {committed}here: {toolchain}");
         return Ok(ExitCode::from(OTHER_TOOLCHAIN));
     }
-    eprintln!("Run `cargo run -p waymark-plugins-builder -- build` and commit the result.");
+    eprintln!("Run `cargo run --bin waymark-plugins-builder -- build` and commit the result.");
     Ok(ExitCode::from(DIFFERS))
 }
 

@@ -66,7 +66,8 @@ pub(crate) fn fates(guest: Guest) -> &'static [Fate] {
         Guest::TrapsInPick => &[Refused(ALWAYS, "trial pick"), TakenOut(PAST_THE_TRIAL, "unreachable"), Serves(RARELY)],
         Guest::TrapsOnce => &[Serves(r#"{"at": SOON}"#)],
         // What it answers is odd and in range, or it only looks where it should not.
-        Guest::DuplicatePlan
+        Guest::AsksHost
+        | Guest::DuplicatePlan
         | Guest::FailsOnSnapshot
         | Guest::FloodsLog
         | Guest::HashTable
