@@ -1,8 +1,9 @@
 //! gRPC's service config: the JSON that owners of a service publish for its clients.
 //!
-//! Understood are `methodConfig` (names, `timeout`, `waitForReady`, `retryPolicy`, `hedgingPolicy`), `retryThrottling`,
-//! `healthCheckConfig` and `loadBalancingConfig`, in it `outlier_detection_experimental` around its `childPolicy` (A50). As gRPC has it, a
-//! field that is not known is passed over, and one that is known and makes no sense refuses the whole config.
+//! Understood are `methodConfig` (names, `timeout`, `waitForReady`, `retryPolicy`, `hedgingPolicy`), `retryThrottling` and
+//! `loadBalancingConfig`, in it `outlier_detection_experimental` around its `childPolicy` (A50). `healthCheckConfig` is read and told
+//! ([`ServiceConfig::health_service`]); a node does not check endpoints by it. As gRPC has it, a field that is not known is passed over,
+//! and one that is known and makes no sense refuses the whole config.
 
 use std::{collections::HashMap, time::Duration};
 
