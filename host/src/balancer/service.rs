@@ -543,7 +543,9 @@ impl Task {
             let key = (endpoint.id.clone(), endpoint.address.clone());
             let cell = self.cells.remove(&key).unwrap_or_else(|| {
                 let cell = Arc::new(EndpointCell::new(Arc::clone(&self.gate)));
-                youth.iter_mut().for_each(|youth| youth.join(&cell));
+                if let Some(youth) = youth.as_mut() {
+                    youth.join(&cell);
+                }
                 cell
             });
             cells.insert(key, Arc::clone(&cell));

@@ -36,13 +36,13 @@ mod tests {
 
     #[test]
     fn a_share_grows_from_the_least_to_all() {
-        let part = |slow: &SlowStart, seconds| (slow.part(Duration::from_secs(seconds)) * 100.0).round();
+        let part = |slow: &SlowStart, seconds| (slow.part(Duration::from_secs(seconds)) * 100.0).round() as u32;
         let even = SlowStart::new(Duration::from_secs(100));
         let parts: Vec<_> = [0, 5, 25, 50, 99, 100, 500].iter().map(|age| part(&even, *age)).collect();
-        assert_eq!(parts, [10.0, 10.0, 25.0, 50.0, 99.0, 100.0, 100.0]);
+        assert_eq!(parts, [10, 10, 25, 50, 99, 100, 100]);
         let fast = SlowStart { aggression: 2.0, ..even.clone() };
-        assert_eq!(part(&fast, 25), 50.0);
+        assert_eq!(part(&fast, 25), 50);
         let slow = SlowStart { aggression: 0.5, min_percent: 0, ..even };
-        assert_eq!((part(&slow, 0), part(&slow, 50)), (0.0, 25.0));
+        assert_eq!((part(&slow, 0), part(&slow, 50)), (0, 25));
     }
 }
