@@ -22,6 +22,7 @@ pub mod embedded;
 pub mod health;
 pub mod plugin;
 pub mod registry;
+pub mod traffic;
 
 pub mod balancer;
 pub mod conformance;

@@ -14,6 +14,7 @@ const ORDER: &[&str] = &[
     "snapshot",
     "policy",
     "health",
+    "traffic",
     "registry",
     "embedded",
     "plugin",
@@ -46,7 +47,7 @@ const ALONE: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that know no async runtime.
-const NO_TOKIO: &[&str] = &["model", "naming", "policy"];
+const NO_TOKIO: &[&str] = &["model", "naming", "policy", "traffic"];
 
 /// A server like any other: it knows nothing of ours.
 const STANDS_ALONE: &[&str] = &["embedded"];

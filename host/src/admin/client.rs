@@ -444,6 +444,7 @@ impl From<proto::Endpoint> for Endpoint {
         let state = match from.state() {
             State::Usable => "usable",
             State::BackingOff => "backing-off",
+            State::Ejected => "ejected",
             State::Unspecified => "unknown",
         };
         Self {

@@ -106,11 +106,18 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         zone: endpoint.locality.zone.to_string(),
         weight: endpoint.weight,
         metadata: endpoint.metadata.iter().cloned().collect(),
-        state: if cell.is_backing_off() { State::BackingOff } else { State::Usable }.into(),
+        state: match (cell.is_backing_off(), cell.is_ejected()) {
+            (true, _) => State::BackingOff,
+            (false, true) => State::Ejected,
+            (false, false) => State::Usable,
+        }
+        .into(),
         in_flight: cell.in_flight(),
         latency_us: cell.latency_us(),
         calls: cell.calls(),
         failures: cell.failures(),
+        failure_rate: cell.failure_rate(),
+        young: cell.is_young(),
     }
 }
 

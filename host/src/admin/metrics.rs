@@ -87,6 +87,12 @@ impl Collector for Balancer {
             each(|state| state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).count() as u64),
         )?;
         out.gauges(
+            "snapshot_endpoints_ejected",
+            "Endpoints that are ejected because they fail more than the others",
+            each(|state| state.endpoints.iter().filter(|endpoint| endpoint.cell.is_ejected()).count() as u64),
+        )?;
+        out.counters("ejections", "Endpoints ejected so far", each(|state| state.counters().ejections()))?;
+        out.gauges(
             "snapshot_listed",
             "1 once the registry has answered for the service",
             each(|state| u64::from(state.listed)),
@@ -112,6 +118,16 @@ impl Collector for Balancer {
             "endpoints_in_flight",
             "Calls that run on the endpoints of the service",
             each(|state| state.endpoints.iter().map(|endpoint| u64::from(endpoint.cell.in_flight())).sum()),
+        )?;
+        out.gauges(
+            "calls_pending",
+            "Calls that wait for a place, an endpoint or the policy",
+            each(|state| u64::from(state.gate.pending())),
+        )?;
+        out.counters(
+            "calls_refused",
+            "Calls refused because as many waited as may",
+            each(|state| state.gate.refused()),
         )?;
         out.counters(
             "picks",

@@ -36,13 +36,14 @@ use crate::{
     admin::{self, Admin, AdminError, Readiness},
     balancer::{HashKey, ServiceDefaults, Services, ServicesConfig},
     config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
-    dataplane::{self, Channel, Dataplane, Drained, InboundOptions},
+    dataplane::{self, Channel, Dataplane, Drained, InboundOptions, TargetError},
     embedded::{self, EmbeddedError},
     model::ServiceName,
     naming::KeyScheme,
     plugin::{Engine, EngineConfig, Limits},
     policy::BuildError,
     registry::{Registry, RegistryConfig, RegistryError},
+    traffic::Traffic,
 };
 
 /// How many configured services are begun to be followed at once.
@@ -278,6 +279,11 @@ impl Node {
         self.dataplane.channel(service)
     }
 
+    /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1`, or the bare name.
+    pub fn dial(&self, target: &str) -> Result<Channel, TargetError> {
+        self.dataplane.dial(target)
+    }
+
     /// Stops: takes no more calls, finishes what runs within the drain timeout, then closes everything. Returns how that went.
     ///
     /// # Cancel safety
@@ -324,6 +330,7 @@ struct Defaults {
     policy: Arc<Slot>,
     hash_key: Option<HashKey>,
     limits: Limits,
+    traffic: Arc<Traffic>,
     services: HashMap<ServiceName, Own>,
 }
 
@@ -333,6 +340,7 @@ struct Own {
     hash_key: Option<HashKey>,
     idempotent: bool,
     limits: Option<Limits>,
+    traffic: Option<Arc<Traffic>>,
 }
 
 impl Defaults {
@@ -357,10 +365,17 @@ impl Defaults {
                 (None, None) => None,
             };
             let (hash_key, limits) = (service.hash_key.clone(), service.limits.clone());
-            let own = Own { policy, hash_key, idempotent: service.idempotent, limits };
+            let traffic = service.traffic.clone().map(Arc::new);
+            let own = Own { policy, hash_key, idempotent: service.idempotent, limits, traffic };
             services.insert(service.name.clone(), own);
         }
-        Ok(Self { policy, hash_key: config.hash_key.clone(), limits: config.limits.clone(), services })
+        Ok(Self {
+            policy,
+            hash_key: config.hash_key.clone(),
+            limits: config.limits.clone(),
+            traffic: Arc::new(config.traffic.clone()),
+            services,
+        })
     }
 
     fn of(&self, service: &ServiceName) -> ServiceDefaults {
@@ -370,6 +385,7 @@ impl Defaults {
             hash_key: own.and_then(|own| own.hash_key.clone()).or_else(|| self.hash_key.clone()),
             idempotent: own.is_some_and(|own| own.idempotent),
             limits: own.and_then(|own| own.limits.clone()).unwrap_or_else(|| self.limits.clone()),
+            traffic: Arc::clone(own.and_then(|own| own.traffic.as_ref()).unwrap_or(&self.traffic)),
         }
     }
 

@@ -5,48 +5,87 @@ use std::{
     any::Any,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
+use super::gate::Gate;
+use crate::traffic::{Answered, Code};
+
 /// How a call on an endpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The endpoint answered, whatever it said.
-    Answered,
+    /// The endpoint answered, with status OK.
+    Succeeded,
+    /// The endpoint answered with another status, or not before the call's deadline.
+    Errored,
     /// The endpoint failed: it could not be reached, broke the connection, or answered that it is unavailable.
     Failed,
-    /// The caller gave up, which says nothing of the endpoint.
+    /// The caller gave up, or the endpoint did not take the call, which says nothing of how it serves.
     Cancelled,
+}
+
+impl Outcome {
+    /// What an endpoint's answer with this status means.
+    pub fn of(code: Code) -> Self {
+        match code {
+            Code::Ok => Self::Succeeded,
+            Code::Unavailable => Self::Failed,
+            _ => Self::Errored,
+        }
+    }
+}
+
+/// Why picks skip an endpoint, and what else is known of it: bits of one word, so that a pick reads one.
+mod flag {
+    /// The last attempt to connect failed, and its back-off still runs.
+    pub(super) const BACKING_OFF: u32 = 1;
+    /// It was ejected, and that is heeded.
+    pub(super) const SKIPPED: u32 = 1 << 1;
+    /// It joined lately, and gets a part of its share.
+    pub(super) const YOUNG: u32 = 1 << 2;
+    /// It was ejected, whether that is heeded or not. No business of a pick.
+    pub(super) const EJECTED: u32 = 1 << 16;
+    /// The calls that may run on it at once are limited.
+    pub(super) const LIMITED: u32 = 1 << 8;
+    /// With any of these, picks skip the endpoint.
+    pub(super) const UNUSABLE: u32 = BACKING_OFF | SKIPPED;
 }
 
 /// What is kept for one endpoint. It lives as long as a published generation names the endpoint, or a call on it runs.
 pub struct EndpointCell {
     in_flight: AtomicU32,
-    calls: AtomicU64,
-    failures: AtomicU64,
+    flags: AtomicU32,
+    /// Calls that have ended, by [`Outcome`].
+    ended: [AtomicU64; 4],
     latency: PeakEwma,
-    backing_off: AtomicBool,
+    /// While it is young: the part of its share that it gets, of `u32::MAX`.
+    part: AtomicU32,
+    /// How many of its calls failed lately, of `u32::MAX`.
+    failing: AtomicU32,
+    gate: Arc<Gate>,
     attached: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
-impl Default for EndpointCell {
-    fn default() -> Self {
+impl EndpointCell {
+    /// What is kept for an endpoint of a service with this gate.
+    pub fn new(gate: Arc<Gate>) -> Self {
+        let limited = if gate.per_endpoint() == u32::MAX { 0 } else { flag::LIMITED };
         Self {
             in_flight: AtomicU32::new(0),
-            calls: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
+            flags: AtomicU32::new(limited),
+            ended: Default::default(),
             latency: PeakEwma::new(Instant::now()),
-            backing_off: AtomicBool::new(false),
+            part: AtomicU32::new(u32::MAX),
+            failing: AtomicU32::new(0),
+            gate,
             attached: OnceLock::new(),
         }
     }
-}
 
-impl EndpointCell {
     /// Calls begun and not yet ended.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
@@ -54,12 +93,17 @@ impl EndpointCell {
 
     /// Calls begun since the endpoint is known.
     pub fn calls(&self) -> u64 {
-        self.calls.load(Relaxed)
+        self.ended.iter().map(|count| count.load(Relaxed)).sum::<u64>() + u64::from(self.in_flight())
+    }
+
+    /// Calls that ended so.
+    pub fn ended(&self, outcome: Outcome) -> u64 {
+        self.ended[outcome as usize].load(Relaxed)
     }
 
     /// Calls that ended in [`Outcome::Failed`].
     pub fn failures(&self) -> u64 {
-        self.failures.load(Relaxed)
+        self.ended(Outcome::Failed)
     }
 
     /// Peak EWMA of the time to an answer, in microseconds; 0 while no call has ended.
@@ -67,21 +111,111 @@ impl EndpointCell {
         self.latency.micros()
     }
 
+    /// Whether a pick may choose it now, its weight aside: the hot path.
+    pub(super) fn takes_calls(&self) -> bool {
+        let flags = self.flags.load(Relaxed);
+        flags == 0
+            || (flags & flag::UNUSABLE == 0
+                && !self.is_full()
+                && (flags & flag::YOUNG == 0 || fastrand::u32(..) <= self.part.load(Relaxed)))
+    }
+
+    /// Whether it could be chosen but for its youth.
+    pub(super) fn takes_calls_though_young(&self) -> bool {
+        self.is_usable() && !self.is_full()
+    }
+
+    /// Whether it joined lately, and gets a part of its share.
+    pub fn is_young(&self) -> bool {
+        self.flags.load(Relaxed) & flag::YOUNG != 0
+    }
+
+    /// Says which part of its share it gets, from 0 to 1. The service's task is the only caller.
+    pub(super) fn set_part(&self, part: f64) {
+        self.part.store((part * f64::from(u32::MAX)) as u32, Relaxed);
+        self.set(flag::YOUNG, part < 1.0);
+    }
+
+    /// How many of its calls failed or were answered by an error, from 0 to 1: an average over about the last 32, in which later ones
+    /// weigh more.
+    pub fn failure_rate(&self) -> f64 {
+        f64::from(self.failing.load(Relaxed)) / f64::from(u32::MAX)
+    }
+
+    fn note(&self, failed: bool) {
+        let before = self.failing.load(Relaxed);
+        // Two who write at once may lose one call, which an average forgives. While all goes well nothing is written.
+        if failed {
+            self.failing.store(before + (u32::MAX - before) / 32, Relaxed);
+        } else if before > 0 {
+            self.failing.store(before - before.div_ceil(32), Relaxed);
+        }
+    }
+
+    /// Whether picks may choose it, its places and its weight aside.
+    pub fn is_usable(&self) -> bool {
+        self.flags.load(Relaxed) & flag::UNUSABLE == 0
+    }
+
     /// Whether the last attempt to connect failed and its back-off still runs: picks skip it.
     pub fn is_backing_off(&self) -> bool {
-        self.backing_off.load(Relaxed)
+        self.flags.load(Relaxed) & flag::BACKING_OFF != 0
     }
 
     /// Says whether picks shall skip this endpoint. The data plane's connection is the only caller.
     pub fn set_backing_off(&self, backing_off: bool) {
-        self.backing_off.store(backing_off, Relaxed);
+        self.set(flag::BACKING_OFF, backing_off);
     }
 
-    /// Begins a call. The returned guard ends it, as cancelled if nothing else is said.
-    pub fn begin(self: &Arc<Self>) -> CallGuard {
-        self.in_flight.fetch_add(1, Relaxed);
-        self.calls.fetch_add(1, Relaxed);
-        CallGuard { cell: Arc::clone(self), began: Instant::now(), answered: false, outcome: Outcome::Cancelled }
+    /// Whether it fails so much more than others that it was ejected. Picks skip it while ejections are heeded.
+    pub fn is_ejected(&self) -> bool {
+        self.flags.load(Relaxed) & flag::EJECTED != 0
+    }
+
+    /// Whether it could be chosen but for an ejection.
+    pub(super) fn takes_calls_if_need_be(&self) -> bool {
+        self.flags.load(Relaxed) & flag::BACKING_OFF == 0 && !self.is_full()
+    }
+
+    /// Says whether it is ejected, and whether picks shall heed it. The service's task is the only caller.
+    pub(super) fn set_ejected(&self, ejected: bool, heeded: bool) {
+        self.set(flag::EJECTED, ejected);
+        self.set(flag::SKIPPED, ejected && heeded);
+    }
+
+    /// What its calls that ended say of it.
+    pub(super) fn answered(&self) -> Answered {
+        let badly = self.ended(Outcome::Errored) + self.ended(Outcome::Failed);
+        Answered { well: self.ended(Outcome::Succeeded), badly }
+    }
+
+    fn set(&self, flag: u32, on: bool) {
+        let before = if on { self.flags.fetch_or(flag, Relaxed) } else { self.flags.fetch_and(!flag, Relaxed) };
+        let now = if on { before | flag } else { before & !flag };
+        if before & flag::UNUSABLE != 0 && now & flag::UNUSABLE == 0 {
+            self.gate.ready();
+        }
+    }
+
+    /// Whether as many calls run on it as may.
+    pub fn is_full(&self) -> bool {
+        self.in_flight() >= self.gate.per_endpoint()
+    }
+
+    /// Begins a call. The returned guard ends it, as cancelled if nothing else is said. None where as many run as may.
+    pub fn begin(self: &Arc<Self>) -> Option<CallGuard> {
+        if self.in_flight.fetch_add(1, Relaxed) >= self.gate.per_endpoint() {
+            self.leave();
+            return None;
+        }
+        Some(CallGuard { cell: Arc::clone(self), began: Instant::now(), answered: false, outcome: Outcome::Cancelled })
+    }
+
+    fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        if self.gate.per_endpoint() != u32::MAX {
+            self.gate.free();
+        }
     }
 
     /// What the data plane keeps with this endpoint (its connection), made at first use. There is one such type a process: asking
@@ -107,7 +241,6 @@ impl CallGuard {
     pub fn answered(&mut self) {
         if !self.answered {
             self.answered = true;
-            self.outcome = Outcome::Answered;
             let now = Instant::now();
             self.cell.latency.record(now - self.began, now);
         }
@@ -121,10 +254,14 @@ impl CallGuard {
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.cell.in_flight.fetch_sub(1, Relaxed);
-        if self.outcome == Outcome::Failed {
-            self.cell.failures.fetch_add(1, Relaxed);
+        // First that it ended, then that it runs no more: who adds both up may count it twice for a moment, and never misses it.
+        self.cell.ended[self.outcome as usize].fetch_add(1, Relaxed);
+        match self.outcome {
+            Outcome::Succeeded => self.cell.note(false),
+            Outcome::Errored | Outcome::Failed => self.cell.note(true),
+            Outcome::Cancelled => {}
         }
+        self.cell.leave();
     }
 }
 
@@ -168,19 +305,28 @@ impl PeakEwma {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use futures::FutureExt as _;
+
     use super::*;
+    use crate::traffic::{CallLimits, Traffic};
+
+    fn cell(limits: &CallLimits) -> Arc<EndpointCell> {
+        let traffic = Traffic { limits: limits.clone(), ..Traffic::default() };
+        Arc::new(EndpointCell::new(Arc::new(Gate::new(&traffic))))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn latency_jumps_up_and_decays() {
-        let cell = Arc::new(EndpointCell::default());
+        let cell = cell(&CallLimits::default());
         assert_eq!(cell.latency_us(), 0);
-        let mut call = cell.begin();
+        let mut call = cell.begin().unwrap();
         tokio::time::advance(Duration::from_millis(100)).await;
         call.answered();
         drop(call);
         assert_eq!(cell.latency_us(), 100_000);
         tokio::time::advance(Duration::from_secs(10)).await;
-        let mut call = cell.begin();
+        let mut call = cell.begin().unwrap();
         tokio::time::advance(Duration::from_millis(1)).await;
         call.answered();
         // One decay time later, 1/e of the peak is left.
@@ -189,14 +335,64 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_call_ends_and_blames_nobody() {
-        let cell = Arc::new(EndpointCell::default());
-        let call = cell.begin();
+        let cell = cell(&CallLimits::default());
+        let call = cell.begin().unwrap();
         assert_eq!(cell.in_flight(), 1);
         drop(call);
         assert_eq!((cell.in_flight(), cell.calls(), cell.failures()), (0, 1, 0));
-        let mut call = cell.begin();
+        let mut call = cell.begin().unwrap();
         call.set_outcome(Outcome::Failed);
         drop(call);
         assert_eq!((cell.in_flight(), cell.calls(), cell.failures()), (0, 2, 1));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_takes_as_many_calls_as_it_may_and_tells_when_one_ends() {
+        let limits = CallLimits { max_in_flight_per_endpoint: Some(2), ..CallLimits::default() };
+        let cell = cell(&limits);
+        let (first, second) = (cell.begin().unwrap(), cell.begin().unwrap());
+        assert!(cell.is_full() && cell.begin().is_none());
+        // What was not begun is neither in flight nor counted.
+        assert_eq!((cell.in_flight(), cell.calls()), (2, 2));
+        let gate = Arc::clone(&cell.gate);
+        assert!(gate.freed().now_or_never().is_some(), "the attempt above may have misled another one");
+        assert!(gate.freed().now_or_never().is_none());
+        drop(first);
+        assert!(gate.freed().now_or_never().is_some() && !cell.is_full());
+        drop((second, cell.begin().unwrap()));
+        assert_eq!((cell.in_flight(), cell.calls()), (0, 3));
+    }
+
+    #[tokio::test]
+    async fn a_failure_rate_follows_the_last_calls() {
+        let cell = cell(&CallLimits::default());
+        let carry = |outcome, calls| (0..calls).for_each(|_| cell.begin().unwrap().set_outcome(outcome));
+        carry(Outcome::Succeeded, 10);
+        assert_eq!(cell.failure_rate().to_bits(), 0.0f64.to_bits());
+        carry(Outcome::Errored, 200);
+        assert!(cell.failure_rate() > 0.99, "{}", cell.failure_rate());
+        carry(Outcome::Cancelled, 200);
+        assert!(cell.failure_rate() > 0.99, "who gave up says nothing");
+        carry(Outcome::Succeeded, 22);
+        assert!((0.45..0.55).contains(&cell.failure_rate()), "half after 22 of 32: {}", cell.failure_rate());
+        carry(Outcome::Succeeded, 2000);
+        assert_eq!(cell.failure_rate().to_bits(), 0.0f64.to_bits());
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_when_an_endpoint_can_be_used_again() {
+        let cell = cell(&CallLimits::default());
+        let gate = Arc::clone(&cell.gate);
+        cell.set_backing_off(true);
+        assert!(!cell.is_usable());
+        let mut readied = std::pin::pin!(gate.readied());
+        assert!(readied.as_mut().now_or_never().is_none());
+        cell.set_backing_off(false);
+        assert!(readied.now_or_never().is_some() && cell.is_usable());
+        // It was usable before: no news.
+        let mut readied = std::pin::pin!(gate.readied());
+        assert!(readied.as_mut().now_or_never().is_none());
+        cell.set_backing_off(false);
+        assert!(readied.now_or_never().is_none());
     }
 }

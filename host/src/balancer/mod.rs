@@ -6,7 +6,9 @@
 //!
 //! Where endpoints come from is the registry's business, how a request reaches one is the data plane's.
 
+mod ejection;
 mod endpoint;
+mod gate;
 mod hash;
 mod history;
 mod service;
@@ -14,8 +16,10 @@ mod services;
 mod state;
 #[cfg(test)]
 mod tests;
+mod youth;
 
 pub use endpoint::{CallGuard, EndpointCell, Outcome};
+pub use gate::{Gate, Overloaded, Pending, Place};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};

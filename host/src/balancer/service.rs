@@ -26,16 +26,20 @@ use tokio::{
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
+    ejection::{self, Ejections},
     endpoint::EndpointCell,
+    gate::Gate,
     hash::HashKey,
     history::{Entry, Failures, History, PolicyInfo, PolicyOutcome, PolicyVersion, Quarantine},
     state::{EndpointState, FailureSink, ServiceCounters, ServiceState},
+    youth::{self, Youth},
 };
 use crate::{
     model::{Address, Endpoint, InstanceId, Revision, ServiceName},
     plugin::WasmPolicy,
     policy::{BuildError, Decision, NoRequest, PickContext, PickError, Picker, Plan, Policy, Scope},
     snapshot::{self, Snapshot},
+    traffic::Traffic,
 };
 
 /// A policy that was loaded and may be given to a service.
@@ -126,6 +130,7 @@ pub(super) struct ServiceSetup {
     pub(super) initial: Candidate,
     pub(super) hash_key: Option<HashKey>,
     pub(super) idempotent: bool,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) coalesce: Duration,
     pub(super) quarantine: Quarantine,
 }
@@ -175,6 +180,7 @@ impl ServiceHandle {
     /// Starts the task of one service.
     pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader) -> Self {
         let counters = Arc::<ServiceCounters>::default();
+        let gate = Arc::new(Gate::new(&setup.traffic));
         let notify = Arc::new(Notify::new());
         let empty = ServiceState {
             service: setup.service.clone(),
@@ -188,6 +194,8 @@ impl ServiceHandle {
             skipped: 0,
             listed: false,
             idempotent: setup.idempotent,
+            traffic: Arc::clone(&setup.traffic),
+            gate: Arc::clone(&gate),
             hash_key: setup.hash_key.clone(),
             plan: Arc::new(Plan::Rotation(Box::default())),
             fallback: None,
@@ -216,6 +224,9 @@ impl ServiceHandle {
             quarantined: None,
             unbuilt: None,
             build_again: false,
+            gate,
+            ejections: Ejections::new(setup.traffic.outlier.clone()),
+            youth: setup.traffic.slow_start.clone().map(Youth::new),
             counters,
             notify,
             setup,
@@ -343,6 +354,11 @@ struct Task {
     unbuilt: Option<Arc<str>>,
     /// The running policy has to be built although the endpoints are the same.
     build_again: bool,
+    gate: Arc<Gate>,
+    /// Who is ejected, if the service's traffic asks for it.
+    ejections: Option<Ejections>,
+    /// Who joined lately, if the service's traffic asks for a slow start.
+    youth: Option<Youth>,
     counters: Arc<ServiceCounters>,
     notify: Arc<Notify>,
 }
@@ -411,6 +427,12 @@ impl Task {
                     None => return,
                 },
                 () = notify.notified() => self.quarantine(),
+                () = youth::due(self.youth.as_ref()) => self.youth.iter_mut().for_each(Youth::grow),
+                () = ejection::due(self.ejections.as_ref()) => {
+                    let endpoints = Arc::clone(&self.shared.state.load().endpoints);
+                    let ejected = self.ejections.as_mut().map_or(0, |ejections| ejections.sweep(&endpoints));
+                    self.counters.ejections.fetch_add(ejected, Relaxed);
+                }
             }
             if self.build_again && pending.is_none() {
                 pending = Some(Arc::clone(&self.snapshot));
@@ -515,16 +537,27 @@ impl Task {
             return Arc::clone(&self.shared.state.load().endpoints);
         }
         let mut cells = HashMap::with_capacity(endpoints.len());
+        // Those of the first list are as old as the others.
+        let mut youth = self.youth.as_mut().filter(|_| !self.made_for.is_empty());
         let list = endpoints.iter().map(|endpoint| {
             let key = (endpoint.id.clone(), endpoint.address.clone());
-            let cell = self.cells.remove(&key).unwrap_or_default();
+            let cell = self.cells.remove(&key).unwrap_or_else(|| {
+                let cell = Arc::new(EndpointCell::new(Arc::clone(&self.gate)));
+                if let Some(youth) = youth.as_mut() {
+                    youth.join(&cell);
+                }
+                cell
+            });
             cells.insert(key, Arc::clone(&cell));
             EndpointState { endpoint: endpoint.clone(), cell }
         });
-        let list = list.collect();
+        let list: Arc<[EndpointState]> = list.collect();
         self.made_for = Arc::clone(endpoints);
         // What is left in the old map has gone from the service: its connection closes when its last call ends.
         self.cells = cells;
+        if let Some(ejections) = &mut self.ejections {
+            ejections.heed(&list);
+        }
         list
     }
 
@@ -551,6 +584,8 @@ impl Task {
             skipped: snapshot.skipped,
             listed: snapshot.listed,
             idempotent: self.setup.idempotent,
+            traffic: Arc::clone(&self.setup.traffic),
+            gate: Arc::clone(&self.gate),
             hash_key: self.setup.hash_key.clone(),
             plan: plans.plan,
             fallback: plans.fallback,
@@ -803,6 +838,7 @@ mod tests {
             initial: candidate(),
             hash_key: None,
             idempotent: false,
+            traffic: Arc::default(),
             coalesce: Duration::from_millis(50),
             quarantine: Quarantine { failures: 1, window: Duration::from_secs(1) },
         };

@@ -12,7 +12,7 @@ use super::{
     history::Quarantine,
     service::{Candidate, ServiceHandle, ServiceSetup},
 };
-use crate::{model::ServiceName, naming::NamingError, plugin::Limits, snapshot};
+use crate::{model::ServiceName, naming::NamingError, plugin::Limits, snapshot, traffic::Traffic};
 
 /// What a service begins with.
 pub struct ServiceDefaults {
@@ -24,12 +24,14 @@ pub struct ServiceDefaults {
     pub idempotent: bool,
     /// What its policies may take and how often they may fail. The limits of the first policy are its own.
     pub limits: Limits,
+    /// What is said of its calls.
+    pub traffic: Arc<Traffic>,
 }
 
 impl ServiceDefaults {
     /// A service that begins with this policy, and has nothing else of its own.
     pub fn new(policy: Candidate) -> Self {
-        Self { policy, hash_key: None, idempotent: false, limits: Limits::default() }
+        Self { policy, hash_key: None, idempotent: false, limits: Limits::default(), traffic: Arc::default() }
     }
 }
 
@@ -153,6 +155,7 @@ impl Services {
                     initial: defaults.policy,
                     hash_key: defaults.hash_key,
                     idempotent: defaults.idempotent,
+                    traffic: defaults.traffic,
                     coalesce: config.coalesce,
                     quarantine: Quarantine {
                         failures: defaults.limits.quarantine_failures.max(1),

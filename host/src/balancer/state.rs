@@ -11,11 +11,12 @@ use std::{
     },
 };
 
-use super::{endpoint::EndpointCell, hash::HashKey};
+use super::{endpoint::EndpointCell, gate::Gate, hash::HashKey};
 use crate::{
     model::{Endpoint, Revision, ServiceName},
     policy::{Decision, PickContext, PickError, Plan, RequestFacts},
     snapshot::Staleness,
+    traffic::Traffic,
 };
 
 /// One endpoint of a generation.
@@ -63,6 +64,10 @@ pub struct ServiceState {
     /// Whether a call whose endpoint was lost before it answered may be sent to another one: only whoever runs the service knows
     /// that its calls may be carried out twice.
     pub idempotent: bool,
+    /// What is said of the service's calls.
+    pub traffic: Arc<Traffic>,
+    /// What lets its calls in, over all its generations.
+    pub gate: Arc<Gate>,
     pub(super) hash_key: Option<HashKey>,
     pub(super) plan: Arc<Plan>,
     /// The last good policy's plan for the same endpoints; only beside a plan that can fail.
@@ -78,6 +83,7 @@ pub struct ServiceCounters {
     picks: AtomicU64,
     fallback_picks: AtomicU64,
     pub(super) quarantines: AtomicU64,
+    pub(super) ejections: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -95,6 +101,11 @@ impl ServiceCounters {
     /// Policies taken out of service because they failed too often.
     pub fn quarantines(&self) -> u64 {
         self.quarantines.load(Relaxed)
+    }
+
+    /// Endpoints ejected because they failed more than the others.
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Relaxed)
     }
 
     /// Policies that were to take over and were refused, from a command or a file.
@@ -132,12 +143,14 @@ pub enum Pick {
         /// Whether the registry has answered at least once.
         listed: bool,
     },
-    /// There are endpoints, and none can be used: unreachable, tried already, or of weight 0.
+    /// There are endpoints, and none can be used: unreachable, full, tried already, or of weight 0.
     NoneUsable {
         /// How many endpoints there are.
         known: usize,
         /// How many of them are backing off after a failed connection.
         backing_off: usize,
+        /// How many of them could take the call if fewer ran on them.
+        full: usize,
     },
     /// The policy said fail.
     Fail(String),
@@ -191,10 +204,10 @@ impl ServiceState {
 
     fn ask(&self, plan: &Plan, sequence: u32, request: &PickRequest<'_>) -> Result<Pick, PickError> {
         match plan {
-            Plan::Rotation(list) => Ok(self.walk(list, sequence as usize, sequence, request)),
+            Plan::Rotation(list) => Ok(self.walk(list, sequence as usize, true, sequence, request)),
             Plan::HashTable(table) => {
                 let hash = self.hash(request).unwrap_or_else(|| fastrand::u32(..));
-                Ok(self.walk(table, hash as usize, sequence, request))
+                Ok(self.walk(table, hash as usize, false, sequence, request))
             }
             Plan::EachRequest(picker) => {
                 let mut facts = Facts { state: self, request, refused: Refused::default() };
@@ -228,16 +241,21 @@ impl ServiceState {
         self.hash_key.as_ref()?.hash(request.path, request.headers, request.peer)
     }
 
-    /// The first usable entry of a plan from `start` on.
-    fn walk(&self, list: &[u32], start: usize, sequence: u32, request: &PickRequest<'_>) -> Pick {
+    /// The first usable entry of a plan from `start` on; `spread` says that any other entry is as good as the next.
+    fn walk(&self, list: &[u32], start: usize, spread: bool, sequence: u32, request: &PickRequest<'_>) -> Pick {
         if list.is_empty() {
-            return self.none_usable();
+            return self.none_usable(request);
         }
         let mut at = start % list.len();
         for _ in 0..list.len().min(LOOK_AHEAD) {
             let index = list[at];
             if self.usable(index, request) {
                 return Pick::Endpoint(index);
+            }
+            if spread && self.endpoints[index as usize].cell.is_young() {
+                // What a young one does not take yet is spread over all, not given to whoever stands next. A key stays with the next.
+                at = fastrand::usize(..list.len());
+                continue;
             }
             at += 1;
             if at == list.len() {
@@ -251,20 +269,38 @@ impl ServiceState {
     /// nothing else is left, or when what a policy chose cannot be used.
     fn rotate(&self, sequence: u32, request: &PickRequest<'_>) -> Pick {
         let len = self.endpoints.len();
-        let usable = |offset: usize| {
-            let index = ((sequence as usize) + offset) % len;
-            (self.endpoints[index].endpoint.weight > 0 && self.usable(index as u32, request)).then_some(index as u32)
+        let find = |takes: fn(&EndpointCell) -> bool| {
+            let indexes = (0..len).map(|offset| (sequence as usize + offset) % len);
+            let fits = |index: &usize| {
+                let EndpointState { endpoint, cell } = &self.endpoints[*index];
+                endpoint.weight > 0 && !request.tried.contains(&(*index as u32)) && takes(cell)
+            };
+            indexes.into_iter().find(fits)
         };
-        (0..len).find_map(usable).map_or_else(|| self.none_usable(), Pick::Endpoint)
+        // An endpoint that was ejected is better than none.
+        let found = find(EndpointCell::takes_calls)
+            .or_else(|| find(EndpointCell::takes_calls_though_young))
+            .or_else(|| find(EndpointCell::takes_calls_if_need_be));
+        found.map_or_else(|| self.none_usable(request), |index| Pick::Endpoint(index as u32))
     }
 
-    fn none_usable(&self) -> Pick {
+    fn none_usable(&self, request: &PickRequest<'_>) -> Pick {
         let backing_off = self.endpoints.iter().filter(|e| e.cell.is_backing_off()).count();
-        Pick::NoneUsable { known: self.endpoints.len(), backing_off }
+        let full = |(index, state): (usize, &EndpointState)| {
+            let EndpointState { endpoint, cell } = state;
+            endpoint.weight > 0 && cell.is_usable() && cell.is_full() && !request.tried.contains(&(index as u32))
+        };
+        let full = self.endpoints.iter().enumerate().filter(|each| full(*each)).count();
+        Pick::NoneUsable { known: self.endpoints.len(), backing_off, full }
     }
 
     fn usable(&self, index: u32, request: &PickRequest<'_>) -> bool {
-        !request.tried.contains(&index) && !self.endpoints[index as usize].cell.is_backing_off()
+        !request.tried.contains(&index) && self.endpoints[index as usize].cell.takes_calls()
+    }
+
+    /// Whether any endpoint may be chosen, its places aside.
+    pub fn any_usable(&self) -> bool {
+        self.endpoints.iter().any(|state| state.endpoint.weight > 0 && state.cell.is_usable())
     }
 
     fn less_loaded(&self, a: u32, b: u32, request: &PickRequest<'_>) -> u32 {

@@ -14,6 +14,7 @@ use crate::{
     model::{Endpoint, Revision, ServiceName, Update},
     policy::{BuildError, Decision, PickContext, PickError, Picker, Plan, Policy, RequestFacts, Scope},
     snapshot::{self, Writer},
+    traffic::{FailurePercentage, OutlierDetection, SlowStart, Traffic},
 };
 
 type Build = dyn Fn(&[Endpoint]) -> Result<Plan, BuildError> + Send + Sync;
@@ -80,6 +81,10 @@ struct Service {
 
 impl Service {
     async fn new(policy: Candidate) -> Self {
+        Self::with(policy, Traffic::default()).await
+    }
+
+    async fn with(policy: Candidate, traffic: Traffic) -> Self {
         let writer = Arc::<Mutex<Option<Writer>>>::default();
         let follow = {
             let writer = Arc::clone(&writer);
@@ -89,7 +94,11 @@ impl Service {
                 std::future::ready(Ok(rx))
             }
         };
-        let defaults = move |_: &ServiceName| ServiceDefaults::new(policy.clone());
+        let traffic = Arc::new(traffic);
+        let defaults = move |_: &ServiceName| ServiceDefaults {
+            traffic: Arc::clone(&traffic),
+            ..ServiceDefaults::new(policy.clone())
+        };
         let services = Services::new(ServicesConfig::new(follow, defaults));
         let handle = services.add(&ServiceName::new("svc").unwrap()).await.unwrap();
         Self { handle, writer, _services: services }
@@ -141,7 +150,7 @@ async fn a_rotation_skips_what_cannot_be_used_and_keeps_a_request_at_its_place()
         assert!(matches!(pick(&state, &[]), Pick::Endpoint(1 | 2)));
         assert_eq!(pick(&state, &[1]), Pick::Endpoint(2));
     }
-    assert_eq!(pick(&state, &[1, 2]), Pick::NoneUsable { known: 3, backing_off: 1 });
+    assert_eq!(pick(&state, &[1, 2]), Pick::NoneUsable { known: 3, backing_off: 1, full: 0 });
     // Two endpoints, of which one refuses everything: it is asked first by every second request only.
     let firsts: Vec<_> = (0..8)
         .map(|_| {
@@ -384,4 +393,92 @@ async fn a_policy_that_cannot_be_built_for_new_endpoints_is_named_and_serves_aga
     service.list(4, &[(1, 1)]);
     let state = service.at(4).await;
     assert_eq!((&*state.policy_name, &state.degraded), ("picky", &None));
+}
+
+/// So many calls on an endpoint, all with this outcome.
+fn carry(state: &ServiceState, index: usize, calls: usize, outcome: Outcome) {
+    for _ in 0..calls {
+        state.endpoints[index].cell.begin().unwrap().set_outcome(outcome);
+    }
+}
+
+fn ejecting(config: OutlierDetection) -> Traffic {
+    let by = FailurePercentage { minimum_hosts: 3, request_volume: 10, ..FailurePercentage::default() };
+    Traffic { outlier: Some(OutlierDetection { failure_percentage: Some(by), ..config }), ..Traffic::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_fails_more_than_others_is_passed_over_for_a_while() {
+    let service = Service::with(fake("all", everyone).0, ejecting(OutlierDetection::default())).await;
+    service.list(1, &[(1, 1), (2, 1), (3, 1)]);
+    let state = service.at(1).await;
+    // The first look learns what there is.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    carry(&state, 1, 10, Outcome::Errored);
+    carry(&state, 2, 10, Outcome::Cancelled);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(state.endpoints[1].cell.is_ejected() && !state.endpoints[2].cell.is_ejected());
+    assert_eq!(state.counters().ejections(), 1);
+    for _ in 0..6 {
+        assert!(matches!(pick(&state, &[]), Pick::Endpoint(0 | 2)));
+    }
+    // What becomes of the endpoints does not change it, and the next generation sees the same.
+    service.list(2, &[(1, 1), (2, 5), (3, 1)]);
+    let state = service.at(2).await;
+    assert_eq!(pick(&state, &[0, 2]), Pick::Endpoint(1), "better than none");
+    assert!(state.endpoints[1].cell.is_ejected());
+    tokio::time::sleep(Duration::from_secs(41)).await;
+    assert!(!state.endpoints[1].cell.is_ejected());
+    let picks: Vec<_> = (0..3).map(|_| pick(&state, &[])).collect();
+    assert!(picks.contains(&Pick::Endpoint(1)), "{picks:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ejections_are_not_heeded_when_too_few_endpoints_would_be_left() {
+    let traffic = ejecting(OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::default() });
+    let service = Service::with(fake("all", everyone).0, traffic).await;
+    service.list(1, &[(1, 1), (2, 1), (3, 1), (4, 1)]);
+    let state = service.at(1).await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    for index in 0..3 {
+        carry(&state, index, 10, Outcome::Failed);
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(state.endpoints.iter().filter(|endpoint| endpoint.cell.is_ejected()).count(), 3);
+    let picks: Vec<_> = (0..4).map(|_| pick(&state, &[])).collect();
+    assert!((0..4).all(|index| picks.contains(&Pick::Endpoint(index))), "one of four is less than half: {picks:?}");
+    // Two more that are well: half are left, which is enough.
+    service.list(2, &[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1)]);
+    let state = service.at(2).await;
+    for _ in 0..12 {
+        assert!(matches!(pick(&state, &[]), Pick::Endpoint(3..=5)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_joins_gets_a_growing_share() {
+    let slow = SlowStart { min_percent: 0, ..SlowStart::new(Duration::from_secs(100)) };
+    let service =
+        Service::with(fake("all", everyone).0, Traffic { slow_start: Some(slow), ..Traffic::default() }).await;
+    service.list(1, &[(1, 1), (2, 1), (3, 1)]);
+    let state = service.at(1).await;
+    assert!(state.endpoints.iter().all(|endpoint| !endpoint.cell.is_young()), "the first ones get all of it");
+    service.list(2, &[(1, 1), (2, 1), (3, 1), (4, 1)]);
+    let state = service.at(2).await;
+    let share = |state: &ServiceState| {
+        let picks = 4000;
+        (0..picks).filter(|_| pick(state, &[]) == Pick::Endpoint(3)).count() as f64 / f64::from(picks)
+    };
+    assert!(state.endpoints[3].cell.is_young());
+    let first = share(&state);
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let half = share(&state);
+    tokio::time::sleep(Duration::from_secs(53)).await;
+    let all = share(&state);
+    // What it does not take at its turn it may be offered again by chance, so that half of a quarter is a little more.
+    assert!(first < 0.01 && (0.11..0.20).contains(&half) && (all - 0.25).abs() < 0.001, "{first} {half} {all}");
+    assert!(!state.endpoints[3].cell.is_young());
+    // Better a young one than none.
+    service.list(3, &[(5, 1)]);
+    assert_eq!(pick(&*service.at(3).await, &[]), Pick::Endpoint(0));
 }

@@ -38,6 +38,8 @@ pub struct FileConfig {
     pub route: Vec<RouteFile>,
     /// What plugins may take.
     pub plugins: PluginsFile,
+    /// What is said of the calls of all services.
+    pub traffic: TrafficFile,
 }
 
 /// `[tls]`
@@ -169,6 +171,135 @@ pub struct ServiceFile {
     /// What its policies may take, where that differs from `[plugins]`.
     #[serde(default)]
     pub limits: LimitsFile,
+    /// What is said of its calls, where that differs from `[traffic]`.
+    #[serde(default)]
+    pub traffic: TrafficFile,
+    /// A file with a gRPC service config, JSON. What stands in `traffic` and `policy` goes before it.
+    pub service_config: Option<PathBuf>,
+}
+
+/// `[traffic]`, and `traffic` of a `[[service]]`: what is left out there is as in `[traffic]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct TrafficFile {
+    /// The most calls of a service that run at once on this node.
+    pub max_in_flight: Option<u64>,
+    /// The most calls that run at once on one endpoint.
+    pub max_in_flight_per_endpoint: Option<u64>,
+    /// The most calls of a service that wait at once.
+    pub max_pending: Option<u64>,
+    /// The longest a call may take, milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Whether calls wait while no endpoint can be reached.
+    pub wait_for_ready: Option<bool>,
+    /// Eject endpoints that fail more than the others (gRFC A50). Replaces what `[traffic]` has as a whole.
+    pub outlier: Option<OutlierFile>,
+    /// Let the share of an endpoint that joins grow. Replaces what `[traffic]` has as a whole.
+    pub slow_start: Option<SlowStartFile>,
+    /// Send a call that failed to another endpoint (gRFC A6). Replaces what `[traffic]` has as a whole, a `hedge` too.
+    pub retry: Option<RetryFile>,
+    /// Send a call that takes long to another endpoint as well (gRFC A6). Only for calls that may be carried out twice. As `retry`.
+    pub hedge: Option<HedgeFile>,
+    /// How many retries and hedges the service bears.
+    pub retry_budget: Option<RetryBudgetFile>,
+}
+
+/// `slow-start`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SlowStartFile {
+    /// How long it takes to the full share, seconds.
+    pub window_s: Option<u64>,
+    /// How the share grows: evenly at 1, fast at first over it, slowly at first under it. Default 1.
+    pub aggression: Option<f64>,
+    /// The least share, percent. Default 10.
+    pub min_percent: Option<u64>,
+}
+
+/// `retry`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RetryFile {
+    /// Attempts in all, the first one included: 2 to 5. Default 4.
+    pub max_attempts: Option<u64>,
+    /// The longest wait before the first retry, milliseconds; the wait is drawn from 0 to it. Default 100.
+    pub initial_backoff_ms: Option<u64>,
+    /// The longest wait before any, milliseconds. Default 1000.
+    pub max_backoff_ms: Option<u64>,
+    /// How much longer each further wait may be. Default 2.
+    pub multiplier: Option<f64>,
+    /// The gRPC codes after which a call is sent again. Default `["UNAVAILABLE"]`.
+    pub codes: Option<Vec<String>>,
+}
+
+/// `hedge`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct HedgeFile {
+    /// Attempts in all, the first one included: 2 to 5. Default 2.
+    pub max_attempts: Option<u64>,
+    /// How long each attempt may take before the next one begins, milliseconds; 0 sends all at once.
+    pub delay_ms: Option<u64>,
+    /// The gRPC codes after which the next attempt begins at once; any other answer is the call's. Default none.
+    pub non_fatal_codes: Option<Vec<String>>,
+}
+
+/// `retry-budget`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RetryBudgetFile {
+    /// Tokens at most, and in the beginning; a failed attempt takes one, and with half of them left nothing is retried. Default 100.
+    pub tokens: Option<u64>,
+    /// What a call that ends well gives back, in tokens. Default 0.1.
+    pub ratio: Option<f64>,
+}
+
+/// `outlier`: with neither `success-rate` nor `failure-percentage`, both are looked at.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct OutlierFile {
+    /// The time between two looks, milliseconds. Default 10,000.
+    pub interval_ms: Option<u64>,
+    /// How long a first ejection lasts, milliseconds. Default 30,000.
+    pub base_ejection_ms: Option<u64>,
+    /// The longest ejection, milliseconds. Default 300,000.
+    pub max_ejection_ms: Option<u64>,
+    /// The most endpoints that are ejected at once, percent; one may be in any case. Default 10.
+    pub max_ejection_percent: Option<u64>,
+    /// With fewer endpoints left than this, ejections are not heeded, percent. Default 50.
+    pub panic_threshold: Option<u64>,
+    /// Who is far under the mean of all.
+    pub success_rate: Option<SuccessRateFile>,
+    /// Who fails more than a fixed share.
+    pub failure_percentage: Option<FailurePercentageFile>,
+}
+
+/// `outlier.success-rate`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SuccessRateFile {
+    /// How many thousandths of the standard deviation under the mean are too many. Default 1900.
+    pub stdev_factor: Option<u64>,
+    /// How likely an outlier is ejected, percent. Default 100.
+    pub enforcement_percentage: Option<u64>,
+    /// So many endpoints must have had enough calls. Default 5.
+    pub minimum_hosts: Option<u64>,
+    /// Enough calls in one interval. Default 100.
+    pub request_volume: Option<u64>,
+}
+
+/// `outlier.failure-percentage`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct FailurePercentageFile {
+    /// Who fails more than this is an outlier, percent. Default 85.
+    pub threshold: Option<u64>,
+    /// How likely an outlier is ejected, percent. Default 100.
+    pub enforcement_percentage: Option<u64>,
+    /// So many endpoints there must be. Default 5.
+    pub minimum_hosts: Option<u64>,
+    /// Enough calls in one interval. Default 50.
+    pub request_volume: Option<u64>,
 }
 
 /// `[[route]]`

@@ -8,13 +8,14 @@ mod connections;
 mod file;
 mod limits;
 mod tls;
+mod traffic;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
 pub use self::{
-    file::{FileConfig, LimitsFile, RegistryFile, parse as parse_file, read as read_file},
+    file::{FileConfig, LimitsFile, RegistryFile, TrafficFile, parse as parse_file, read as read_file},
     tls::{TlsFiles, Transport},
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     model::{ModelError, ServiceName},
     plugin::{Grants, Kind, Limits},
     registry::{Hold, RegistryConfig, TlsConfig},
+    traffic::{ServiceConfigError, Traffic, service_config},
 };
 
 /// How long endpoints are held back when only the share is given: three TTLs of the default, by when whoever lives has registered again.
@@ -131,7 +133,7 @@ pub enum RegistrySource {
 }
 
 /// How one service is balanced, where it differs from the default.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServiceConfig {
     /// The service.
     pub name: ServiceName,
@@ -146,12 +148,22 @@ pub struct ServiceConfig {
     pub transport: Option<Transport>,
     /// What its policies may take, where that differs from the node's limits.
     pub limits: Option<Limits>,
+    /// What is said of its calls, where that differs from what is said of all.
+    pub traffic: Option<Traffic>,
 }
 
 impl ServiceConfig {
     /// A service with no settings of its own.
     pub fn new(name: ServiceName) -> Self {
-        Self { name, policy: None, hash_key: None, idempotent: false, transport: None, limits: None }
+        Self { name, policy: None, hash_key: None, idempotent: false, transport: None, limits: None, traffic: None }
+    }
+
+    /// A service for which a gRPC service config says how it is balanced and called. What the config says nothing of is as in `base`.
+    pub fn from_service_config(name: ServiceName, json: &str, base: &Traffic) -> Result<Self, ServiceConfigError> {
+        let known = |policy: &str| crate::plugin::bundled::of(Kind::Policy).any(|bundled| bundled.name == policy);
+        let service_config::ServiceConfig { policy, traffic, .. } = service_config::parse(json, base, &known)?;
+        let policy = policy.map(|(name, config)| PluginChoice { config, ..PluginChoice::bundled(&name) });
+        Ok(Self { policy, traffic: Some(traffic), ..Self::new(name) })
     }
 }
 
@@ -190,6 +202,8 @@ pub struct NodeConfig {
     pub routes: Routes,
     /// What plugins may take.
     pub limits: Limits,
+    /// What is said of the calls of services for which nothing else is.
+    pub traffic: Traffic,
     /// Where compiled plugins are kept; none keeps them in memory only.
     pub plugin_cache: Option<PathBuf>,
     /// Whether a policy that is a file follows it: a change of the file is a new version of the policy. Default true.
@@ -217,6 +231,7 @@ impl Default for NodeConfig {
             services: Vec::new(),
             routes: Routes::default(),
             limits: Limits::default(),
+            traffic: Traffic::default(),
             plugin_cache: None,
             follow_files: true,
             drain_timeout: Duration::from_secs(30),
@@ -238,6 +253,7 @@ impl FileConfig {
         let default = NodeConfig::default();
         let registry = self.registry.to_source()?;
         let limits = self.plugins.limits().over(&default.limits, "plugins")?;
+        let traffic = self.traffic.over(&default.traffic, "traffic")?;
         let services = self.service.into_iter().map(|service| {
             let name = ServiceName::new(&service.name).map_err(|error| ConfigError::value("service.name", error))?;
             let setting = |field: &str| format!("service {name}: {field}");
@@ -247,11 +263,23 @@ impl FileConfig {
                 (None, _, Some(_)) => return Err(ConfigError::value(setting("allow"), "there is no policy for it")),
                 (None, None, None) => None,
             };
+            let own = service.traffic != TrafficFile::default();
+            let (policy, traffic) = match &service.service_config {
+                Some(path) => {
+                    let setting = || setting("service-config");
+                    let json = ServiceConfig::from_service_config(name.clone(), &read_text(path)?, &traffic)
+                        .map_err(|error| ConfigError::value(setting(), format!("{}: {error}", path.display())))?;
+                    (policy.or(json.policy), json.traffic)
+                }
+                None => (policy, own.then(|| traffic.clone())),
+            };
+            let over = |base| service.traffic.over(&base, &setting("traffic"));
+            let traffic = traffic.map(over).transpose()?;
             let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
             let own = service.limits != LimitsFile::default();
             let limits = own.then(|| service.limits.over(&limits, &setting("limits"))).transpose()?;
             let transport = service.tls.map(|tls| tls.into_transport(&setting("tls"))).transpose()?;
-            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, transport, limits })
+            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, transport, limits, traffic })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
         for (index, service) in services.iter().enumerate() {
@@ -298,6 +326,7 @@ impl FileConfig {
             services,
             routes,
             limits,
+            traffic,
             plugin_cache: self.plugins.cache_dir,
             follow_files: self.plugins.follow_files.unwrap_or(default.follow_files),
             drain_timeout: self.drain_timeout_s.map_or(default.drain_timeout, Duration::from_secs),
@@ -404,6 +433,10 @@ fn read_text(path: &PathBuf) -> Result<String, ConfigError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::traffic::{
+        CallLimits, Code, CodeSet, FailurePercentage, HedgingPolicy, OutlierDetection, Repeat, RetryBudget,
+        RetryPolicy, SuccessRate,
+    };
 
     fn node(text: &str) -> Result<NodeConfig, ConfigError> {
         parse_file("waymark.toml".as_ref(), text)?.into_node()
@@ -531,6 +564,84 @@ mod tests {
     }
 
     #[test]
+    fn a_service_has_what_is_said_of_all_traffic_but_for_its_own() {
+        let node = node(
+            r#"
+            [traffic]
+            max-in-flight = 100
+            max-pending = 5
+            [[service]]
+            name = "plain"
+            [[service]]
+            name = "own"
+            traffic = { max-in-flight-per-endpoint = 3, max-pending = 0, timeout-ms = 1500, wait-for-ready = true }
+            "#,
+        )
+        .unwrap();
+        assert_eq!((node.traffic.limits.max_in_flight, node.traffic.limits.max_pending), (Some(100), 5));
+        assert_eq!(node.services[0].traffic, None);
+        let own = node.services[1].traffic.as_ref().unwrap();
+        let limits = CallLimits { max_in_flight: Some(100), max_in_flight_per_endpoint: Some(3), max_pending: 0 };
+        assert_eq!(own.limits, limits);
+        let method = own.methods.of("/a.B/C");
+        assert_eq!((method.timeout, method.wait_for_ready), (Some(Duration::from_millis(1500)), true));
+    }
+
+    #[test]
+    fn a_service_config_is_read_and_what_stands_beside_it_goes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("greeter.json");
+        let json = r#"{"loadBalancingConfig": [{"grpclb": {}}, {"least_request": {}}], "methodConfig": [{"name": [{}],
+            "timeout": "2s", "waitForReady": true}]}"#;
+        std::fs::write(&path, json).unwrap();
+        let text = |more: &str| {
+            format!("[traffic]\nmax-pending = 3\n[[service]]\nname = \"a\"\nservice-config = {path:?}\n{more}")
+        };
+        let a = node(&text("traffic = { timeout-ms = 100 }")).unwrap().services.remove(0);
+        assert_eq!(a.policy, Some(PluginChoice::bundled("least_request")));
+        let traffic = a.traffic.unwrap();
+        let method = traffic.methods.of("/a.B/C");
+        assert_eq!((method.timeout, method.wait_for_ready), (Some(Duration::from_millis(100)), true));
+        assert_eq!(traffic.limits.max_pending, 3);
+        let own = node(&text("policy = \"random\"")).unwrap().services.remove(0);
+        assert_eq!(own.policy, Some(PluginChoice::bundled("random")));
+        std::fs::write(&path, r#"{"methodConfig": [{"name": [{}], "timeout": "soon"}]}"#).unwrap();
+        let error = node(&text("")).unwrap_err().to_string();
+        assert!(error.contains("greeter.json: methodConfig[0].timeout"), "{error}");
+    }
+
+    #[test]
+    fn a_repeat_is_a_retry_or_a_hedge() {
+        let of = |text: &str| {
+            let node = node(&format!("[traffic]\n{text}")).unwrap();
+            (node.traffic.methods.of("/a.B/C").repeat.as_deref().cloned(), node.traffic.retry_budget)
+        };
+        let (retry, budget) = of("retry = { codes = [\"ABORTED\"], max-attempts = 2 }\nretry-budget = { ratio = 0.5 }");
+        let codes = [Code::Aborted].into_iter().collect();
+        assert_eq!(retry, Some(Repeat::Retry(RetryPolicy { max_attempts: 2, codes, ..RetryPolicy::default() })));
+        assert_eq!(budget, RetryBudget { max_tokens: 100, ratio_thousandths: 500 });
+        let (hedge, _) = of("hedge = { delay-ms = 30 }");
+        let delay = Duration::from_millis(30);
+        let policy = HedgingPolicy { max_attempts: 2, delay, non_fatal: CodeSet::default() };
+        assert_eq!(hedge, Some(Repeat::Hedge(policy)));
+    }
+
+    #[test]
+    fn outliers_are_looked_for_both_ways_unless_one_is_named() {
+        let outlier = |text: &str| node(&format!("[traffic]\noutlier = {text}")).unwrap().traffic.outlier.unwrap();
+        let both = OutlierDetection {
+            success_rate: Some(SuccessRate::default()),
+            failure_percentage: Some(FailurePercentage::default()),
+            ..OutlierDetection::default()
+        };
+        assert_eq!(outlier("{}"), both);
+        let one = outlier("{ interval-ms = 500, panic-threshold = 0, failure-percentage = { threshold = 20 } }");
+        let by = FailurePercentage { threshold: 20, ..FailurePercentage::default() };
+        assert_eq!((one.success_rate, one.failure_percentage), (None, Some(by)));
+        assert_eq!((one.interval, one.panic_threshold), (Duration::from_millis(500), 0));
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_name() {
         let error = node("lissten = \"127.0.0.1:1\"").unwrap_err().to_string();
         assert!(error.contains("lissten") && error.contains("did you mean `listen`?"), "{error}");
@@ -546,6 +657,17 @@ mod tests {
             ("[plugins]\nquarantine-failures = 0", "plugins.quarantine-failures"),
             ("[[service]]\nname = \"a\"\nlimits = { memory-mib = 9999 }", "service a: limits.memory-mib"),
             ("[[service]]\nname = \"a\"\nlimits = { memory-mb = 1 }", "did you mean `memory-mib`"),
+            ("[traffic]\nmax-in-flight = 0", "traffic.max-in-flight"),
+            ("[traffic]\nretry = { codes = [\"NOPE\"] }", "traffic.retry.codes"),
+            ("[traffic]\nretry = { max-attempts = 6 }", "traffic.retry.max-attempts"),
+            ("[traffic]\nslow-start = {}", "traffic.slow-start.window-s"),
+            ("[traffic]\nslow-start = { window-s = 5, aggression = 0.0 }", "traffic.slow-start.aggression"),
+            ("[traffic]\nhedge = {}", "traffic.hedge.delay-ms"),
+            ("[traffic]\nretry = {}\nhedge = { delay-ms = 1 }", "traffic.hedge"),
+            ("[traffic]\nretry-budget = { ratio = 0.0 }", "traffic.retry-budget.ratio"),
+            ("[traffic]\noutlier = { max-ejection-percent = 101 }", "traffic.outlier.max-ejection-percent"),
+            ("[traffic.outlier.success-rate]\nrequest-volume = 0", "traffic.outlier.success-rate.request-volume"),
+            ("[[service]]\nname = \"a\"\ntraffic = { timeout-ms = 0 }", "service a: traffic.timeout-ms"),
             ("[policy]\nallow = [\"files\"]", "policy.allow"),
             ("[[service]]\nname = \"a\"\nallow = [\"wasi\"]", "service a: allow"),
             ("[policy]\nhash-key = \"cookie\"", "policy.hash-key"),

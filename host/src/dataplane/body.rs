@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     future::Future as _,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -18,14 +19,14 @@ use tokio::{
 
 use super::{
     client::OpenCall,
-    code::Code,
     errors::{Doing, Failure},
     metrics::RequestRecord,
     streams::Slot,
 };
 use crate::{
-    balancer::{CallGuard, Outcome},
+    balancer::{CallGuard, Outcome, Place},
     model::{Address, ServiceName},
+    traffic::{Code, Tokens},
 };
 
 /// The body of an answer: what the instance sends, frame by frame, as fast as it is read.
@@ -45,7 +46,11 @@ pub(super) struct Stream {
     pub(super) service: ServiceName,
     pub(super) address: Address,
     pub(super) guard: CallGuard,
+    /// Its place in the service.
+    pub(super) _place: Place,
     pub(super) record: RequestRecord,
+    /// The retry budget that gets something back if it ends well.
+    pub(super) tokens: Option<Arc<Tokens>>,
     pub(super) deadline: Deadline,
     /// Sends the rest of the request beside the answer; ended with the call.
     pub(super) _upload: Option<UploadTask>,
@@ -113,23 +118,24 @@ impl ResponseBody {
 impl Stream {
     fn fail(&mut self, failure: &Failure) -> HeaderMap {
         self.record.set_code(failure.code());
-        // A reset has its reasons, and a deadline is the caller's.
-        self.guard.set_outcome(if failure.blames_endpoint() { Outcome::Failed } else { Outcome::Answered });
+        self.guard.set_outcome(failure.outcome());
         tracing::debug!(service = %self.service, error = failure as &dyn std::error::Error, "call ended early");
         failure.trailers(&self.service)
     }
 
     /// Notes what the server's trailers say, and adds what they should have said.
     fn ended(mut self, trailers: Option<HeaderMap>) -> Option<HeaderMap> {
-        let code = trailers.as_ref().and_then(Code::of);
-        let Some(code) = code else {
+        let Some(code) = trailers.as_ref().and_then(Code::of) else {
             let mut trailers = trailers.unwrap_or_default();
             trailers.extend(self.fail(&Failure::NoStatus { address: self.address.clone() }));
             return Some(trailers);
         };
         self.record.set_code(code);
-        if code == Code::Unavailable {
-            self.guard.set_outcome(Outcome::Failed);
+        self.guard.set_outcome(Outcome::of(code));
+        if code == Code::Ok
+            && let Some(tokens) = &self.tokens
+        {
+            tokens.succeeded();
         }
         trailers
     }

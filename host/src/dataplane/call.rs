@@ -9,10 +9,13 @@
 //! What counts as unseen: no connection came up; HTTP/2 did not take the request; the server answered REFUSED_STREAM, or GOAWAY
 //! with a last stream before this one (RFC 9113, section 8.7). Everything else may have been acted upon, and its failure is
 //! the caller's to judge; unless the service is configured as idempotent, then a call whose server was lost before it
-//! answered is tried elsewhere too.
+//! answered is tried elsewhere too. And a service's owner may have said after which answers a call is to be repeated (`traffic`): then
+//! an answer whose head is all there is goes back only when no other endpoint gives a better one.
 //!
 //! The whole call runs in the task of its caller: dropping the future, or the body it answers with, cancels it. Only a request
 //! that is still being sent when its answer begins gets a task of its own.
+
+mod hedge;
 
 use std::{
     error::Error,
@@ -25,14 +28,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, request, uri};
+use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, request, response, uri};
 use http_body::Body;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     Shared,
     body::{Deadline, ResponseBody, Stream, UploadTask},
-    code::{Code, is_grpc},
+    code::is_grpc,
     connection::{Connection, Sender},
     errors::{AttemptCause, AttemptError, Doing, Failure},
     linger,
@@ -40,10 +43,12 @@ use super::{
     streams::Slot,
     timeout::{self, GRPC_TIMEOUT},
     upload::{Source, Upload},
+    wait::{self, WaitForReady, within},
 };
 use crate::{
-    balancer::{CallGuard, EndpointState, Outcome, Pick, PickRequest, ServiceHandle, ServiceState, Services},
+    balancer::{CallGuard, EndpointState, Outcome, Pick, PickRequest, Place, ServiceHandle, ServiceState, Services},
     model::{Address, ServiceName},
+    traffic::{Code, Pushback, Repeat, Retries, RetryPolicy, Tokens, Verdict},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -66,6 +71,9 @@ struct Call<'a, B> {
     tried: Vec<u32>,
     attempts: usize,
     last: Option<AttemptError>,
+    /// What is done if it fails, if anything is.
+    repeat: Option<Arc<Repeat>>,
+    retries: Retries,
 }
 
 /// How one attempt ended short of an answer.
@@ -118,7 +126,7 @@ pub(super) async fn call<B: RequestBody>(
     };
     // A time past the clock's end is no deadline.
     let at = left.and_then(|left| began.checked_add(left));
-    let call = Call {
+    let mut call = Call {
         shared,
         head,
         source: Source::new(body, shared.options.replay_bytes),
@@ -129,11 +137,18 @@ pub(super) async fn call<B: RequestBody>(
         tried: Vec::new(),
         attempts: 0,
         last: None,
+        repeat: None,
+        retries: Retries::default(),
     };
-    let (handle, state) = match find(shared, &wanted, at).await {
+    let (handle, state) = match find(shared, &wanted, &call.head, at).await {
         Ok(found) => found,
         Err(failure) => return refuse(shared, wanted.name(), began, &failure),
     };
+    let method = state.traffic.methods.of(call.head.uri.path());
+    if let Some(timeout) = method.timeout {
+        call.limit(began, timeout);
+    }
+    call.repeat.clone_from(&method.repeat);
     let record = shared.metrics.service(handle.name().as_str()).begin(began);
     call.run(&handle, state, record).await
 }
@@ -155,6 +170,7 @@ fn answer(name: &str, failure: &Failure) -> Response<ResponseBody> {
 async fn find(
     shared: &Shared,
     wanted: &Wanted,
+    head: &request::Parts,
     deadline: Option<Instant>,
 ) -> Result<(ServiceHandle, Arc<ServiceState>), Failure> {
     if let Wanted::Known(handle) = wanted {
@@ -168,48 +184,25 @@ async fn find(
     let discover = shared.services.discover(&service);
     let handle = within(deadline, discover).await.ok_or(Failure::Deadline { doing: Doing::Listing })?;
     let handle = handle.map_err(Failure::Discover)?;
-    let state = Arc::clone(&handle.state());
-    if !state.endpoints.is_empty() {
-        return Ok((handle, state));
-    }
-    Err(match (&state.stale, state.listed) {
-        (_, true) => Failure::NoEndpoints { revision: state.revision.0 },
-        (Some(unreachable), false) => Failure::RegistryUnreachable { reason: Arc::clone(&unreachable.reason) },
-        (None, false) => Failure::NotListed { waited: began.elapsed() },
-    })
-}
-
-/// Waits for another generation than `state`, after a policy said to.
-async fn queued(
-    shared: &Shared,
-    handle: &ServiceHandle,
-    state: &ServiceState,
-    deadline: Option<Instant>,
-) -> Result<Arc<ServiceState>, Failure> {
-    let began = Instant::now();
-    let bound = began + shared.options.queue_timeout;
-    let deadline = deadline.filter(|at| *at < bound);
-    let mut reader = handle.subscribe();
-    // What was published between the pick and the subscription does not count as a change.
-    if reader.current().generation == state.generation {
-        match timeout_at(deadline.unwrap_or(bound), reader.changed()).await {
-            Ok(changed) => changed.map_err(|_| Failure::Closed)?,
-            Err(_) if deadline.is_some() => return Err(Failure::Deadline { doing: Doing::Queueing }),
-            Err(_) => {
-                let policy = Arc::clone(&state.policy_name);
-                return Err(Failure::QueueTimeout { policy, waited: began.elapsed() });
-            }
+    let mut state = Arc::clone(&handle.state());
+    while state.endpoints.is_empty() {
+        let failure = match (&state.stale, state.listed) {
+            (_, true) => Failure::NoEndpoints { revision: state.revision.0 },
+            (Some(unreachable), false) => Failure::RegistryUnreachable { reason: Arc::clone(&unreachable.reason) },
+            (None, false) => Failure::NotListed { waited: began.elapsed() },
+        };
+        if !waits_for_ready(&state, head) {
+            return Err(failure);
         }
+        state = wait::ready(&handle, &state, deadline, failure).await?;
     }
-    Ok(reader.current())
+    Ok((handle, state))
 }
 
-/// The future's output, unless the deadline comes first.
-async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
-    match deadline {
-        Some(at) => timeout_at(at, future).await.ok(),
-        None => Some(future.await),
-    }
+/// Whether a call waits while no endpoint can be reached.
+fn waits_for_ready(state: &ServiceState, head: &request::Parts) -> bool {
+    let own = head.extensions.get::<WaitForReady>().map(|own| own.0);
+    own.unwrap_or_else(|| state.traffic.methods.of(head.uri.path()).wait_for_ready)
 }
 
 impl<B: RequestBody> Call<'_, B> {
@@ -219,8 +212,16 @@ impl<B: RequestBody> Call<'_, B> {
         state: Arc<ServiceState>,
         mut record: RequestRecord,
     ) -> Response<ResponseBody> {
-        match self.attempt_all(handle, state, &mut record).await {
-            Ok(answered) => self.pass_on(handle.name().clone(), answered, record),
+        let answered = match self.enter(&state).await {
+            Ok(place) => self.answer(handle, state, &mut record).await.map(|answered| (answered, place)),
+            Err(failure) => Err(failure),
+        };
+        match answered {
+            Ok((Answered::Whole { head, code }, _)) => {
+                record.set_code(code);
+                Response::from_parts(head, ResponseBody::empty())
+            }
+            Ok((Answered::Begun(begun), place)) => self.pass_on(handle.name().clone(), begun, place, record),
             Err(failure) => {
                 record.set_code(failure.code());
                 answer(handle.name().as_str(), &failure)
@@ -228,58 +229,195 @@ impl<B: RequestBody> Call<'_, B> {
         }
     }
 
-    /// Attempt after attempt until a server answers.
-    async fn attempt_all(
+    /// Says how long the call may take at most.
+    fn limit(&mut self, began: Instant, timeout: Duration) {
+        let Some(at) = began.checked_add(timeout) else { return };
+        if self.deadline.at().is_none_or(|own| at < own) {
+            self.deadline = Deadline::new(Some(at));
+            self.has_timeout = true;
+        }
+    }
+
+    /// A place in the service.
+    async fn enter(&mut self, state: &ServiceState) -> Result<Place, Failure> {
+        match state.gate.try_enter() {
+            Some(place) => Ok(place),
+            None => wait::place(&self.shared.options, &state.gate, self.deadline.at()).await,
+        }
+    }
+
+    /// Forgets what was tried: another generation has other indexes.
+    fn start_over(&mut self) {
+        self.tried.clear();
+    }
+
+    /// What is published once a call that failed may fare better; the failure where it does not wait for that.
+    async fn ready(
+        &mut self,
+        handle: &ServiceHandle,
+        state: &ServiceState,
+        failure: Failure,
+    ) -> Result<Arc<ServiceState>, Failure> {
+        if self.retries.made() > 0 || !waits_for_ready(state, &self.head) || !self.source.can_replay() {
+            return Err(failure);
+        }
+        let state = wait::ready(handle, state, self.deadline.at(), failure).await?;
+        self.start_over();
+        Ok(state)
+    }
+
+    /// The answer of a server; if the call's policy says so, after others that failed it.
+    async fn answer(
         &mut self,
         handle: &ServiceHandle,
         mut state: Arc<ServiceState>,
         record: &mut RequestRecord,
     ) -> Result<Answered, Failure> {
+        let Some(repeat) = self.repeat.clone() else { return self.attempt_all(handle, &mut state, record).await };
+        let tokens = Arc::clone(state.gate.tokens());
+        let outcome = match &*repeat {
+            Repeat::Retry(policy) => self.retried(handle, &mut state, policy, record).await,
+            // Boxed: its future is large, and most calls need none of it.
+            Repeat::Hedge(policy) => match Box::pin(self.hedged(&state, policy, record)).await {
+                Some(outcome) => outcome,
+                None => self.attempt_all(handle, &mut state, record).await,
+            },
+        };
+        outcome.map(|mut answered| {
+            match &mut answered {
+                Answered::Whole { code, .. } if *code == Code::Ok => tokens.succeeded(),
+                Answered::Whole { .. } => {}
+                Answered::Begun(begun) => begun.tokens = Some(tokens),
+            }
+            answered
+        })
+    }
+
+    /// Attempts one after the other, until one does not fail or the policy has enough.
+    async fn retried(
+        &mut self,
+        handle: &ServiceHandle,
+        state: &mut Arc<ServiceState>,
+        policy: &RetryPolicy,
+        record: &mut RequestRecord,
+    ) -> Result<Answered, Failure> {
+        let mut outcome = self.attempt_all(handle, state, record).await;
+        while let Some((code, pushback)) = self.failed(&outcome) {
+            let wait = match self.retries.ended(policy, state.gate.tokens(), code, pushback, fastrand::f64()) {
+                Verdict::After(wait) => wait,
+                Verdict::Final => return outcome,
+                Verdict::Withheld => {
+                    record.withheld();
+                    return outcome;
+                }
+            };
+            let at = Instant::now().checked_add(wait);
+            // To wait past the deadline would only lose what the server said.
+            if at.is_none_or(|at| self.deadline.at().is_some_and(|deadline| at >= deadline)) {
+                return outcome;
+            }
+            tokio::time::sleep(wait).await;
+            match self.attempt_all(handle, state, record).await {
+                // No other endpoint could be asked: the last answer stands.
+                Err(failure) if !failure.is_answer() && !matches!(failure, Failure::Deadline { .. }) => return outcome,
+                next => outcome = next,
+            }
+        }
+        outcome
+    }
+
+    fn pick_request(&self) -> PickRequest<'_> {
+        PickRequest { path: self.head.uri.path(), headers: &self.head.headers, peer: self.peer, tried: &self.tried }
+    }
+
+    /// How an attempt failed that a server may have seen, if the request can be sent once more.
+    fn failed(&self, outcome: &Result<Answered, Failure>) -> Option<(Code, Pushback)> {
+        match outcome {
+            _ if !self.source.can_replay() => None,
+            Ok(Answered::Whole { code: Code::Ok, .. } | Answered::Begun(_)) => None,
+            Ok(Answered::Whole { head, code }) => {
+                let pushback = head.headers.get("grpc-retry-pushback-ms").map(http::HeaderValue::as_bytes);
+                Some((*code, Pushback::parse(pushback)))
+            }
+            Err(failure) => failure.is_answer().then(|| (failure.code(), Pushback::None)),
+        }
+    }
+
+    /// Attempt after attempt until a server answers.
+    async fn attempt_all(
+        &mut self,
+        handle: &ServiceHandle,
+        state: &mut Arc<ServiceState>,
+        record: &mut RequestRecord,
+    ) -> Result<Answered, Failure> {
         // The first endpoint that was passed over because it was still being connected to.
         let mut slow: Option<u32> = None;
         loop {
-            let request = PickRequest {
-                path: self.head.uri.path(),
-                headers: &self.head.headers,
-                peer: self.peer,
-                tried: &self.tried,
-            };
             self.idempotent = state.idempotent;
             let mut patient = state.endpoints.len() == 1;
-            let index = match state.pick(&request) {
+            let index = match state.pick(&self.pick_request()) {
                 Pick::Endpoint(index) => index,
-                Pick::Queue => {
-                    state = queued(self.shared, handle, &state, self.deadline.at()).await?;
-                    self.tried.clear();
+                // A further attempt does not wait: there is an answer already.
+                Pick::Queue if self.retries.made() == 0 => {
+                    *state = wait::generation(&self.shared.options, handle, state, self.deadline.at()).await?;
+                    self.start_over();
                     slow = None;
                     continue;
                 }
-                Pick::NoEndpoints { .. } => return Err(Failure::NoEndpoints { revision: state.revision.0 }),
-                Pick::NoneUsable { known, backing_off } => match slow.take() {
+                Pick::Queue => {
+                    let (known, backing_off) = counts(state);
+                    return Err(self.none_usable(state, known, backing_off));
+                }
+                Pick::NoEndpoints { .. } => {
+                    let failure = Failure::NoEndpoints { revision: state.revision.0 };
+                    *state = self.ready(handle, state, failure).await?;
+                    continue;
+                }
+                Pick::NoneUsable { known, backing_off, full } => match slow.take() {
                     // Better late than never.
                     Some(index) => {
                         patient = true;
                         index
                     }
-                    None => return Err(self.none_usable(&state, known, backing_off)),
+                    None if full > 0 && self.tried.is_empty() => {
+                        *state = wait::endpoint(&self.shared.options, handle, state, self.deadline.at()).await?;
+                        continue;
+                    }
+                    None => {
+                        let failure = self.none_usable(state, known, backing_off);
+                        *state = self.ready(handle, state, failure).await?;
+                        continue;
+                    }
                 },
                 Pick::Fail(message) => {
-                    return Err(Failure::PolicyFail { policy: Arc::clone(&state.policy_name), message });
+                    let failure = Failure::PolicyFail { policy: Arc::clone(&state.policy_name), message };
+                    *state = self.ready(handle, state, failure).await?;
+                    continue;
                 }
                 Pick::Drop(message) => {
                     return Err(Failure::PolicyDrop { policy: Arc::clone(&state.policy_name), message });
                 }
             };
+            let endpoint = &state.endpoints[index as usize];
+            // Somebody else may have taken the last place there since the pick.
+            let Some(guard) = endpoint.cell.begin() else { continue };
             if self.attempts > 0 {
                 record.retry();
             }
             self.attempts += 1;
-            let endpoint = &state.endpoints[index as usize];
-            let cause = match self.attempt(&state.service, endpoint, patient).await {
-                Ok(answered) => return Ok(answered),
+            let cause = match self.attempt(&state.service, endpoint, guard, patient).await {
+                Ok(answered) => {
+                    if self.repeat.is_some() {
+                        self.tried.push(index);
+                    }
+                    return Ok(answered);
+                }
                 Err(Unanswered::Unseen(cause)) => cause,
                 Err(Unanswered::Closing(error)) => AttemptCause::Closing(error),
-                Err(Unanswered::Failed(failure)) => return Err(failure),
+                Err(Unanswered::Failed(failure)) => {
+                    self.tried.push(index);
+                    return Err(failure);
+                }
             };
             tracing::debug!(address = %endpoint.endpoint.address, error = &cause as &dyn Error, "attempt failed");
             if matches!(cause, AttemptCause::Slow) {
@@ -290,7 +428,7 @@ impl<B: RequestBody> Call<'_, B> {
             }
             self.last = Some(AttemptError { address: endpoint.endpoint.address.clone(), cause });
             if self.attempts >= self.shared.options.max_attempts || !self.source.can_replay() {
-                let (known, backing_off) = counts(&state);
+                let (known, backing_off) = counts(state);
                 return Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() });
             }
         }
@@ -301,9 +439,9 @@ impl<B: RequestBody> Call<'_, B> {
         &mut self,
         service: &ServiceName,
         endpoint: &EndpointState,
+        mut guard: CallGuard,
         patient: bool,
     ) -> Result<Answered, Unanswered> {
-        let mut guard = endpoint.cell.begin();
         let connection = Connection::of(endpoint, service, &self.shared.options);
         // Each of its connections may be on its way out.
         let mut again = self.shared.options.connect.max_connections;
@@ -324,8 +462,33 @@ impl<B: RequestBody> Call<'_, B> {
             let number = slot.number();
             match self.send(endpoint, connection, request, &mut guard).await {
                 Ok((response, upload)) => {
+                    let (mut head, recv) = response.into_parts();
+                    let code = match status_of(&head, recv.is_end_stream(), &endpoint.endpoint.address) {
+                        Ok(code) => code,
+                        Err(failure) => {
+                            guard.set_outcome(failure.outcome());
+                            return Err(Unanswered::Failed(failure));
+                        }
+                    };
+                    if recv.is_end_stream() {
+                        // Trailers-only: one frame in, one frame out.
+                        let code = code.unwrap_or(Code::Unknown);
+                        guard.set_outcome(Outcome::of(code));
+                        return Ok(Answered::Whole { head, code });
+                    }
+                    // It may not be true, and nobody needs it: messages have their own lengths.
+                    head.headers.remove(CONTENT_LENGTH);
                     let address = endpoint.endpoint.address.clone();
-                    return Ok(Answered { response, upload, guard, slot, address });
+                    return Ok(Answered::Begun(Begun {
+                        head,
+                        recv,
+                        upload: Some(upload),
+                        rest: None,
+                        guard,
+                        slot,
+                        address,
+                        tokens: None,
+                    }));
                 }
                 Err(Unanswered::Closing(_)) if again > 0 && self.source.can_replay() => {
                     connection.retire(number);
@@ -404,12 +567,18 @@ impl<B: RequestBody> Call<'_, B> {
             }
             Poll::Pending
         });
-        let answered = answered.await.map_err(Unanswered::Failed)?;
+        let answered = answered.await.map_err(|failure| {
+            guard.set_outcome(failure.outcome());
+            Unanswered::Failed(failure)
+        })?;
         let upload = sent.answered();
         match answered {
             Ok(response) => {
                 guard.answered();
-                upload.commit(&mut self.source);
+                // What is the whole answer may not be the last one.
+                if self.repeat.is_none() || !response.body().is_end_stream() {
+                    upload.commit(&mut self.source);
+                }
                 Ok((response, upload))
             }
             Err(error) if error.is_go_away() && error.is_remote() => {
@@ -422,11 +591,7 @@ impl<B: RequestBody> Call<'_, B> {
                 }
                 _ => {
                     let failure = Failure::of_stream(address(), error);
-                    guard.set_outcome(match &failure {
-                        failure if failure.blames_endpoint() => Outcome::Failed,
-                        Failure::RequestBody(_) => Outcome::Cancelled,
-                        _ => Outcome::Answered,
-                    });
+                    guard.set_outcome(failure.outcome());
                     Err(match failure {
                         Failure::Lost { cause, .. } if self.idempotent => Unanswered::Unseen(AttemptCause::Lost(cause)),
                         failure => Unanswered::Failed(failure),
@@ -464,6 +629,9 @@ impl<B: RequestBody> Call<'_, B> {
             }
             request.headers_mut().insert(GRPC_TIMEOUT, timeout::format(left));
         }
+        if self.retries.made() > 0 {
+            request.headers_mut().insert("grpc-previous-rpc-attempts", self.retries.made().into());
+        }
         Ok(request)
     }
 
@@ -482,49 +650,25 @@ impl<B: RequestBody> Call<'_, B> {
     }
 
     /// Turns the head of an answer into the answer.
-    fn pass_on(self, service: ServiceName, answered: Answered, mut record: RequestRecord) -> Response<ResponseBody> {
-        let Answered { response, mut upload, mut guard, slot, address } = answered;
-        let (mut head, recv) = response.into_parts();
-        let code = Code::of(&head.headers);
-        if code == Some(Code::Unavailable) {
-            guard.set_outcome(Outcome::Failed);
-        }
-        let failure = if code.is_some() {
-            None
-        } else if head.status != StatusCode::OK || !is_grpc(&head.headers) {
-            Some(Failure::NotGrpc { address: address.clone(), status: head.status })
-        } else {
-            recv.is_end_stream().then(|| Failure::NoStatus { address: address.clone() })
-        };
-        if let Some(failure) = failure {
-            record.set_code(failure.code());
-            guard.set_outcome(Outcome::Failed);
-            return answer(service.as_str(), &failure);
-        }
-        if recv.is_end_stream() {
-            // Trailers-only: one frame in, one frame out.
-            record.set_code(code.unwrap_or(Code::Unknown));
-            return Response::from_parts(head, ResponseBody::empty());
-        }
-        // It may not be true, and nobody needs it: messages have their own lengths.
-        head.headers.remove(CONTENT_LENGTH);
-        let mut source = self.source;
-        let rest = (!upload.is_done()).then(|| {
-            let rest = async move {
-                if poll_fn(|cx| upload.poll(&mut source, cx)).await.is_err() {
-                    // The answer shows it.
-                    upload.give_up();
-                }
-            };
-            UploadTask(tokio::spawn(rest))
-        });
+    fn pass_on(
+        self,
+        service: ServiceName,
+        begun: Begun,
+        place: Place,
+        record: RequestRecord,
+    ) -> Response<ResponseBody> {
+        let Begun { head, recv, upload, rest: detached, guard, slot, address, tokens } = begun;
+        let source = self.source;
+        let rest = detached.or_else(|| rest(upload?, source));
         let stream = Stream {
             recv,
             data_done: false,
             service,
             address,
             guard,
+            _place: place,
             record,
+            tokens,
             deadline: self.deadline,
             _upload: rest,
             _slot: slot,
@@ -533,13 +677,52 @@ impl<B: RequestBody> Call<'_, B> {
     }
 }
 
+/// What a server answered.
+enum Answered {
+    /// Its head was all, as it is for most failures.
+    Whole { head: response::Parts, code: Code },
+    /// There is more to come.
+    Begun(Begun),
+}
+
 /// An answer that has begun.
-struct Answered {
-    response: Response<h2::RecvStream>,
-    upload: Upload,
+struct Begun {
+    head: response::Parts,
+    recv: h2::RecvStream,
+    /// What of the request is still to be sent, from the call's source.
+    upload: Option<Upload>,
+    /// The same, if it is on its way already.
+    rest: Option<UploadTask>,
     guard: CallGuard,
     slot: Slot,
     address: Address,
+    /// The budget that gets something back if it ends well, where there are retries.
+    tokens: Option<Arc<Tokens>>,
+}
+
+/// The status in the head of an answer, if it is there already; an answer that is not gRPC, or all of which is a head without a status, is none.
+fn status_of(head: &response::Parts, whole: bool, address: &Address) -> Result<Option<Code>, Failure> {
+    match Code::of(&head.headers) {
+        Some(code) => Ok(Some(code)),
+        None if head.status != StatusCode::OK || !is_grpc(&head.headers) => {
+            Err(Failure::NotGrpc { address: address.clone(), status: head.status })
+        }
+        None if whole => Err(Failure::NoStatus { address: address.clone() }),
+        None => Ok(None),
+    }
+}
+
+/// Sends what is left of a request beside its answer.
+fn rest<B: RequestBody>(mut upload: Upload, mut source: Source<B>) -> Option<UploadTask> {
+    (!upload.is_done()).then(|| {
+        let rest = async move {
+            if poll_fn(|cx| upload.poll(&mut source, cx)).await.is_err() {
+                // The answer shows it.
+                upload.give_up();
+            }
+        };
+        UploadTask(tokio::spawn(rest))
+    })
 }
 
 fn counts(state: &ServiceState) -> (usize, usize) {

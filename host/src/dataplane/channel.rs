@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body::Body;
+use thiserror::Error;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -21,7 +22,7 @@ use super::{
     body::ResponseBody,
     call::{Wanted, call},
 };
-use crate::model::ServiceName;
+use crate::model::{ModelError, ServiceName};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -45,6 +46,61 @@ impl Channel {
     pub fn service(&self) -> &ServiceName {
         &self.service
     }
+}
+
+/// A text that names no service to dial.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TargetError {
+    /// Another scheme than those that are resolved here.
+    #[error(
+        "target {target:?} has scheme {scheme:?}; waymark:///SERVICE, etcd:///SERVICE or the bare name were expected"
+    )]
+    Scheme {
+        /// The target.
+        target: String,
+        /// Its scheme.
+        scheme: String,
+    },
+    /// An authority, which would be another registry than this process's.
+    #[error(
+        "target {target:?} names the registry {authority:?}; the registry is this process's own: write three slashes"
+    )]
+    Authority {
+        /// The target.
+        target: String,
+        /// What stands between the second slash and the third.
+        authority: String,
+    },
+    /// No name that a service could have.
+    #[error("target {target:?}")]
+    Name {
+        /// The target.
+        target: String,
+        /// What is wrong.
+        #[source]
+        source: ModelError,
+    },
+}
+
+/// The service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1` (what etcd's Go resolver takes), or the
+/// bare name.
+pub(super) fn service_of(target: &str) -> Result<ServiceName, TargetError> {
+    let name = match target.split_once("://") {
+        None => target,
+        Some((scheme, rest)) => {
+            if !matches!(scheme, "waymark" | "etcd") {
+                return Err(TargetError::Scheme { target: target.into(), scheme: scheme.into() });
+            }
+            match rest.split_once('/') {
+                Some(("", name)) => name,
+                Some((authority, _)) => {
+                    return Err(TargetError::Authority { target: target.into(), authority: authority.into() });
+                }
+                None => return Err(TargetError::Authority { target: target.into(), authority: rest.into() }),
+            }
+        }
+    };
+    ServiceName::new(name).map_err(|source| TargetError::Name { target: target.into(), source })
 }
 
 impl fmt::Debug for Channel {
@@ -102,6 +158,23 @@ fn strip_connection_headers(headers: &mut HeaderMap) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn a_target_names_a_service() {
+        for target in ["etcd:///ayang/server1", "waymark:///ayang/server1", "ayang/server1"] {
+            assert_eq!(service_of(target).unwrap().as_str(), "ayang/server1");
+        }
+        for (target, says) in [
+            ("dns:///a", "scheme \"dns\""),
+            ("etcd://192.0.2.1:2379/a", "registry \"192.0.2.1:2379\""),
+            ("etcd://a", "three slashes"),
+            ("etcd:///", "target \"etcd:///\""),
+            ("", "target \"\""),
+        ] {
+            let error = service_of(target).unwrap_err().to_string();
+            assert!(error.contains(says), "{target}: {error}");
+        }
+    }
 
     #[test]
     fn only_what_is_meant_for_the_server_is_sent() {

@@ -1,74 +1,18 @@
-//! gRPC's status codes, and what HTTP/2 errors mean in them.
+//! gRPC's status codes in headers, and what HTTP and HTTP/2 errors mean in them.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+
+use crate::traffic::Code;
 
 /// The header or trailer that carries a call's status.
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal, $digits:literal;)*) => {
-        /// A gRPC status code.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Code { $($(#[$doc])* $name = $number,)* }
-
-        impl Code {
-            /// How many there are.
-            pub(super) const COUNT: usize = [$($number),*].len();
-
-            /// All codes, by number.
-            pub(super) const ALL: [Self; Self::COUNT] = [$(Self::$name),*];
-
-            /// The code's name as gRPC writes it.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
-            }
-
-            /// The value of `grpc-status`.
-            pub(super) fn header_value(self) -> HeaderValue {
-                HeaderValue::from_static(match self { $(Self::$name => $digits,)* })
-            }
-        }
-    };
-}
-codes! {
-    /// Success.
-    Ok = 0, "OK", "0";
-    /// The caller gave up.
-    Cancelled = 1, "CANCELLED", "1";
-    /// Nothing better is known.
-    Unknown = 2, "UNKNOWN", "2";
-    /// The request makes no sense, whatever the server's state.
-    InvalidArgument = 3, "INVALID_ARGUMENT", "3";
-    /// Too late.
-    DeadlineExceeded = 4, "DEADLINE_EXCEEDED", "4";
-    /// There is no such thing.
-    NotFound = 5, "NOT_FOUND", "5";
-    /// There is one already.
-    AlreadyExists = 6, "ALREADY_EXISTS", "6";
-    /// The caller may not.
-    PermissionDenied = 7, "PERMISSION_DENIED", "7";
-    /// Something is used up.
-    ResourceExhausted = 8, "RESOURCE_EXHAUSTED", "8";
-    /// The server is not in a state to do it.
-    FailedPrecondition = 9, "FAILED_PRECONDITION", "9";
-    /// Somebody else got in between.
-    Aborted = 10, "ABORTED", "10";
-    /// Past the end.
-    OutOfRange = 11, "OUT_OF_RANGE", "11";
-    /// The server does not do this.
-    Unimplemented = 12, "UNIMPLEMENTED", "12";
-    /// Something is broken.
-    Internal = 13, "INTERNAL", "13";
-    /// Not now; try again.
-    Unavailable = 14, "UNAVAILABLE", "14";
-    /// Data is lost.
-    DataLoss = 15, "DATA_LOSS", "15";
-    /// Nobody knows who the caller is.
-    Unauthenticated = 16, "UNAUTHENTICATED", "16";
-}
-
 impl Code {
+    /// The value of `grpc-status`.
+    pub(super) fn header_value(self) -> HeaderValue {
+        HeaderValue::from_static(self.as_digits())
+    }
+
     /// The status that headers or trailers carry, if any. What is not a known number is UNKNOWN, as gRPC has it.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(&GRPC_STATUS)?.as_bytes();

@@ -8,14 +8,11 @@ use std::{error::Error, fmt::Write as _, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use thiserror::Error;
 
-use super::{
-    code::{Code, GRPC_STATUS},
-    connect::ConnectError,
-    route::NoRoute,
-};
+use super::{code::GRPC_STATUS, connect::ConnectError, route::NoRoute, wait::Waiting};
 use crate::{
-    balancer::DiscoverError,
+    balancer::{DiscoverError, Outcome},
     model::{Address, ModelError, ServiceName},
+    traffic::Code,
 };
 
 /// Names the case of a failure, in answers that this node made up itself.
@@ -77,9 +74,18 @@ pub(super) enum Failure {
     /// The policy said drop.
     #[error("its policy {policy} drops the call: {message}")]
     PolicyDrop { policy: Arc<str>, message: String },
-    /// The policy said queue, and nothing changed in time.
-    #[error("its policy {policy} held the call back for {}, the longest a call may wait", seconds(*waited))]
-    QueueTimeout { policy: Arc<str>, waited: Duration },
+    /// It waited for as long as a call may that did not ask to.
+    #[error("{why}; the call waited {}, the longest it may", seconds(*waited))]
+    QueueTimeout { why: Waiting, waited: Duration },
+    /// It would have to wait, and too many do so already.
+    #[error("{why}, and {max_pending} call(s) wait already, as many as may")]
+    Overloaded { why: Waiting, max_pending: u32 },
+    /// It waited for readiness, and its own time is over.
+    #[error("deadline exceeded while waiting for an endpoint")]
+    NeverReady {
+        #[source]
+        cause: Box<Failure>,
+    },
     /// The call's own time is over.
     #[error("deadline exceeded {doing}")]
     Deadline { doing: Doing },
@@ -128,8 +134,8 @@ pub(super) enum Doing {
     Arriving,
     #[error("while waiting for the registry's first answer")]
     Listing,
-    #[error("while its policy held the call back")]
-    Queueing,
+    #[error("while the call waited, because {0}")]
+    Waiting(Waiting),
     #[error("while connecting to {0}, or waiting for a free stream there")]
     Connecting(Address),
     #[error("while waiting for the answer of the instance at {0}")]
@@ -174,9 +180,28 @@ impl Failure {
         }
     }
 
-    /// Whether it speaks against the endpoint.
-    pub(super) fn blames_endpoint(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::BadAnswer { .. } | Self::NoStatus { .. } | Self::NotGrpc { .. })
+    /// Whether a server that had the call is to blame: then it is as good as an answer to a retry policy.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Reset { .. }
+                | Self::Lost { .. }
+                | Self::BadAnswer { .. }
+                | Self::NoStatus { .. }
+                | Self::NotGrpc { .. }
+        )
+    }
+
+    /// What it says of the endpoint that the call was sent to.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Lost { .. } | Self::BadAnswer { .. } | Self::NoStatus { .. } | Self::NotGrpc { .. } => {
+                Outcome::Failed
+            }
+            // A reset has its reasons, and a deadline is the caller's; but who only ever answers so does not serve.
+            Self::Reset { .. } | Self::Deadline { doing: Doing::Answering(_) | Doing::Reading(_) } => Outcome::Errored,
+            _ => Outcome::Cancelled,
+        }
     }
 
     /// The status that the caller gets. Those that may be tried again at once or later are UNAVAILABLE.
@@ -185,7 +210,7 @@ impl Failure {
             Self::Discover(DiscoverError::TooMany { .. }) => Code::ResourceExhausted,
             // To try again would not help.
             Self::NoRoute(_) | Self::BadName(_) | Self::Discover(_) => Code::Unimplemented,
-            Self::Deadline { .. } => Code::DeadlineExceeded,
+            Self::Deadline { .. } | Self::NeverReady { .. } => Code::DeadlineExceeded,
             Self::BadTimeout { .. } | Self::Unsendable { .. } | Self::BadAnswer { .. } | Self::NoStatus { .. } => {
                 Code::Internal
             }
@@ -202,6 +227,8 @@ impl Failure {
             | Self::PolicyFail { .. }
             | Self::PolicyDrop { .. }
             | Self::QueueTimeout { .. }
+            // As gRPC's circuit breaking (A32) has it.
+            | Self::Overloaded { .. }
             | Self::Lost { .. } => Code::Unavailable,
         }
     }
@@ -223,6 +250,8 @@ impl Failure {
             Self::PolicyFail { .. } => "policy-fail",
             Self::PolicyDrop { .. } => "policy-drop",
             Self::QueueTimeout { .. } => "queue-timeout",
+            Self::Overloaded { .. } => "overloaded",
+            Self::NeverReady { .. } => "never-ready",
             Self::Deadline { .. } => "deadline-exceeded",
             Self::BadTimeout { .. } => "bad-timeout",
             Self::Reset { .. } => "endpoint-reset",

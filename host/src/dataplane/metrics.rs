@@ -21,8 +21,7 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use super::code::Code;
-use crate::model::ServiceName;
+use crate::{model::ServiceName, traffic::Code};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ServiceLabel {
@@ -52,6 +51,7 @@ struct Inner {
     requests: Family<CodeLabels, Counter>,
     durations: Family<ServiceLabel, Durations>,
     retries: Family<ServiceLabel, Counter>,
+    withheld: Family<ServiceLabel, Counter>,
     in_flight: Family<ServiceLabel, Gauge>,
     connections: Gauge,
     handshakes_failed: Counter,
@@ -72,6 +72,8 @@ impl Metrics {
         let help = "Time from a request's arrival to the end of its answer";
         sub.register_with_unit("request_duration", help, Unit::Seconds, inner.durations.clone());
         sub.register("retries", "Attempts of a request after its first", inner.retries.clone());
+        let help = "Retries and hedges that a policy asked for and the budget did not allow";
+        sub.register("retries_withheld", help, inner.withheld.clone());
         sub.register("requests_in_flight", "Requests that run", inner.in_flight.clone());
         sub.register("client_connections", "Connections from clients", inner.connections.clone());
         let help = "TLS handshakes with clients that failed";
@@ -105,6 +107,7 @@ impl Metrics {
             codes: Default::default(),
             durations: inner.durations.get_or_create_owned(&label),
             retries: inner.retries.get_or_create_owned(&label),
+            withheld: inner.withheld.get_or_create_owned(&label),
             in_flight: inner.in_flight.get_or_create_owned(&label),
         });
         let mut next = HashMap::clone(&known);
@@ -128,6 +131,7 @@ impl Metrics {
         let label = ServiceLabel { service };
         inner.durations.remove(&label);
         inner.retries.remove(&label);
+        inner.withheld.remove(&label);
         inner.in_flight.remove(&label);
     }
 
@@ -164,6 +168,7 @@ pub(super) struct ServiceMetrics {
     codes: [OnceLock<Counter>; Code::COUNT],
     durations: Durations,
     retries: Counter,
+    withheld: Counter,
     in_flight: Gauge,
 }
 
@@ -193,6 +198,10 @@ pub(super) struct RequestRecord {
 impl RequestRecord {
     pub(super) fn retry(&self) {
         self.metrics.retries.inc();
+    }
+
+    pub(super) fn withheld(&self) {
+        self.metrics.withheld.inc();
     }
 
     pub(super) fn set_code(&mut self, code: Code) {

@@ -4,6 +4,7 @@
 //!   client ── HTTP/2 ──▶ inbound ─┐ route
 //!                                 ├──▶ call ── pick ──▶ ServiceState (balancer)
 //!   tonic client ──▶ Channel ─────┘     │
+//!                                       ├─ wait ────────▶ a place, an endpoint that can be used
 //!                                       ├─ connection ──▶ the endpoint's HTTP/2 connections, kept in its cell
 //!                                       ├─ upload  ─────▶ request body, frame by frame
 //!                                       └─ body    ◀───── answer, frame by frame, trailers as they came
@@ -40,12 +41,12 @@ mod timeout;
 mod tls;
 mod upload;
 mod usage;
+mod wait;
 
 use std::sync::Arc;
 
 pub use body::ResponseBody;
-pub use channel::Channel;
-pub use code::Code;
+pub use channel::{Channel, TargetError};
 pub use errors::WAYMARK_ERROR;
 pub use inbound::{Drained, serve};
 pub use listener::Listener;
@@ -53,6 +54,7 @@ pub use metrics::Metrics;
 pub use options::{ConnectOptions, InboundOptions, Options};
 pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
 pub use tls::{ClientTls, EndpointTls, Part, Pem, ServerTls, TlsError};
+pub use wait::WaitForReady;
 
 use crate::{balancer::Services, model::ServiceName};
 
@@ -78,5 +80,10 @@ impl Dataplane {
     /// A channel to one service.
     pub fn channel(&self, service: ServiceName) -> Channel {
         Channel::new(self, service)
+    }
+
+    /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1`, or the bare name.
+    pub fn dial(&self, target: &str) -> Result<Channel, TargetError> {
+        channel::service_of(target).map(|service| self.channel(service))
     }
 }

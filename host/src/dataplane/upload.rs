@@ -19,6 +19,7 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::Body;
+use http_body_util::Empty;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -31,7 +32,7 @@ pub(super) struct Source<B> {
     ended: bool,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Kept {
     /// Most calls send one frame, and need no list.
     first: Option<Bytes>,
@@ -68,6 +69,32 @@ where
     /// Whether an attempt can begin, or begin again.
     pub(super) fn can_replay(&self) -> bool {
         !self.kept.broken
+    }
+
+    /// Reads the body to its end without sending it. Ready with false when it is longer than the limit: it is then as it was, and can be
+    /// sent once.
+    ///
+    /// # Errors
+    ///
+    /// The client broke its request off.
+    pub(super) fn poll_whole(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BoxError>> {
+        while !self.ended {
+            if self.kept.len > self.limit || self.kept.broken {
+                return Poll::Ready(Ok(false));
+            }
+            // The frame that is too much is kept too, or it would be lost.
+            let limit = std::mem::replace(&mut self.limit, usize::MAX);
+            let mut at = self.kept.count();
+            let read = self.poll_next(&mut at, cx);
+            self.limit = limit;
+            ready!(read)?;
+        }
+        Poll::Ready(Ok(self.kept.len <= self.limit && !self.kept.broken))
+    }
+
+    /// A body that was read whole, for an attempt beside this one.
+    pub(super) fn copy(&self) -> Source<Empty<Bytes>> {
+        Source { body: Empty::new(), kept: self.kept.clone(), limit: self.limit, ended: self.ended }
     }
 
     /// No further attempt will follow the one that has taken `at` frames: no more needs to be kept.
@@ -332,8 +359,23 @@ mod tests {
     }
 
     #[test]
+    fn a_body_read_whole_is_copied_and_one_too_long_is_sent_once() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut body = source(vec![data("a"), data("b")], 2);
+        assert!(matches!(body.poll_whole(&mut cx), Poll::Ready(Ok(true))));
+        assert_eq!(
+            (read(&mut body.copy()), read(&mut body.copy()), read(&mut body)),
+            ("ab.".into(), "ab.".into(), "ab.".into())
+        );
+        let mut long = source(vec![data("aa"), data("b"), data("c")], 2);
+        assert!(matches!(long.poll_whole(&mut cx), Poll::Ready(Ok(false))));
+        assert_eq!(read(&mut long), "aabc|", "nothing is lost");
+        assert!(!long.can_replay());
+    }
+
+    #[test]
     fn a_body_without_frames_is_empty() {
-        let body: http_body_util::Empty<Bytes> = http_body_util::Empty::new();
+        let body: Empty<Bytes> = Empty::new();
         let source = Source::new(body, 1);
         assert!(source.is_empty() && source.can_replay());
     }

@@ -306,13 +306,7 @@ async fn node_here(path: &[String]) -> (Place, SocketAddr, String) {
         listen: free(),
         admin: free(),
         registry: RegistrySource::Etcd(Box::new(RegistryConfig::new(path))),
-        services: vec![ServiceConfig {
-            name: service(),
-            policy: None,
-            hash_key: None,
-            idempotent: false,
-            limits: None,
-        }],
+        services: vec![ServiceConfig::new(service())],
         ..NodeConfig::default()
     };
     let node = Node::start(config).await.unwrap();

@@ -139,7 +139,7 @@ async fn a_policy_that_fails_drops_or_holds_a_call_back() {
     check(&client.echo("svc", "x").await, "14", "queue-timeout", &["service svc", "policy test", "0.1 s"]);
     let request = Client::request("svc", "/a.B/C").header("grpc-timeout", "10m");
     let answer = client.answer(request.body(tonic::body::Body::empty()).unwrap()).await;
-    check(&answer, "4", "deadline-exceeded", &["while its policy held the call back"]);
+    check(&answer, "4", "deadline-exceeded", &["while the call waited", "policy test holds calls back"]);
     assert_eq!(a.n_calls(), 0);
 }
 

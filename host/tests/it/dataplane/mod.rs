@@ -4,15 +4,19 @@
 mod arena;
 mod calls;
 mod connections;
+mod ejection;
 mod failures;
 mod frames;
+mod hedges;
 #[cfg(target_os = "linux")]
 mod hostile;
 mod interop;
 mod limits;
 mod misbehaving;
+mod places;
 #[cfg(target_os = "linux")]
 mod process;
+mod retries;
 mod streams;
 mod support;
 mod tls;

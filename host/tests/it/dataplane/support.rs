@@ -33,6 +33,7 @@ use waymark::{
     model::{Endpoint, Revision, ServiceName, Update},
     policy::{BuildError, Plan, Policy, Scope},
     snapshot::{self, Writer},
+    traffic::Traffic,
 };
 
 /// Far more than any test needs; a test that gets here hangs.
@@ -322,6 +323,15 @@ impl Node {
     }
 
     pub(super) async fn with(routes: Routes, options: Options) -> Self {
+        Self::of(routes, options, Traffic::default()).await
+    }
+
+    /// A node that has this to say of all calls.
+    pub(super) async fn traffic(traffic: Traffic) -> Self {
+        Self::of(Routes::default(), Options::default(), traffic).await
+    }
+
+    async fn of(routes: Routes, options: Options, traffic: Traffic) -> Self {
         let writers = Writers::default();
         let follow = {
             let writers = Arc::clone(&writers);
@@ -331,7 +341,11 @@ impl Node {
                 std::future::ready(Ok(reader))
             }
         };
-        let defaults = |_: &ServiceName| ServiceDefaults::new(TestPolicy::rotation().candidate());
+        let traffic = Arc::new(traffic);
+        let defaults = move |_: &ServiceName| ServiceDefaults {
+            traffic: Arc::clone(&traffic),
+            ..ServiceDefaults::new(TestPolicy::rotation().candidate())
+        };
         let mut config = ServicesConfig::new(follow, defaults);
         config.first_list_timeout = Duration::from_millis(100);
         config.coalesce = Duration::ZERO;

@@ -1,0 +1,95 @@
+//! Calls that are sent to a second instance although the first has not answered.
+
+use std::{sync::Arc, time::Duration};
+
+use waymark::traffic::{Code, HedgingPolicy, MethodConfig, Methods, Repeat, Traffic};
+
+use super::support::{Caller, Instance, Node, soon, text};
+
+fn hedging(delay: Duration, non_fatal: &[Code]) -> Traffic {
+    let policy = HedgingPolicy { max_attempts: 3, delay, non_fatal: non_fatal.iter().copied().collect() };
+    let repeat = Some(Arc::new(Repeat::Hedge(policy)));
+    Traffic { methods: Methods::all(MethodConfig { repeat, ..MethodConfig::default() }), ..Traffic::default() }
+}
+
+/// An instance that never answers, and tells of each call that was taken from it.
+async fn stalls() -> (Instance, tokio::sync::mpsc::UnboundedReceiver<()>) {
+    struct Told(tokio::sync::mpsc::UnboundedSender<()>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let (tx, rx) = tokio::sync::mpsc::unbounded_channel();
+    let instance = Instance::new(move |_request| {
+        let told = Told(tx.clone());
+        async move {
+            let _told = told;
+            std::future::pending().await
+        }
+    });
+    (instance.await, rx)
+}
+
+#[tokio::test]
+async fn a_call_that_takes_long_is_answered_by_another_instance_and_the_first_is_let_go() {
+    let node = Node::traffic(hedging(Duration::from_millis(5), &[])).await;
+    let ((slow, mut dropped), quick) = (stalls().await, Instance::echo("a").await);
+    node.serve("svc", &[&slow, &quick]).await;
+    let mut client = node.client().await;
+    for _ in 0..4 {
+        assert_eq!(client.echo("svc", "x").await.code(), "0");
+    }
+    assert_eq!(slow.n_calls(), 2, "every second call went there first");
+    for _ in 0..2 {
+        soon(dropped.recv()).await.unwrap();
+    }
+    let state = Arc::clone(&node.services.get("svc").unwrap().state());
+    soon(async {
+        while state.endpoints.iter().any(|endpoint| endpoint.cell.in_flight() > 0) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failure_that_is_not_fatal_brings_the_next_attempt_forward_and_any_other_is_the_answer() {
+    // So long a delay that only a failure can bring the next attempt within the test's time.
+    let node = Node::traffic(hedging(Duration::from_secs(3600), &[Code::Aborted])).await;
+    let aborts = Instance::new(|_| async { tonic::Status::aborted("again").into_http() }).await;
+    let other = Instance::new(|_| async { tonic::Status::aborted("again").into_http() }).await;
+    let serves = Instance::echo("a").await;
+    node.serve("svc", &[&aborts, &other, &serves]).await;
+    let mut client = node.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.echo("svc", "x").await.code(), "0");
+    }
+    // When all fail so, each is asked once, and the call fails as the last one did.
+    node.serve("svc", &[&aborts, &other]).await;
+    let before = (aborts.n_calls(), other.n_calls());
+    let answer = client.echo("svc", "x").await;
+    assert_eq!((answer.code(), answer.message().as_str()), ("10", "again"));
+    assert_eq!((aborts.n_calls(), other.n_calls()), (before.0 + 1, before.1 + 1));
+    let fatal = Instance::new(|_| async { tonic::Status::not_found("none").into_http() }).await;
+    node.serve("svc", &[&fatal]).await;
+    assert_eq!(client.echo("svc", "x").await.code(), "5");
+}
+
+#[tokio::test]
+async fn a_stream_is_carried_out_as_any_other_call() {
+    let node = Node::traffic(hedging(Duration::from_millis(1), &[])).await;
+    let a = Instance::echo("a").await;
+    node.serve("svc", &[&a]).await;
+    let (words, input) = tokio::sync::mpsc::channel(1);
+    let mut caller = Caller::new(node.dial().await, Some("svc"));
+    let mut answer = caller.bidi(tokio_stream::wrappers::ReceiverStream::new(input)).await.unwrap();
+    for word in ["x", "y"] {
+        words.send(text(word)).await.unwrap();
+        assert_eq!(soon(answer.message()).await.unwrap(), Some(text(format!("a:{word}"))));
+    }
+    drop(words);
+    assert_eq!(soon(answer.message()).await.unwrap(), None);
+    assert_eq!(caller.unary("z".repeat(100_000)).await.unwrap().len(), 100_002);
+    assert_eq!(a.n_calls(), 2);
+}
