@@ -220,11 +220,10 @@ impl Connection {
         // What this side ended was ended for a reason: a rule that was broken, or a limit of what one client may cost.
         let abuse =
             error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_library());
-        match abuse.and_then(|abuse| Some((abuse, self.server.abuse.turn()?))) {
-            Some((abuse, untold)) => {
-                warn!(peer = %self.peer, error = %abuse, untold, "ended a client's connection that broke the rules of HTTP/2");
-            }
-            None => debug!(peer = %self.peer, error = &error as &dyn Error, "client connection failed"),
+        if let Some((abuse, untold)) = abuse.and_then(|abuse| Some((abuse, self.server.abuse.turn()?))) {
+            warn!(peer = %self.peer, error = %abuse, untold, "ended a client's connection that broke the rules of HTTP/2");
+        } else {
+            debug!(peer = %self.peer, error = &error as &dyn Error, "client connection failed");
         }
     }
 }
