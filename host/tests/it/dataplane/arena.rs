@@ -91,7 +91,7 @@ impl Arena {
 
     /// With the attack still going on or just over: other calls go on, none of them has failed, and the node has not grown by more
     /// than so many bytes at any time. Returns by how much it has.
-    pub(super) async fn is_unharmed(self, limit: u64) -> u64 {
+    pub(super) async fn stays_unharmed(self, limit: u64) -> u64 {
         self.more_calls(50).await;
         self.stop.store(true, SeqCst);
         let grown = self.process.resident("VmHWM").saturating_sub(self.before);

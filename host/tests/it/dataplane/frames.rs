@@ -105,7 +105,7 @@ pub(super) fn indexed_literal(name: &str, value: &[u8]) -> Vec<u8> {
 }
 
 /// The newest entry of the dynamic table, in one byte.
-pub(super) const NEWEST: u8 = 0x80 | 62;
+pub(super) const NEWEST: u8 = 0x80 | 0x3e;
 
 pub(super) fn block(headers: &[(&str, &str)]) -> Vec<u8> {
     headers.iter().flat_map(|(name, value)| literal(name, value.as_bytes())).collect()

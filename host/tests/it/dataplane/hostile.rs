@@ -105,7 +105,7 @@ async fn idle_connections_cost_little() {
         }
         connections.push(raw);
     }
-    arena.is_unharmed(CONNECTIONS as u64 * 64 * 1024).await;
+    arena.stays_unharmed(CONNECTIONS as u64 * 64 * 1024).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +120,7 @@ async fn one_header_too_large_ends_the_connection() {
     let seen = raw.closed().await;
     assert_eq!(seen.answered, 0);
     arena.logged("ended a client's connection").await;
-    arena.is_unharmed(8 * MIB).await;
+    arena.stays_unharmed(8 * MIB).await;
 }
 
 /// One byte on the wire becomes 4 KB of header.
@@ -133,7 +133,7 @@ async fn a_header_bomb_does_not_go_off() {
     let seen = raw.closed().await;
     assert_eq!(seen.goaway.unwrap().0, code::ENHANCE_YOUR_CALM);
     arena.logged("ended a client's connection").await;
-    arena.is_unharmed(8 * MIB).await;
+    arena.stays_unharmed(8 * MIB).await;
 }
 
 /// Each stream has as many headers as fit: a byte each on the wire, some hundred in memory. No answer can be read, so none of
@@ -148,7 +148,7 @@ async fn streams_with_many_small_headers_cost_little() {
         frame(kind::HEADERS, flag::END_HEADERS, stream(n), &[start, vec![NEWEST; 1900]].concat())
     };
     assert_eq!(raw.flood_with(1000, head).await, Flood::Taken);
-    arena.is_unharmed(64 * MIB).await;
+    arena.stays_unharmed(64 * MIB).await;
 }
 
 /// As large as headers may be, on as many streams as there may be.
@@ -160,7 +160,7 @@ async fn streams_with_large_headers_cost_what_they_say() {
     let large = literal("x-large", &[b'x'; 15_000]);
     let head = |n| frame(kind::HEADERS, flag::END_HEADERS, stream(n), &[call(NEVER), large.clone()].concat());
     assert_eq!(raw.flood_with(STREAMS, head).await, Flood::Taken);
-    arena.is_unharmed(64 * MIB).await;
+    arena.stays_unharmed(64 * MIB).await;
 }
 
 /// CVE-2024-27316.
@@ -175,7 +175,7 @@ async fn endless_continuation_ends_the_connection() {
         raw.closed().await;
     }
     arena.logged("ended a client's connection").await;
-    arena.is_unharmed(8 * MIB).await;
+    arena.stays_unharmed(8 * MIB).await;
 }
 
 /// CVE-2023-44487, as fast as it goes: what is reset before it was looked at ends the connection.
@@ -192,7 +192,7 @@ async fn rapid_resets_end_the_connection() {
         }
     }
     arena.logged("excessive load").await;
-    arena.is_unharmed(16 * MIB).await;
+    arena.stays_unharmed(16 * MIB).await;
 }
 
 /// A call and its reset that reach an instance together count as such an attack there, against the connection of all clients.
@@ -227,7 +227,7 @@ async fn streams_that_the_node_is_made_to_reset_end_the_connection() {
         assert!(seen.answered == 0, "{seen:?}");
     }
     arena.logged("ended a client's connection").await;
-    arena.is_unharmed(16 * MIB).await;
+    arena.stays_unharmed(16 * MIB).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,7 +243,7 @@ async fn windows_that_overflow_end_the_connection() {
         let seen = raw.closed().await;
         assert_eq!(seen.goaway.unwrap().0, expected);
     }
-    arena.is_unharmed(8 * MIB).await;
+    arena.stays_unharmed(8 * MIB).await;
 }
 
 /// CVE-2019-9517 and 9511: answers that are asked for and not let out, or by a byte at a time.
@@ -258,7 +258,7 @@ async fn answers_that_are_not_let_out_are_not_piled_up() {
         assert_eq!(raw.flood_with(20_000, by_one).await, Flood::Taken);
         arena.more_calls(20).await;
     }
-    arena.is_unharmed(200 * MIB).await;
+    arena.stays_unharmed(200 * MIB).await;
 }
 
 /// CVE-2019-9515 and 9512, with and without the answers being read.
@@ -272,7 +272,7 @@ async fn floods_of_settings_and_pings_are_answered_no_faster_than_they_are_read(
         let (read, unread) = tokio::join!(reads.flood(200_000, &flood), deaf.flood(2_000_000, &flood));
         assert_eq!((read, unread), (Flood::Taken, Flood::HeldBack));
     }
-    arena.is_unharmed(16 * MIB).await;
+    arena.stays_unharmed(16 * MIB).await;
 }
 
 /// Frames that need no answer cost what reading them costs.
@@ -286,7 +286,7 @@ async fn floods_of_what_is_ignored_are_ignored() {
         let mut raw = Raw::connect(arena.node, &[]).await;
         assert_eq!(raw.flood_with(200_000, flood).await, Flood::Taken);
     }
-    arena.is_unharmed(16 * MIB).await;
+    arena.stays_unharmed(16 * MIB).await;
 }
 
 /// CVE-2019-9518: frames that carry nothing. A few are passed over; and none of them may reach the connection to the instance,
@@ -306,7 +306,7 @@ async fn empty_data_frames_end_the_connection_of_whoever_sends_them() {
     let seen = many.closed().await;
     assert!(seen.goaway.is_none_or(|(code, _)| code == code::ENHANCE_YOUR_CALM));
     arena.logged("excessive load").await;
-    arena.is_unharmed(16 * MIB).await;
+    arena.stays_unharmed(16 * MIB).await;
 }
 
 /// Data that nobody takes: the windows hold it back.
@@ -318,7 +318,7 @@ async fn requests_that_nobody_reads_are_bounded() {
     // As much as all windows let in, and then some.
     let flood = raw.flood_with(4000, |n| frame(kind::DATA, 0, stream(n % 100), &[7; 16 << 10])).await;
     assert_eq!(flood, Flood::Closed, "a client that minds no window is sent away");
-    arena.is_unharmed(64 * MIB).await;
+    arena.stays_unharmed(64 * MIB).await;
 }
 
 /// The answers of an instance that says much in small pieces, to a client that takes none of it, on many streams.
@@ -329,7 +329,7 @@ async fn small_answers_that_are_never_read_harm_nobody_else() {
     assert_eq!(raw.flood_with(20, |n| whole(n, &endless(1))).await, Flood::Taken);
     // Time for the windows to fill.
     arena.more_calls(50).await;
-    arena.is_unharmed(200 * MIB).await;
+    arena.stays_unharmed(200 * MIB).await;
 }
 
 /// All that may be sent is asked for, and nothing of it is read.
@@ -340,7 +340,7 @@ async fn answers_that_are_never_read_are_bounded() {
     raw.write(&window_update(0, (1 << 31) - 1 - 65_535)).await.unwrap();
     assert_eq!(raw.flood_with(200, |n| whole(n, &endless(16 << 10))).await, Flood::Taken);
     arena.more_calls(200).await;
-    arena.is_unharmed(100 * MIB).await;
+    arena.stays_unharmed(100 * MIB).await;
 }
 
 /// Calls that are begun and never ended. What is over the limit is refused.
@@ -357,7 +357,7 @@ async fn streams_that_are_opened_and_left_are_limited() {
     raw.write(&frame(kind::GOAWAY, 0, 1, &[])).await.unwrap();
     let seen = raw.closed().await;
     assert_eq!(seen.resets.get(&code::REFUSED_STREAM), Some(&(STREAMS - 1000)), "{seen:?}");
-    arena.is_unharmed(64 * MIB).await;
+    arena.stays_unharmed(64 * MIB).await;
 }
 
 /// What is no HTTP/2 ends the connection with the reason.

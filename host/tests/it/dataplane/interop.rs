@@ -42,15 +42,15 @@ async fn our_server() -> SocketAddr {
 
 /// Runs our client's cases, and fails with all that did.
 async fn our_cases(directly: SocketAddr, through: SocketAddr) {
-    let mut wrong = String::new();
+    let mut wrong = Vec::new();
     for case in Case::value_variants() {
         for (way, address) in [("directly", directly), ("through the node", through)] {
             if let Err(error) = run(*case, &Target { uri: format!("http://{address}") }).await {
-                wrong += &format!("{case:?} {way}: {error:#}\n");
+                wrong.push(format!("{case:?} {way}: {error:#}"));
             }
         }
     }
-    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,15 +164,15 @@ const GO_CASES: [&str; 18] = [
 ];
 
 async fn go_cases(go: &Go, cases: &[&str], directly: SocketAddr, through: SocketAddr) {
-    let mut wrong = String::new();
+    let mut wrong = Vec::new();
     for case in cases {
         for (way, address) in [("directly", directly), ("through the node", through)] {
             if let Err(error) = go.case(case, address).await {
-                wrong += &format!("{case} {way}: {error}\n");
+                wrong.push(format!("{case} {way}: {error}"));
             }
         }
     }
-    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

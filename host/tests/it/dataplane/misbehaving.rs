@@ -327,7 +327,7 @@ async fn each_misbehaviour_ends_its_call_with_its_status_and_nothing_else() {
             }
         }
     });
-    let mut wrong = String::new();
+    let mut wrong = Vec::new();
     for (what, script, then, Ends(code, kind, says)) in SCRIPTS {
         let instance = Scripted::new(*script, *then).await;
         node.set("bad", vec![at(instance.address)]).await;
@@ -337,14 +337,14 @@ async fn each_misbehaviour_ends_its_call_with_its_status_and_nothing_else() {
         let message = answer.message();
         let blames = kind.is_empty() || message.contains(&instance.address.to_string());
         if (answer.code(), answer.kind()) != (code, kind) || !message.contains(says) || !blames {
-            wrong += &format!("{what}: {} {} {message:?}, not {code} {kind} {says:?}\n", answer.code(), answer.kind());
+            wrong.push(format!("{what}: {} {} {message:?}, not {code} {kind} {says:?}", answer.code(), answer.kind()));
         }
         // The connection to the node is as good as before.
         assert_eq!(client.echo("good", "x").await.code(), "0", "after {what}");
     }
     assert!(!calling.is_finished(), "{:?}", calling.await);
     calling.abort();
-    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 /// What an instance does to one call costs others on the same connection nothing where HTTP/2 allows that, and the next calls
