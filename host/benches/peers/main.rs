@@ -304,7 +304,7 @@ fn idle(arena: &mut Arena, contestants: &[Contestant], count: usize) -> anyhow::
     for contestant in contestants.iter().filter(|contestant| **contestant != Contestant::Direct) {
         let proxy = Proxy::start(*contestant, arena.setting(1, &[]))?;
         arena.call(&proxy, Load { streams: 64, ..Load::unary(Until::Calls(10)) })?;
-        let memory = || Some(processes::resident(proxy.id()?)?);
+        let memory = || processes::resident(proxy.id()?);
         let before = memory();
         arena.order(&proxy, vec![proxy.to[0]], What::Idle(count))?;
         let (Some(before), Some(after)) = (before, memory()) else { continue };
