@@ -105,9 +105,10 @@ fn adapt(path: &str, bytes: &[u8], kind: ProjectKind, name: &str) -> Vec<u8> {
         // The project needs neither the SDK's own tests nor the lints of the repository.
         text.truncate(text.find("\n[dev-dependencies]").map_or(text.len(), |end| end + 1));
         for (key, value) in [
+            // Before `version`, which it ends with.
+            ("rust-version", env!("CARGO_PKG_RUST_VERSION")),
             ("version", env!("CARGO_PKG_VERSION")),
             ("edition", "2024"),
-            ("rust-version", env!("CARGO_PKG_RUST_VERSION")),
             ("license", "Apache-2.0"),
         ] {
             text = text.replace(&format!("{key}.workspace = true"), &format!("{key} = \"{value}\""));
@@ -195,6 +196,7 @@ mod tests {
         for (name, value) in manifest["dependencies"].as_table().unwrap() {
             assert_eq!(*value, workspace["workspace"]["dependencies"][name], "{name}");
         }
+        assert_eq!(manifest["package"]["rust-version"], workspace["workspace"]["package"]["rust-version"]);
         assert!(text(&files, "Cargo.toml").contains("name = \"spread\""));
     }
 }
