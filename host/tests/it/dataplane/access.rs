@@ -8,7 +8,7 @@ use waymark::{
     traffic::{CodeSet, HedgingPolicy, MethodConfig, Methods, Repeat, RetryPolicy, Traffic},
 };
 
-use super::support::{Caller, Client, Instance, Node, at, closed_port, written};
+use super::support::{Caller, Client, Instance, Node, at, closed_port, soon, text, until};
 
 /// A node that logs its calls.
 struct Logged {
@@ -34,9 +34,9 @@ impl Logged {
     /// What was logged since the last look. A call's line is on its way before its caller has the end of the answer.
     async fn lines(&self) -> Vec<Value> {
         self.log.flush().await;
-        let text = fs::read_to_string(&self.path).unwrap();
+        let lines = fs::read_to_string(&self.path).unwrap();
         fs::write(&self.path, "").unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
@@ -67,7 +67,7 @@ async fn a_call_is_logged_when_it_has_ended() {
     let (tx, rx) = tokio::sync::mpsc::channel(1);
     let mut answers = caller.bidi(tokio_stream::wrappers::ReceiverStream::new(rx)).await.unwrap();
     for word in ["x", "yy"] {
-        tx.send(super::support::text(word)).await.unwrap();
+        tx.send(text(word)).await.unwrap();
         assert_eq!(answers.message().await.unwrap().unwrap().text, format!("a:{word}"));
     }
     drop(tx);
@@ -105,13 +105,13 @@ async fn a_failed_call_is_logged_with_its_reason() {
 
 #[tokio::test]
 async fn a_call_that_its_caller_gave_up_is_logged_as_cancelled() {
-    let (logged, a) = (Logged::new(None).await, Instance::echo("a").await);
-    logged.node.serve("svc", &[&a]).await;
+    let (logged, never) = (Logged::new(None).await, Instance::new(|_| std::future::pending()).await);
+    logged.node.serve("svc", &[&never]).await;
     let mut client = logged.node.client().await;
-    let (_tx, body) = written();
-    let request = Client::request("svc", "/test.Echo/Bidi").body(body).unwrap();
-    drop(client.send(request).await);
-    let lines = super::support::soon(async {
+    let call = tokio::spawn(async move { client.echo("svc", "x").await });
+    until(|| never.n_calls() == 1).await;
+    call.abort();
+    let lines = soon(async {
         loop {
             let lines = logged.lines().await;
             if !lines.is_empty() {

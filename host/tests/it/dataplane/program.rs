@@ -73,7 +73,7 @@ async fn a_node_that_is_told_to_end_finishes_what_runs_and_takes_nothing_new() {
     assert!(!slow.is_finished(), "it is what is waited for");
     release.send(true).unwrap();
     let (answer, _connection) = soon(slow).await.unwrap();
-    assert_eq!((answer.code(), answer.data), ("0", message(b"late")));
+    assert_eq!((answer.code(), answer.data.clone()), ("0", message(b"late")));
     assert_eq!(process.exit_code().await, 0, "{}", process.log());
 }
 
@@ -222,7 +222,7 @@ async fn a_long_request_passes_at_the_pace_of_its_reader_in_little_memory() {
     let request = Client::request("svc", "/test.Echo/Long").body(body).unwrap();
     let answer = client.answer(request).await;
     let sent = taken.load(SeqCst);
-    assert_eq!((answer.code(), answer.data), ("0", message(sent.to_string().as_bytes())));
+    assert_eq!((answer.code(), answer.data.clone()), ("0", message(sent.to_string().as_bytes())));
     assert!(sent > STREAMED);
     process.grew_by_less_than(MOST, before);
 }
