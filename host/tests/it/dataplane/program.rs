@@ -138,7 +138,7 @@ async fn a_place_where_no_access_log_can_be_stops_the_start() {
 
 /// Frames of messages of 64 KiB, so many bytes in all, counted when they are asked for.
 fn many(bytes: usize, taken: &Arc<AtomicUsize>) -> impl Iterator<Item = Frame<Bytes>> + Send + use<> {
-    let (chunk, taken) = (message(&[7; 64 << 10]), Arc::clone(taken));
+    let (chunk, taken) = (message(&vec![7; 64 << 10]), Arc::clone(taken));
     std::iter::repeat_n(chunk, bytes >> 16).map(move |chunk| {
         taken.fetch_add(chunk.len(), SeqCst);
         Frame::data(chunk)
