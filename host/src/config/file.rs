@@ -22,6 +22,10 @@ pub struct FileConfig {
     pub zone: Option<String>,
     /// How long running calls may go on after a shutdown began, seconds.
     pub drain_timeout_s: Option<u64>,
+    /// Where every call is logged: `stdout`, `stderr` or a file. Left out: nowhere.
+    pub access_log: Option<String>,
+    /// How: `json` (default) or `text`.
+    pub access_log_format: Option<String>,
     /// TLS with clients; without it they speak cleartext.
     pub tls: Option<TlsFile>,
     /// Connections from clients.

@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::{
     balancer::HashKey,
-    dataplane::{ConnectOptions, InboundOptions, Route, RouteError, Routes},
+    dataplane::{AccessFormat, AccessTarget, ConnectOptions, InboundOptions, Route, RouteError, Routes},
     model::{ModelError, ServiceName},
     plugin::{Grants, Kind, Limits},
     registry::{Hold, RegistryConfig, TlsConfig},
@@ -178,6 +178,10 @@ pub struct NodeConfig {
     pub listen_unix_mode: Option<u32>,
     /// Where the node's API, health, metrics and dashboard are. Default 127.0.0.1:7001.
     pub admin: SocketAddr,
+    /// Where every call is logged. Default: nowhere.
+    pub access_log: Option<AccessTarget>,
+    /// How. Default: in JSON.
+    pub access_log_format: AccessFormat,
     /// TLS with clients. Default: none, they speak cleartext.
     pub tls: Option<TlsFiles>,
     /// Connections from clients; their certificates are in [`Self::tls`].
@@ -219,6 +223,8 @@ impl Default for NodeConfig {
             listen_unix: None,
             listen_unix_mode: None,
             admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
+            access_log: None,
+            access_log_format: AccessFormat::default(),
             tls: None,
             inbound: InboundOptions::default(),
             endpoints: Transport::default(),
@@ -298,6 +304,11 @@ impl FileConfig {
             listen_unix: self.listen_unix,
             listen_unix_mode: self.listen_unix_mode.map(|text| mode("listen-unix-mode", &text)).transpose()?,
             admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
+            access_log: self.access_log.map(|text| parse("access-log", &text)).transpose()?,
+            access_log_format: match self.access_log_format {
+                Some(text) => parse("access-log-format", &text)?,
+                None => default.access_log_format,
+            },
             inbound: self.clients.to_options()?,
             connect: self.endpoints.to_options()?,
             tls: self.tls.map(file::TlsFile::into_files).transpose()?,
@@ -678,6 +689,7 @@ mod tests {
             ("[tls]\nkey-file = \"k\"", "tls.key-file"),
             ("[tls]", "tls.cert-file"),
             ("listen-unix-mode = \"0888\"", "listen-unix-mode"),
+            ("access-log-format = \"xml\"", "access-log-format"),
             ("[clients]\nmax-age-s = 0", "clients.max-age-s"),
             ("[clients]\nmax-age-grace-s = 5", "clients.max-age-grace-s"),
             ("[clients]\nmax-streams = 0", "clients.max-streams"),

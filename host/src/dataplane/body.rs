@@ -117,7 +117,7 @@ impl ResponseBody {
 
 impl Stream {
     fn fail(&mut self, failure: &Failure) -> HeaderMap {
-        self.record.set_code(failure.code());
+        self.record.fail(failure);
         self.guard.set_outcome(failure.outcome());
         tracing::debug!(service = %self.service, error = failure as &dyn std::error::Error, "call ended early");
         failure.trailers(&self.service)
@@ -156,6 +156,7 @@ impl Stream {
                 // Says nothing, and clients count such frames against the connection.
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
+                    self.record.sent(data.len());
                     // It goes to the client's stream now, which takes it before it asks for more.
                     let released = self.recv.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(released.map(|()| Frame::data(data))));

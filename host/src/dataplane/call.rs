@@ -121,7 +121,8 @@ pub(super) async fn call<B: RequestBody>(
         Some((Some(left), _)) => Some(left),
         Some((None, value)) => {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            return refuse(shared, wanted.name(), began, &Failure::BadTimeout { value });
+            let failure = Failure::BadTimeout { value };
+            return refuse(shared, wanted.name(), head.uri.path(), peer, began, &failure);
         }
     };
     // A time past the clock's end is no deadline.
@@ -142,22 +143,32 @@ pub(super) async fn call<B: RequestBody>(
     };
     let (handle, state) = match find(shared, &wanted, &call.head, at).await {
         Ok(found) => found,
-        Err(failure) => return refuse(shared, wanted.name(), began, &failure),
+        Err(failure) => return refuse(shared, wanted.name(), call.head.uri.path(), peer, began, &failure),
     };
     let method = state.traffic.methods.of(call.head.uri.path());
     if let Some(timeout) = method.timeout {
         call.limit(began, timeout);
     }
     call.repeat.clone_from(&method.repeat);
-    let record = shared.metrics.service(handle.name().as_str()).begin(began);
+    let name = handle.name().as_str();
+    let entry = shared.entry(name, call.head.uri.path(), peer);
+    let record = shared.metrics.service(name).begin(began, entry);
+    call.source.count(record.received());
     call.run(&handle, state, record).await
 }
 
 /// Answers with a failure that concerns no known service: all of them are counted together, so that callers who make up names do
 /// not make up metrics.
-pub(super) fn refuse(shared: &Shared, name: &str, began: Instant, failure: &Failure) -> Response<ResponseBody> {
-    let mut record = shared.metrics.service("").begin(began);
-    record.set_code(failure.code());
+pub(super) fn refuse(
+    shared: &Shared,
+    name: &str,
+    path: &str,
+    peer: Option<IpAddr>,
+    began: Instant,
+    failure: &Failure,
+) -> Response<ResponseBody> {
+    let mut record = shared.metrics.service("").begin(began, shared.entry(name, path, peer));
+    record.fail(failure);
     answer(name, failure)
 }
 
@@ -223,7 +234,7 @@ impl<B: RequestBody> Call<'_, B> {
             }
             Ok((Answered::Begun(begun), place)) => self.pass_on(handle.name().clone(), begun, place, record),
             Err(failure) => {
-                record.set_code(failure.code());
+                record.fail(&failure);
                 answer(handle.name().as_str(), &failure)
             }
         }
@@ -401,9 +412,7 @@ impl<B: RequestBody> Call<'_, B> {
             let endpoint = &state.endpoints[index as usize];
             // Somebody else may have taken the last place there since the pick.
             let Some(guard) = endpoint.cell.begin() else { continue };
-            if self.attempts > 0 {
-                record.retry();
-            }
+            record.attempt(self.attempts, &endpoint.endpoint.address);
             self.attempts += 1;
             let cause = match self.attempt(&state.service, endpoint, guard, patient).await {
                 Ok(answered) => {

@@ -18,6 +18,7 @@
 //! are spoken with `h2` itself rather than hyper's client: it tells a request that the server cannot have seen from one it may
 //! have, it leaves the request's body with us for another attempt, and a call costs neither a channel nor a task.
 
+mod access;
 mod backoff;
 mod body;
 mod call;
@@ -43,8 +44,9 @@ mod upload;
 mod usage;
 mod wait;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
+pub use access::{AccessFormat, AccessLog, AccessTarget};
 pub use body::ResponseBody;
 pub use channel::{Channel, TargetError};
 pub use errors::WAYMARK_ERROR;
@@ -69,6 +71,13 @@ struct Shared {
     routes: Routes,
     options: Options,
     metrics: Metrics,
+}
+
+impl Shared {
+    /// What is to be logged of a call that has arrived, if calls are.
+    fn entry(&self, service: &str, path: &str, peer: Option<IpAddr>) -> Option<Box<access::Entry>> {
+        self.options.access_log.as_ref().map(|log| log.entry(service, path, peer))
+    }
 }
 
 impl Dataplane {
