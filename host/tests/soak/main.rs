@@ -5,7 +5,7 @@
 //!   cargo test --test soak                         half a minute
 //!   cargo test --test soak -- --minutes 60         an hour
 //! ```
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that prints what it finds")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test that prints what it finds")]
 
 mod churn;
 mod load;
