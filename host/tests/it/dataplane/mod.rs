@@ -3,6 +3,7 @@
 #[cfg(target_os = "linux")]
 mod arena;
 mod calls;
+mod checks;
 mod connections;
 mod ejection;
 mod failures;
