@@ -444,9 +444,12 @@ fn read_text(path: &PathBuf) -> Result<String, ConfigError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::traffic::{
-        CallLimits, Code, CodeSet, FailurePercentage, HedgingPolicy, OutlierDetection, Repeat, RetryBudget,
-        RetryPolicy, SuccessRate,
+    use crate::{
+        health::{Check, CheckConfig},
+        traffic::{
+            CallLimits, Code, CodeSet, FailurePercentage, HedgingPolicy, OutlierDetection, Repeat, RetryBudget,
+            RetryPolicy, SuccessRate,
+        },
     };
 
     fn node(text: &str) -> Result<NodeConfig, ConfigError> {
@@ -603,7 +606,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("greeter.json");
         let json = r#"{"loadBalancingConfig": [{"grpclb": {}}, {"least_request": {}}], "methodConfig": [{"name": [{}],
-            "timeout": "2s", "waitForReady": true}]}"#;
+            "timeout": "2s", "waitForReady": true}], "healthCheckConfig": {"serviceName": "a.B"}}"#;
         std::fs::write(&path, json).unwrap();
         let text = |more: &str| {
             format!("[traffic]\nmax-pending = 3\n[[service]]\nname = \"a\"\nservice-config = {path:?}\n{more}")
@@ -614,6 +617,10 @@ mod tests {
         let method = traffic.methods.of("/a.B/C");
         assert_eq!((method.timeout, method.wait_for_ready), (Some(Duration::from_millis(100)), true));
         assert_eq!(traffic.limits.max_pending, 3);
+        let health = |more| node(&text(more)).unwrap().services.remove(0).traffic.unwrap().health.unwrap();
+        assert_eq!(health(""), CheckConfig::new(Check::Grpc("a.B".into())));
+        let tcp = CheckConfig { interval: Duration::from_millis(50), fall: 1, ..CheckConfig::new(Check::Tcp) };
+        assert_eq!(health("traffic = { health = { check = \"tcp\", interval-ms = 50, fall = 1 } }"), tcp);
         let own = node(&text("policy = \"random\"")).unwrap().services.remove(0);
         assert_eq!(own.policy, Some(PluginChoice::bundled("random")));
         std::fs::write(&path, r#"{"methodConfig": [{"name": [{}], "timeout": "soon"}]}"#).unwrap();
@@ -671,6 +678,9 @@ mod tests {
             ("[traffic]\nmax-in-flight = 0", "traffic.max-in-flight"),
             ("[traffic]\nretry = { codes = [\"NOPE\"] }", "traffic.retry.codes"),
             ("[traffic]\nretry = { max-attempts = 6 }", "traffic.retry.max-attempts"),
+            ("[traffic]\nhealth = {}", "traffic.health.check: is missing"),
+            ("[traffic]\nhealth = { check = \"ping\" }", "traffic.health.check"),
+            ("[traffic]\nhealth = { check = \"tcp\", fall = 0 }", "traffic.health.fall"),
             ("[traffic]\nslow-start = {}", "traffic.slow-start.window-s"),
             ("[traffic]\nslow-start = { window-s = 5, aggression = 0.0 }", "traffic.slow-start.aggression"),
             ("[traffic]\nhedge = {}", "traffic.hedge.delay-ms"),

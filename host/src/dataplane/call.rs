@@ -37,16 +37,19 @@ use super::{
     body::{Deadline, ResponseBody, Stream, UploadTask},
     code::is_grpc,
     connection::{Connection, Sender},
-    errors::{AttemptCause, AttemptError, Doing, Failure},
+    errors::{AttemptCause, AttemptError, Doing, Failure, UnfitError},
     linger,
     metrics::RequestRecord,
+    received::Received,
     streams::Slot,
     timeout::{self, GRPC_TIMEOUT},
     upload::{Source, Upload},
-    wait::{self, WaitForReady, within},
+    wait::{self, WaitForReady, Waiting, within},
 };
 use crate::{
-    balancer::{CallGuard, EndpointState, Outcome, Pick, PickRequest, Place, ServiceHandle, ServiceState, Services},
+    balancer::{
+        CallGuard, EndpointState, Fitness, Outcome, Pick, PickRequest, Place, ServiceHandle, ServiceState, Services,
+    },
     model::{Address, ServiceName},
     traffic::{Code, Pushback, Repeat, Retries, RetryPolicy, Tokens, Verdict},
 };
@@ -384,14 +387,15 @@ impl<B: RequestBody> Call<'_, B> {
                     *state = self.ready(handle, state, failure).await?;
                     continue;
                 }
-                Pick::NoneUsable { known, backing_off, full } => match slow.take() {
+                Pick::NoneUsable { known, backing_off, full, pending } => match slow.take() {
                     // Better late than never.
                     Some(index) => {
                         patient = true;
                         index
                     }
-                    None if full > 0 && self.tried.is_empty() => {
-                        *state = wait::endpoint(&self.shared.options, handle, state, self.deadline.at()).await?;
+                    None if (full > 0 || pending > 0) && self.tried.is_empty() => {
+                        let why = if full > 0 { Waiting::Endpoint } else { Waiting::Check };
+                        *state = wait::endpoint(&self.shared.options, handle, state, why, self.deadline.at()).await?;
                         continue;
                     }
                     None => {
@@ -648,6 +652,15 @@ impl<B: RequestBody> Call<'_, B> {
         if self.attempts > 0 {
             return Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() };
         }
+        let unfit = state.endpoints.iter().filter(|endpoint| endpoint.cell.fitness() == Fitness::Unfit);
+        let unhealthy = unfit.clone().count();
+        if unhealthy > 0 {
+            let last = unfit.filter_map(|endpoint| {
+                let reason = Connection::of(endpoint, &state.service, &self.shared.options).unfit()?;
+                Some(UnfitError { address: endpoint.endpoint.address.clone(), reason })
+            });
+            return Failure::NoneHealthy { known, unhealthy, backing_off, last: { last }.next() };
+        }
         if backing_off == 0 {
             return Failure::NoneUsable { known };
         }
@@ -670,8 +683,7 @@ impl<B: RequestBody> Call<'_, B> {
         let source = self.source;
         let rest = detached.or_else(|| rest(upload?, source));
         let stream = Stream {
-            recv,
-            data_done: false,
+            received: Received::new(recv),
             service,
             address,
             guard,

@@ -35,6 +35,7 @@ mod listener;
 mod metrics;
 mod occasional;
 mod options;
+mod received;
 mod route;
 mod socket;
 mod streams;
@@ -58,6 +59,7 @@ pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
 pub use tls::{ClientTls, EndpointTls, Part, Pem, ServerTls, TlsError};
 pub use wait::WaitForReady;
 
+use self::connection::Connection;
 use crate::{balancer::Services, model::ServiceName};
 
 /// What the proxy and the channels of one process share. Cheap to clone.
@@ -81,8 +83,13 @@ impl Shared {
 }
 
 impl Dataplane {
-    /// A data plane over these services.
+    /// A data plane over these services. It checks their endpoints where that is asked for; of several over the same services the first
+    /// does. Must be called within a tokio runtime.
     pub fn new(services: Services, routes: Routes, options: Options, metrics: Metrics) -> Self {
+        services.check_by({
+            let options = options.clone();
+            move |state| Connection::check_all(state, &options)
+        });
         Self { shared: Arc::new(Shared { services, routes, options, metrics }) }
     }
 

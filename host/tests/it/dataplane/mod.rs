@@ -4,6 +4,7 @@ mod access;
 #[cfg(target_os = "linux")]
 mod arena;
 mod calls;
+mod checks;
 mod connections;
 mod ejection;
 mod failures;
