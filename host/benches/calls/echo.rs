@@ -3,18 +3,21 @@
 use std::{
     convert::Infallible,
     future::{Future, Ready, ready},
+    iter,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::stream::{self, Iter};
 use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
+use serde::{Deserialize, Serialize};
 use tonic::{
     Request, Response, Status,
     body::Body,
     client::GrpcService,
     metadata::MetadataMap,
-    server::{self, UnaryService},
+    server::{self, ServerStreamingService, UnaryService},
 };
 use tonic_prost::ProstCodec;
 use tower_service::Service;
@@ -23,7 +26,19 @@ use waymark::dataplane::WAYMARK_SERVICE;
 /// The length of a message's payload.
 pub(crate) const PAYLOAD: usize = 64;
 
-const PATH: &str = "/bench.Echo/Echo";
+const ECHO: &str = "/bench.Echo/Echo";
+const REPEAT: &str = "/bench.Echo/Repeat";
+
+/// How many messages answer a call that is answered by a stream.
+pub(crate) const REPEATED: usize = 100;
+
+/// What kind of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    Unary,
+    /// One message is answered by [`REPEATED`] of the same.
+    Streaming,
+}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Message {
@@ -33,12 +48,20 @@ pub(crate) struct Message {
 
 impl Message {
     /// One that no other call sends.
-    fn unique(stream: u64, call: u64) -> Self {
-        let mut payload = BytesMut::with_capacity(PAYLOAD);
+    fn unique(len: usize, stream: u64, call: u64) -> Self {
+        let mut payload = BytesMut::with_capacity(len);
         payload.put_u64(stream);
         payload.put_u64(call);
-        payload.put_bytes(b'.', PAYLOAD - payload.len());
+        payload.put_bytes(b'.', len.saturating_sub(payload.len()));
         Self { payload: payload.freeze() }
+    }
+
+    fn check(&self, answer: &Self) -> Result<(), Status> {
+        if answer == self {
+            Ok(())
+        } else {
+            Err(Status::data_loss(format!("sent {:?}, was answered {:?}", self.payload, answer.payload)))
+        }
     }
 }
 
@@ -56,7 +79,14 @@ impl Service<http::Request<Body>> for Echo {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(async move { Ok(server::Grpc::new(ProstCodec::default()).unary(Method, request).await) })
+        Box::pin(async move {
+            let mut grpc = server::Grpc::new(ProstCodec::default());
+            Ok(if request.uri().path() == REPEAT {
+                grpc.server_streaming(Method, request).await
+            } else {
+                grpc.unary(Method, request).await
+            })
+        })
     }
 }
 
@@ -68,6 +98,17 @@ impl UnaryService<Message> for Method {
 
     fn call(&mut self, request: Request<Message>) -> Self::Future {
         ready(Ok(Response::new(request.into_inner())))
+    }
+}
+
+impl ServerStreamingService<Message> for Method {
+    type Response = Message;
+    type ResponseStream = Iter<iter::Map<iter::RepeatN<Message>, fn(Message) -> Result<Message, Status>>>;
+    type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Message>) -> Self::Future {
+        let repeated = iter::repeat_n(request.into_inner(), REPEATED).map(Ok as fn(_) -> _);
+        ready(Ok(Response::new(stream::iter(repeated))))
     }
 }
 
@@ -91,18 +132,32 @@ where
     }
 
     /// One call, and whether its answer is what was sent.
-    pub(crate) async fn call(&mut self, stream: u64, call: u64) -> Result<(), Status> {
-        let sent = Message::unique(stream, call);
+    pub(crate) async fn call(&mut self, kind: Kind, len: usize, stream: u64, call: u64) -> Result<(), Status> {
+        let sent = Message::unique(len, stream, call);
         let mut request = Request::new(sent.clone());
         self.metadata.clone_into(request.metadata_mut());
         let ready = self.grpc.ready().await;
         ready.map_err(|error| Status::unavailable(format!("the channel is not ready: {}", error.into())))?;
         let codec = ProstCodec::<Message, Message>::default();
-        let answer = self.grpc.unary(request, PathAndQuery::from_static(PATH), codec).await?.into_inner();
-        if answer == sent {
-            Ok(())
-        } else {
-            Err(Status::data_loss(format!("sent {:?}, was answered {:?}", sent.payload, answer.payload)))
+        match kind {
+            Kind::Unary => {
+                let path = PathAndQuery::from_static(ECHO);
+                sent.check(&self.grpc.unary(request, path, codec).await?.into_inner())
+            }
+            Kind::Streaming => {
+                let path = PathAndQuery::from_static(REPEAT);
+                let mut answers = self.grpc.server_streaming(request, path, codec).await?.into_inner();
+                let mut count = 0;
+                while let Some(answer) = answers.message().await? {
+                    sent.check(&answer)?;
+                    count += 1;
+                }
+                if count == REPEATED {
+                    Ok(())
+                } else {
+                    Err(Status::data_loss(format!("{count} messages of {REPEATED} came")))
+                }
+            }
         }
     }
 }

@@ -1,25 +1,14 @@
-//! The load generator: a fixed number of streams, each of which calls again as soon as it is answered.
+//! The load generator: what calls can go over.
 
-use std::{error::Error, iter, net::SocketAddr, str::FromStr};
+use std::{iter, net::SocketAddr, str::FromStr, time::Duration};
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use tokio::{
-    task::JoinSet,
-    time::{Duration, Instant},
-};
-use tonic::{
-    body::Body,
-    client::GrpcService,
-    transport::{Channel, Endpoint},
-};
-use waymark::{dataplane::Dataplane, model::ServiceName};
+use tonic::transport::Channel;
+use waymark::{dataplane::Dataplane, model::ServiceName, plugin::EngineConfig};
 
 use super::{
-    echo::Client,
-    harness::quantile,
-    roles::{EACH_REQUEST, PLAN, dataplane, settled},
+    parts::{EACH_REQUEST, PLAN, dataplane, settled},
+    streams::{Load as Shape, Tally, Until, connect, endpoint, run},
 };
 
 /// One way for a call to reach an instance.
@@ -82,15 +71,6 @@ impl FromStr for Contestant {
     }
 }
 
-/// What one run came to. A call that fails ends the benchmark.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Tally {
-    pub(crate) calls: u64,
-    pub(crate) seconds: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-}
-
 /// Everything that calls can go over, made at first use.
 pub(crate) struct Load {
     node: SocketAddr,
@@ -109,21 +89,21 @@ impl Load {
 
     /// Calls for so many milliseconds.
     pub(crate) async fn run(&mut self, contestant: Contestant, millis: u64) -> anyhow::Result<Tally> {
-        let (streams, time) = (self.streams, Duration::from_millis(millis));
+        let load = Shape { streams: self.streams, ..Shape::unary(Until::Over(Duration::from_millis(millis))) };
         match contestant {
             Contestant::Direct => {
                 let channels = match &mut self.direct {
                     Some(channels) => channels,
                     none => none.insert(connect(self.instances.iter()).await?),
                 };
-                run(channels, PLAN, streams, time).await
+                run(channels, PLAN, &load).await
             }
             Contestant::Proxy(service) => {
                 let channels = match &mut self.proxied {
                     Some(channels) => channels,
                     none => none.insert(connect(iter::repeat_n(&self.node, self.instances.len())).await?),
                 };
-                run(channels, service, streams, time).await
+                run(channels, service, &load).await
             }
             Contestant::TonicBalancer => {
                 let channel = match &mut self.balanced {
@@ -133,68 +113,19 @@ impl Load {
                         none.insert(Channel::balance_list(endpoints.into_iter()))
                     }
                 };
-                run(std::slice::from_ref(channel), PLAN, streams, time).await
+                run(std::slice::from_ref(channel), PLAN, &load).await
             }
             Contestant::InProcess(service) => {
                 let dataplane = match &mut self.in_process {
                     Some(dataplane) => dataplane,
                     none => {
-                        let (services, dataplane) = dataplane(&self.instances)?;
+                        let (services, dataplane) = dataplane(&self.instances, EngineConfig::default())?;
                         settled(&services).await?;
                         none.insert(dataplane)
                     }
                 };
-                run(&[dataplane.channel(ServiceName::new(service)?)], service, streams, time).await
+                run(&[dataplane.channel(ServiceName::new(service)?)], service, &load).await
             }
         }
     }
-}
-
-fn endpoint(address: &SocketAddr) -> anyhow::Result<Endpoint> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?)
-}
-
-async fn connect(addresses: impl Iterator<Item = &SocketAddr>) -> anyhow::Result<Vec<Channel>> {
-    let mut channels = Vec::new();
-    for address in addresses {
-        let channel = endpoint(address)?.connect().await;
-        channels.push(channel.with_context(|| format!("cannot connect to {address}"))?);
-    }
-    Ok(channels)
-}
-
-/// Calls over these channels, shared out among the streams.
-async fn run<T>(channels: &[T], service: &'static str, streams: u16, time: Duration) -> anyhow::Result<Tally>
-where
-    T: GrpcService<Body> + Clone + Send + 'static,
-    T::Future: Send,
-    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
-    <T::ResponseBody as http_body::Body>::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    let began = Instant::now();
-    let mut tasks = JoinSet::new();
-    for stream in 0..streams {
-        let channel = channels[usize::from(stream) % channels.len()].clone();
-        tasks.spawn(async move {
-            let (mut client, mut latencies) = (Client::new(channel, service), Vec::new());
-            loop {
-                let sent = Instant::now();
-                if sent - began >= time {
-                    return Ok(latencies);
-                }
-                client.call(stream.into(), latencies.len() as u64).await?;
-                latencies.push(sent.elapsed().as_nanos() as f64 / 1e3);
-            }
-        });
-    }
-    let mut latencies: Vec<f64> = Vec::new();
-    while let Some(stream) = tasks.join_next().await {
-        let stream: Result<_, tonic::Status> = stream?;
-        latencies.extend(stream.with_context(|| format!("a call failed, service {service}"))?);
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    anyhow::ensure!(!latencies.is_empty(), "no call was made");
-    latencies.sort_unstable_by(f64::total_cmp);
-    let [p50_us, p99_us] = [0.5, 0.99].map(|q| quantile(&latencies, q));
-    Ok(Tally { calls: latencies.len() as u64, seconds, p50_us, p99_us })
 }

@@ -16,7 +16,9 @@ mod echo;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod load;
+mod parts;
 mod roles;
+mod streams;
 mod swaps;
 
 use std::{net::SocketAddr, time::Duration};
@@ -31,7 +33,8 @@ use self::{
         report::{Report, Table, Unit},
         rounds,
     },
-    load::{Contestant, Tally},
+    load::Contestant,
+    streams::Tally,
 };
 
 /// Calls a CPU-second: direct, proxied, and through the in-process channel.

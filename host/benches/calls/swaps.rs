@@ -21,7 +21,7 @@ use super::{
         services::bundled,
     },
     load::Contestant,
-    roles::{EACH_REQUEST, PLAN},
+    parts::{EACH_REQUEST, PLAN},
 };
 
 /// What takes over, in turn: plans of different kinds and a policy that is asked for each request. The last one is the service's own.
@@ -100,7 +100,7 @@ fn run(processes: &mut Processes, times: u32) -> anyhow::Result<(u64, Swapped)> 
     thread::scope(|scope| {
         let mut call = || -> anyhow::Result<u64> {
             let answer = client.ask(&format!("run {} {}", Contestant::Proxy(PLAN).name(), PIECE.as_millis()))?;
-            let tally: super::load::Tally =
+            let tally: super::streams::Tally =
                 serde_json::from_str(&answer).with_context(|| format!("calls under swaps: {answer}"))?;
             Ok(tally.calls)
         };

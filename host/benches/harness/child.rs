@@ -17,30 +17,59 @@ use super::process_cpu;
 pub(crate) struct Child {
     role: String,
     process: std::process::Child,
-    asked: ChildStdin,
+    /// None once nothing more is asked.
+    asked: Option<ChildStdin>,
     answered: BufReader<ChildStdout>,
 }
 
 impl Child {
     /// Starts this program with these arguments, and returns what it says when it is ready.
     pub(crate) fn start(args: &[&str]) -> anyhow::Result<(Self, String)> {
+        Self::start_under(&[], args)
+    }
+
+    /// As [`Child::start`], by another program that takes it and its arguments after its own.
+    pub(crate) fn start_under(wrapper: &[String], args: &[&str]) -> anyhow::Result<(Self, String)> {
         let role = args.first().copied().unwrap_or_default().to_owned();
-        let mut process = Command::new(env::current_exe()?)
+        let this = env::current_exe()?;
+        let mut command = match wrapper.split_first() {
+            None => Command::new(this),
+            Some((program, own)) => {
+                let mut command = Command::new(program);
+                command.args(own).arg(this);
+                command
+            }
+        };
+        let mut process = command
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start the {role} process"))?;
-        let asked = process.stdin.take().context("a piped standard input")?;
+        let asked = process.stdin.take();
         let answered = BufReader::new(process.stdout.take().context("a piped standard output")?);
         let mut child = Self { role, process, asked, answered };
         let ready = child.read()?;
         Ok((child, ready))
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Lets it come to its own end, which dropping it does not.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        drop(self.asked.take());
+        let status = self.process.wait()?;
+        anyhow::ensure!(status.success(), "the {} process ended with {status}", self.role);
+        Ok(())
+    }
+
     /// Asks for one thing and waits for the answer.
     pub(crate) fn ask(&mut self, line: &str) -> anyhow::Result<String> {
-        writeln!(self.asked, "{line}").with_context(|| format!("the {} process does not listen", self.role))?;
+        let asked = self.asked.as_mut().context("it was ended")?;
+        writeln!(asked, "{line}").with_context(|| format!("the {} process does not listen", self.role))?;
         self.read()
     }
 

@@ -21,7 +21,7 @@ use tower_service::Service;
 
 use super::{
     Args,
-    echo::{Client, Echo},
+    echo::{Client, Echo, Kind, PAYLOAD},
     harness::{
         Samples,
         child::Child,
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Table> {
         let (key, value) = entry(&joining);
         let mut watcher = EtcdClient::connect([&server.url], None).await?;
         let mut watch = watcher.watch(format!("{SERVICE}/"), Some(WatchOptions::new().with_prefix())).await?;
-        client.call(0, 0).await?;
+        client.call(Kind::Unary, PAYLOAD, 0, 0).await?;
         for n in 0..times {
             tokio::time::sleep(PAUSE).await;
             let before = calls.load(Relaxed);
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Table> {
             let served = async {
                 let mut call = 0;
                 while calls.load(Relaxed) == before {
-                    client.call(n, call).await?;
+                    client.call(Kind::Unary, PAYLOAD, n, call).await?;
                     call += 1;
                 }
                 anyhow::Ok(put_at.elapsed())
