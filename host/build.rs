@@ -1,6 +1,13 @@
-//! Compiles the node's own protos, in pure Rust: no `protoc` is needed. And lists the guests that misbehave, for the tests.
+//! Compiles the node's own protos, in pure Rust: no `protoc` is needed. Lists the guests that misbehave, for the tests. And embeds what
+//! `waymark plugin new` writes.
 
-use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use prost::Message as _;
 
@@ -11,7 +18,50 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("waymark.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     println!("cargo::rerun-if-changed={}", protos.display());
-    guests()
+    guests()?;
+    templates()
+}
+
+/// The examples of every language, the SDK and the interface, as `(path, bytes)`; and the WASI that has nothing behind it, in binary.
+fn templates() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
+    let mut files = Vec::new();
+    for folder in ["examples/policies", "plugins/sdk/src", "plugins/sdk/Cargo.toml", "wit/0.1.0"] {
+        println!("cargo::rerun-if-changed={}", root.join(folder).display());
+        walk(&root.join(folder), &mut files)?;
+    }
+    files.sort();
+    let mut text = "&[\n".to_owned();
+    for file in &files {
+        let name = file.strip_prefix(&root)?.to_str().ok_or("a path that is not UTF-8")?;
+        let is_program = file.extension().is_some_and(|extension| extension == "sh");
+        let whole = file.to_str().ok_or("a path that is not UTF-8")?;
+        writeln!(
+            text,
+            "    Template {{ path: {name:?}, bytes: include_bytes!({whole:?}), is_program: {is_program} }},"
+        )?;
+    }
+    text += "]\n";
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("templates.rs"), text)?;
+    let hollow = "src/cli/plugin/project/hollow_preview1.wat";
+    println!("cargo::rerun-if-changed={hollow}");
+    fs::write(out.join("hollow_preview1.wasm"), wat::parse_file(hollow)?)?;
+    Ok(())
+}
+
+/// All files below, without what building a project in place leaves there.
+fn walk(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
+    const BUILT: [&str; 5] = ["target", "node_modules", "__pycache__", ".venv", ".zig-cache"];
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if path.is_dir() && !BUILT.contains(&name) {
+        for entry in fs::read_dir(path)? {
+            walk(&entry?.path(), files)?;
+        }
+    } else if path.is_file() && path.extension().is_none_or(|extension| extension != "wasm") {
+        files.push(path.to_owned());
+    }
+    Ok(())
 }
 
 /// An enum of the test guests that were built, so that a test that matches on it does not compile when a guest is added and nothing is

@@ -445,6 +445,8 @@ impl From<proto::Endpoint> for Endpoint {
             State::Usable => "usable",
             State::BackingOff => "backing-off",
             State::Ejected => "ejected",
+            State::Unhealthy => "unhealthy",
+            State::Checking => "checking",
             State::Unspecified => "unknown",
         };
         Self {

@@ -3,7 +3,9 @@
 use std::time::UNIX_EPOCH;
 
 use super::proto;
-use crate::balancer::{EndpointState, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, SwapTimes};
+use crate::balancer::{
+    EndpointState, Fitness, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, SwapTimes,
+};
 
 /// One service as it is now.
 pub(super) fn service(handle: &ServiceHandle, with_endpoints: bool) -> proto::Service {
@@ -106,10 +108,12 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         zone: endpoint.locality.zone.to_string(),
         weight: endpoint.weight,
         metadata: endpoint.metadata.iter().cloned().collect(),
-        state: match (cell.is_backing_off(), cell.is_ejected()) {
-            (true, _) => State::BackingOff,
-            (false, true) => State::Ejected,
-            (false, false) => State::Usable,
+        state: match cell.fitness() {
+            _ if cell.is_backing_off() => State::BackingOff,
+            Fitness::Unfit => State::Unhealthy,
+            Fitness::Unchecked => State::Checking,
+            Fitness::Fit if cell.is_ejected() => State::Ejected,
+            Fitness::Fit => State::Usable,
         }
         .into(),
         in_flight: cell.in_flight(),

@@ -47,7 +47,7 @@ impl HealthApi {
         } else {
             let handle = self.services.get(service)?;
             let state = handle.state();
-            !closing && state.endpoints.iter().any(|endpoint| !endpoint.cell.is_backing_off())
+            !closing && state.endpoints.iter().any(|endpoint| endpoint.cell.is_reachable())
         };
         Some(if serving { ServingStatus::Serving } else { ServingStatus::NotServing })
     }

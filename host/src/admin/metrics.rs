@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::balancer::{PolicyVersion, ServiceHandle, ServiceState, Services};
+use crate::balancer::{Fitness, PolicyVersion, ServiceHandle, ServiceState, Services};
 
 /// OpenMetrics, which Prometheus reads.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -90,6 +90,13 @@ impl Collector for Balancer {
             "snapshot_endpoints_ejected",
             "Endpoints that are ejected because they fail more than the others",
             each(|state| state.endpoints.iter().filter(|endpoint| endpoint.cell.is_ejected()).count() as u64),
+        )?;
+        out.gauges(
+            "snapshot_endpoints_unhealthy",
+            "Endpoints that get no calls because their health check fails",
+            each(|state| {
+                state.endpoints.iter().filter(|endpoint| endpoint.cell.fitness() == Fitness::Unfit).count() as u64
+            }),
         )?;
         out.counters("ejections", "Endpoints ejected so far", each(|state| state.counters().ejections()))?;
         out.gauges(

@@ -36,7 +36,7 @@ use crate::{
     admin::{self, Admin, AdminError, Readiness},
     balancer::{HashKey, ServiceDefaults, Services, ServicesConfig},
     config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
-    dataplane::{self, Channel, Dataplane, Drained, InboundOptions, TargetError},
+    dataplane::{self, AccessLog, AccessTarget, Channel, Dataplane, Drained, InboundOptions, TargetError},
     embedded::{self, EmbeddedError},
     model::ServiceName,
     naming::KeyScheme,
@@ -70,6 +70,14 @@ pub enum AppError {
     ListenUnix {
         /// The socket's path.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The access log cannot be opened.
+    #[error("cannot write the access log to {to}: {source}; name another place with --access-log")]
+    AccessLog {
+        /// Where it should go.
+        to: AccessTarget,
         /// Why.
         source: io::Error,
     },
@@ -121,6 +129,7 @@ pub struct Node {
     embedded: Option<embedded::Handle>,
     stop: CancellationToken,
     unix: Option<PathBuf>,
+    access_log: Option<AccessLog>,
     /// One a listener.
     proxy_tasks: Vec<JoinHandle<Drained>>,
     admin_task: JoinHandle<Result<(), AdminError>>,
@@ -142,6 +151,13 @@ impl Node {
         });
         let unix_listener = unix_listener.transpose()?;
         let certificates = Certificates::load(&config)?;
+        let mut metrics = admin::metrics_registry();
+        let dataplane_metrics = dataplane::Metrics::register(&mut metrics);
+        let access_log = config.access_log.as_ref().map(|to| {
+            AccessLog::open(to, config.access_log_format, &dataplane_metrics)
+                .map_err(|source| AppError::AccessLog { to: to.clone(), source })
+        });
+        let access_log = access_log.transpose()?;
         let engine = Engine::new(EngineConfig {
             cache_dir: config.plugin_cache.clone(),
             limits: config.limits.clone(),
@@ -171,9 +187,7 @@ impl Node {
             warn!(%error, "the registry cannot be reached yet; the node goes on trying");
         }
 
-        let mut metrics = admin::metrics_registry();
         registry.metrics().register(&mut metrics);
-        let dataplane_metrics = dataplane::Metrics::register(&mut metrics);
         let follow = {
             let (registry, scheme) = (registry.clone(), Arc::clone(&scheme));
             move |service| {
@@ -202,6 +216,7 @@ impl Node {
             drain_timeout: config.drain_timeout,
             endpoint_tls: certificates.endpoints.clone(),
             connect: config.connect.clone(),
+            access_log: access_log.clone(),
             inbound: InboundOptions { tls: certificates.server.clone(), ..config.inbound.clone() },
             ..dataplane::Options::default()
         };
@@ -233,6 +248,7 @@ impl Node {
             embedded,
             stop,
             unix: config.listen_unix,
+            access_log,
             proxy_tasks,
             admin_task,
             followers,
@@ -247,6 +263,11 @@ impl Node {
     /// The Unix socket where gRPC calls come in too, if there is one.
     pub fn unix_path(&self) -> Option<&Path> {
         self.unix.as_deref()
+    }
+
+    /// Where its calls are logged, if they are.
+    pub fn access_log(&self) -> Option<&AccessLog> {
+        self.access_log.as_ref()
     }
 
     /// Where the node's API, health, metrics and dashboard are.
@@ -297,6 +318,9 @@ impl Node {
                 Ok(one) => drained.cut_off += one.cut_off,
                 Err(panic) => warn!(%panic, "the data plane ended badly"),
             }
+        }
+        if let Some(log) = &self.access_log {
+            log.flush().await;
         }
         match self.admin_task.await {
             Ok(Ok(())) => {}

@@ -53,7 +53,7 @@ impl Ejections {
     /// Says to each endpoint whether its ejection is heeded, after the endpoints or the ejections changed.
     pub(super) fn heed(&mut self, endpoints: &[EndpointState]) {
         let all = endpoints.iter().filter(|state| state.endpoint.weight > 0);
-        let usable = all.clone().filter(|state| !state.cell.is_ejected() && !state.cell.is_backing_off()).count();
+        let usable = all.clone().filter(|state| !state.cell.is_ejected() && state.cell.is_reachable()).count();
         let (all, ejected) = (all.count(), endpoints.iter().filter(|state| state.cell.is_ejected()).count());
         let panics = ejected > 0 && self.detector.config().panics(usable, all);
         if panics && !self.panics {

@@ -39,6 +39,17 @@ impl Outcome {
     }
 }
 
+/// What an endpoint's check says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fitness {
+    /// It serves, or nobody checks it.
+    Fit,
+    /// Nothing yet, or nothing any more: it is being asked. Calls wait for the word rather than go there.
+    Unchecked,
+    /// It does not serve.
+    Unfit,
+}
+
 /// Why picks skip an endpoint, and what else is known of it: bits of one word, so that a pick reads one.
 mod flag {
     /// The last attempt to connect failed, and its back-off still runs.
@@ -47,12 +58,18 @@ mod flag {
     pub(super) const SKIPPED: u32 = 1 << 1;
     /// It joined lately, and gets a part of its share.
     pub(super) const YOUNG: u32 = 1 << 2;
+    /// It is to be checked, and the check has not said yet whether it is fit.
+    pub(super) const UNCHECKED: u32 = 1 << 3;
+    /// Its check found it unfit.
+    pub(super) const UNFIT: u32 = 1 << 4;
     /// It was ejected, whether that is heeded or not. No business of a pick.
     pub(super) const EJECTED: u32 = 1 << 16;
     /// The calls that may run on it at once are limited.
     pub(super) const LIMITED: u32 = 1 << 8;
     /// With any of these, picks skip the endpoint.
-    pub(super) const UNUSABLE: u32 = BACKING_OFF | SKIPPED;
+    pub(super) const UNUSABLE: u32 = UNREACHABLE | SKIPPED;
+    /// With any of these, it is not chosen even where nothing else is left.
+    pub(super) const UNREACHABLE: u32 = BACKING_OFF | UNCHECKED | UNFIT;
 }
 
 /// What is kept for one endpoint. It lives as long as a published generation names the endpoint, or a call on it runs.
@@ -157,6 +174,11 @@ impl EndpointCell {
         self.flags.load(Relaxed) & flag::UNUSABLE == 0
     }
 
+    /// Whether it can be reached and is fit: picks may choose it, its places, its weight and an ejection aside.
+    pub fn is_reachable(&self) -> bool {
+        self.flags.load(Relaxed) & flag::UNREACHABLE == 0
+    }
+
     /// Whether the last attempt to connect failed and its back-off still runs: picks skip it.
     pub fn is_backing_off(&self) -> bool {
         self.flags.load(Relaxed) & flag::BACKING_OFF != 0
@@ -167,6 +189,30 @@ impl EndpointCell {
         self.set(flag::BACKING_OFF, backing_off);
     }
 
+    /// What its check says of it.
+    pub fn fitness(&self) -> Fitness {
+        match self.flags.load(Relaxed) {
+            flags if flags & flag::UNFIT != 0 => Fitness::Unfit,
+            flags if flags & flag::UNCHECKED != 0 => Fitness::Unchecked,
+            _ => Fitness::Fit,
+        }
+    }
+
+    /// Says what its check says of it. Its check is the only caller.
+    pub fn set_fitness(&self, fitness: Fitness) {
+        let (clear, set) = match fitness {
+            Fitness::Fit => (flag::UNFIT | flag::UNCHECKED, 0),
+            Fitness::Unchecked => (flag::UNFIT, flag::UNCHECKED),
+            Fitness::Unfit => (flag::UNCHECKED, flag::UNFIT),
+        };
+        self.change(clear, set);
+    }
+
+    /// Whether its check is about to say whether it may be used.
+    pub fn is_pending(&self) -> bool {
+        pending(self.flags.load(Relaxed))
+    }
+
     /// Whether it fails so much more than others that it was ejected. Picks skip it while ejections are heeded.
     pub fn is_ejected(&self) -> bool {
         self.flags.load(Relaxed) & flag::EJECTED != 0
@@ -174,7 +220,7 @@ impl EndpointCell {
 
     /// Whether it could be chosen but for an ejection.
     pub(super) fn takes_calls_if_need_be(&self) -> bool {
-        self.flags.load(Relaxed) & flag::BACKING_OFF == 0 && !self.is_full()
+        self.is_reachable() && !self.is_full()
     }
 
     /// Says whether it is ejected, and whether picks shall heed it. The service's task is the only caller.
@@ -190,9 +236,17 @@ impl EndpointCell {
     }
 
     fn set(&self, flag: u32, on: bool) {
-        let before = if on { self.flags.fetch_or(flag, Relaxed) } else { self.flags.fetch_and(!flag, Relaxed) };
-        let now = if on { before | flag } else { before & !flag };
-        if before & flag::UNUSABLE != 0 && now & flag::UNUSABLE == 0 {
+        if on { self.change(0, flag) } else { self.change(flag, 0) }
+    }
+
+    fn change(&self, clear: u32, set: u32) {
+        let change = |flags| Some(flags & !clear | set);
+        // It never declines, so both are what was there before.
+        let (Ok(before) | Err(before)) = self.flags.fetch_update(Relaxed, Relaxed, change);
+        let now = before & !clear | set;
+        let usable = before & flag::UNUSABLE != 0 && now & flag::UNUSABLE == 0;
+        // Who waits for the word of its check is told a bad one, too.
+        if usable || (pending(before) && !pending(now)) {
             self.gate.ready();
         }
     }
@@ -226,6 +280,10 @@ impl EndpointCell {
             .downcast_ref()
             .expect("one type of connection is kept with an endpoint")
     }
+}
+
+fn pending(flags: u32) -> bool {
+    flags & flag::UNREACHABLE == flag::UNCHECKED
 }
 
 /// A call that runs on an endpoint. Dropping it ends the call.
@@ -377,6 +435,25 @@ mod tests {
         assert!((0.45..0.55).contains(&cell.failure_rate()), "half after 22 of 32: {}", cell.failure_rate());
         carry(Outcome::Succeeded, 2000);
         assert_eq!(cell.failure_rate().to_bits(), 0.0f64.to_bits());
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_what_a_check_says_be_it_good_or_bad() {
+        let cell = cell(&CallLimits::default());
+        let gate = Arc::clone(&cell.gate);
+        for word in [Fitness::Fit, Fitness::Unfit] {
+            cell.set_fitness(Fitness::Unchecked);
+            assert!(cell.is_pending() && !cell.is_usable() && !cell.takes_calls_if_need_be());
+            let told = gate.readied();
+            cell.set_fitness(word);
+            assert!(told.now_or_never().is_some() && cell.fitness() == word);
+            assert_eq!((cell.is_usable(), cell.is_pending()), (word == Fitness::Fit, false));
+        }
+        // What cannot be connected to is not waited for.
+        cell.set_fitness(Fitness::Unchecked);
+        let told = gate.readied();
+        cell.set_backing_off(true);
+        assert!(told.now_or_never().is_some() && !cell.is_pending());
     }
 
     #[tokio::test]

@@ -18,10 +18,10 @@ mod state;
 mod tests;
 mod youth;
 
-pub use endpoint::{CallGuard, EndpointCell, Outcome};
+pub use endpoint::{CallGuard, EndpointCell, Fitness, Outcome};
 pub use gate::{Gate, Overloaded, Pending, Place};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};
-pub use services::{DiscoverError, Following, ServiceDefaults, Services, ServicesConfig};
+pub use services::{Checker, DiscoverError, Following, ServiceDefaults, Services, ServicesConfig};
 pub use state::{EndpointState, FailureSink, Pick, PickRequest, ServiceCounters, ServiceState};

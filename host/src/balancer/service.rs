@@ -13,7 +13,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, atomic::Ordering::Relaxed},
+    sync::{Arc, OnceLock, PoisonError, RwLock, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -27,10 +27,11 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
     ejection::{self, Ejections},
-    endpoint::EndpointCell,
+    endpoint::{EndpointCell, Fitness},
     gate::Gate,
     hash::HashKey,
     history::{Entry, Failures, History, PolicyInfo, PolicyOutcome, PolicyVersion, Quarantine},
+    services::Checker,
     state::{EndpointState, FailureSink, ServiceCounters, ServiceState},
     youth::{self, Youth},
 };
@@ -131,6 +132,7 @@ pub(super) struct ServiceSetup {
     pub(super) hash_key: Option<HashKey>,
     pub(super) idempotent: bool,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) checker: Arc<OnceLock<Box<Checker>>>,
     pub(super) coalesce: Duration,
     pub(super) quarantine: Quarantine,
 }
@@ -543,6 +545,9 @@ impl Task {
             let key = (endpoint.id.clone(), endpoint.address.clone());
             let cell = self.cells.remove(&key).unwrap_or_else(|| {
                 let cell = Arc::new(EndpointCell::new(Arc::clone(&self.gate)));
+                if self.setup.traffic.health.is_some() {
+                    cell.set_fitness(Fitness::Unchecked);
+                }
                 if let Some(youth) = youth.as_mut() {
                     youth.join(&cell);
                 }
@@ -592,6 +597,11 @@ impl Task {
             counters: Arc::clone(&self.counters),
             failures,
         }));
+        if self.setup.traffic.health.is_some()
+            && let Some(checker) = self.setup.checker.get()
+        {
+            checker(&self.shared.state.load());
+        }
         self.serving = plans.by;
         self.published.send_replace(generation);
         generation
@@ -839,6 +849,7 @@ mod tests {
             hash_key: None,
             idempotent: false,
             traffic: Arc::default(),
+            checker: Arc::default(),
             coalesce: Duration::from_millis(50),
             quarantine: Quarantine { failures: 1, window: Duration::from_secs(1) },
         };

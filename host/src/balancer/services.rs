@@ -1,6 +1,9 @@
 //! The services that this node balances, by name.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use dashmap::DashMap;
 use futures::future::BoxFuture;
@@ -11,8 +14,13 @@ use super::{
     hash::HashKey,
     history::Quarantine,
     service::{Candidate, ServiceHandle, ServiceSetup},
+    state::ServiceState,
 };
 use crate::{model::ServiceName, naming::NamingError, plugin::Limits, snapshot, traffic::Traffic};
+
+/// Sees to it that each endpoint of this state is checked from now on, if it is not yet. Told of every generation of a service whose
+/// [`Traffic::health`] asks for checks; must not block.
+pub type Checker = dyn Fn(&ServiceState) + Send + Sync;
 
 /// What a service begins with.
 pub struct ServiceDefaults {
@@ -102,6 +110,7 @@ pub struct Services {
 struct Inner {
     config: ServicesConfig,
     map: DashMap<ServiceName, Slot>,
+    checker: Arc<OnceLock<Box<Checker>>>,
 }
 
 struct Slot {
@@ -112,7 +121,22 @@ struct Slot {
 impl Services {
     /// No services yet.
     pub fn new(config: ServicesConfig) -> Self {
-        Self { inner: Arc::new(Inner { config, map: DashMap::new() }) }
+        Self { inner: Arc::new(Inner { config, map: DashMap::new(), checker: Arc::default() }) }
+    }
+
+    /// Has endpoints checked by this one, those that are published already too. Only the first one is heard: an endpoint has one check.
+    pub fn check_by(&self, checker: impl Fn(&ServiceState) + Send + Sync + 'static) {
+        if self.inner.checker.set(Box::new(checker)).is_err() {
+            return;
+        }
+        let Some(checker) = self.inner.checker.get() else { return };
+        // What is published after this was set is told by the service's task.
+        for handle in self.list() {
+            let state = handle.state();
+            if state.traffic.health.is_some() {
+                checker(&state);
+            }
+        }
     }
 
     /// A service that is balanced already.
@@ -156,6 +180,7 @@ impl Services {
                     hash_key: defaults.hash_key,
                     idempotent: defaults.idempotent,
                     traffic: defaults.traffic,
+                    checker: Arc::clone(&self.inner.checker),
                     coalesce: config.coalesce,
                     quarantine: Quarantine {
                         failures: defaults.limits.quarantine_failures.max(1),

@@ -143,7 +143,7 @@ pub enum Pick {
         /// Whether the registry has answered at least once.
         listed: bool,
     },
-    /// There are endpoints, and none can be used: unreachable, full, tried already, or of weight 0.
+    /// There are endpoints, and none can be used: unreachable, unfit, full, tried already, or of weight 0.
     NoneUsable {
         /// How many endpoints there are.
         known: usize,
@@ -151,6 +151,8 @@ pub enum Pick {
         backing_off: usize,
         /// How many of them could take the call if fewer ran on them.
         full: usize,
+        /// How many of them may be usable once their check has said so.
+        pending: usize,
     },
     /// The policy said fail.
     Fail(String),
@@ -291,7 +293,8 @@ impl ServiceState {
             endpoint.weight > 0 && cell.is_usable() && cell.is_full() && !request.tried.contains(&(index as u32))
         };
         let full = self.endpoints.iter().enumerate().filter(|each| full(*each)).count();
-        Pick::NoneUsable { known: self.endpoints.len(), backing_off, full }
+        let pending = self.endpoints.iter().filter(|e| e.endpoint.weight > 0 && e.cell.is_pending()).count();
+        Pick::NoneUsable { known: self.endpoints.len(), backing_off, full, pending }
     }
 
     fn usable(&self, index: u32, request: &PickRequest<'_>) -> bool {

@@ -150,7 +150,7 @@ async fn a_rotation_skips_what_cannot_be_used_and_keeps_a_request_at_its_place()
         assert!(matches!(pick(&state, &[]), Pick::Endpoint(1 | 2)));
         assert_eq!(pick(&state, &[1]), Pick::Endpoint(2));
     }
-    assert_eq!(pick(&state, &[1, 2]), Pick::NoneUsable { known: 3, backing_off: 1, full: 0 });
+    assert_eq!(pick(&state, &[1, 2]), Pick::NoneUsable { known: 3, backing_off: 1, full: 0, pending: 0 });
     // Two endpoints, of which one refuses everything: it is asked first by every second request only.
     let firsts: Vec<_> = (0..8)
         .map(|_| {

@@ -1,6 +1,6 @@
 //! `waymark node`.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use super::{
     output::Failure,
@@ -10,6 +10,7 @@ use super::{
 use crate::{
     app::{self, Node},
     config::{NodeConfig, PluginChoice},
+    dataplane::{AccessFormat, AccessTarget},
     plugin::Grants,
 };
 
@@ -36,6 +37,12 @@ pub(super) struct Args {
     /// Where the node's API, health, metrics and dashboard are [default: 127.0.0.1:7001].
     #[arg(long, env = "WAYMARK_ADMIN", value_name = "IP:PORT", value_parser = listen_address)]
     admin: Option<SocketAddr>,
+    /// Where every call is logged: stdout, stderr or a file, which is followed when it is moved and on SIGHUP [default: nowhere].
+    #[arg(long, env = "WAYMARK_ACCESS_LOG", value_name = "stdout|stderr|FILE")]
+    access_log: Option<AccessTarget>,
+    /// How calls are logged: json or text [default: json].
+    #[arg(long, env = "WAYMARK_ACCESS_LOG_FORMAT", value_name = "FORMAT")]
+    access_log_format: Option<AccessFormat>,
     /// Where a registry inside this node listens, for others to use [default: a free port of loopback].
     #[arg(long, env = "WAYMARK_EMBEDDED_LISTEN", value_name = "IP:PORT", value_parser = listen_address)]
     embedded_listen: Option<SocketAddr>,
@@ -90,6 +97,8 @@ impl Args {
         config.listen = self.listen.unwrap_or(config.listen);
         config.listen_unix = self.listen_unix.or(config.listen_unix);
         config.admin = self.admin.unwrap_or(config.admin);
+        config.access_log = self.access_log.or(config.access_log);
+        config.access_log_format = self.access_log_format.unwrap_or(config.access_log_format);
         config.zone = self.zone.unwrap_or(config.zone);
         if let Some(policy) = self.policy {
             let Ok(plugin) = policy.parse();
@@ -113,11 +122,27 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     }
     println!("admin      http://{}  (dashboard, /metrics, /healthz, /readyz, gRPC API)", node.admin_addr());
     println!("registry   {}", node.registry_urls().join(", "));
-    let signal = terminated().await;
+    let signal = tokio::select! {
+        signal = terminated() => signal,
+        never = reopen_at_hangup(&node) => match never {},
+    };
     eprintln!("{signal}: no more calls are taken; running ones may finish");
     let drained = node.shutdown().await;
     if drained.cut_off > 0 {
         return Err(Failure::failed(format!("{} connections still had calls and were closed", drained.cut_off)));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the access log anew at each SIGHUP. Without one, SIGHUP ends the process, as ever.
+async fn reopen_at_hangup(node: &Node) -> Infallible {
+    use tokio::signal::unix::{SignalKind, signal};
+    if let Some(log) = node.access_log()
+        && let Ok(mut hangups) = signal(SignalKind::hangup())
+    {
+        while hangups.recv().await.is_some() {
+            log.reopen().await;
+        }
+    }
+    std::future::pending().await
 }

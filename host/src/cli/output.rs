@@ -215,6 +215,20 @@ pub(super) fn endpoints_table(endpoints: &[Endpoint]) -> Table {
     table
 }
 
+/// A share as a bar, up to thirty wide for `largest`, and a mark where it would end by weight if that is further on.
+pub(super) fn share_bar(got: f64, by_weight: f64, largest: f64) -> String {
+    const WIDTH: f64 = 30.0;
+    // Between 0 and WIDTH.
+    let length = |share: f64| (share / largest * WIDTH).round() as usize;
+    let (bar, due) = (length(got), length(by_weight));
+    let mut text = "█".repeat(bar);
+    if due > bar {
+        text.push_str(&" ".repeat(due - bar - 1));
+        text.push('▏');
+    }
+    text
+}
+
 /// Other people's text on our terminal: without what moves the cursor or changes colours.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()

@@ -1,7 +1,9 @@
-//! `waymark plugin`: look into a component, or try it out.
+//! `waymark plugin`: make a component, look into one, try one out.
 
 mod check;
 mod inspect;
+mod project;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -10,9 +12,9 @@ use serde_json::json;
 
 use super::output::{self, Failure};
 use crate::{
-    app,
+    app::{self, PluginError},
     config::PluginRef,
-    plugin::{Engine, EngineConfig, Grants, Plugin},
+    plugin::{Engine, EngineConfig, Grants, Limits, Plugin},
 };
 
 /// Flags of `waymark plugin`.
@@ -24,6 +26,36 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Lay out a project: a plugin that works, in the language of your choice, with what it takes to build and to test it.
+    #[command(after_help = "\
+Examples:
+  waymark plugin new my_policy --lang go
+  waymark plugin new my_policy --lang rust --per-request
+  waymark plugin new my_keys --kind key-scheme --lang python
+
+What it writes is plugins/README.md's examples; the README.md in the new folder says where to begin.")]
+    New(project::NewArgs),
+    /// Build the project in a folder: NAME.wasm. Says what is missing, and how to get it.
+    Build(project::BuildArgs),
+    /// Make a component of a core module: the last step of a build.sh.
+    #[command(after_help = "\
+Example:
+  waymark plugin component core.wasm my_policy.wasm
+
+A module that imports WASI preview 1 gets one with nothing behind it, inside the component: no files, no arguments, a clock that counts
+its questions, the same random numbers in every instance.")]
+    Component(project::ComponentArgs),
+    /// Drive a policy offline with the host's own code: who gets how much, what a pick costs, which keys move.
+    #[command(after_help = "\
+Examples:
+  waymark plugin simulate ./my_policy.wasm
+  waymark plugin simulate ./my_policy.wasm --config '{\"zone_factor\": 2}' --zone zone-b --picks 1000000
+  waymark plugin simulate maglev --endpoints endpoints.json --svg shares.svg
+  waymark plugin simulate ./my_policy.wasm --from-node 127.0.0.1:7001 --service ayang/server1
+
+FILE is a JSON array of {\"id\", \"address\", \"zone\", \"weight\", \"metadata\"}, of which only the address must be there, or what
+`waymark resolve --json` prints. The same seed gives the same picks.")]
+    Simulate(simulate::Args),
     /// Print what a component is, what it asks for and what it would get.
     #[command(after_help = "\
 Examples:
@@ -31,7 +63,8 @@ Examples:
   waymark plugin inspect ./my_policy.wasm --json
   waymark plugin inspect ./python_policy.wasm --allow wasi,clocks
 
-Exits with 1 when the component would be refused; what it asks for is printed all the same.")]
+What a policy costs is measured with ten made-up endpoints. Exits with 1 when the component would be refused; what it asks for is printed all
+the same.")]
     Inspect(InspectArgs),
     /// Run the conformance kit over a component; exits with 1 when something that is required does not hold.
     #[command(after_help = "\
@@ -56,6 +89,9 @@ struct InspectArgs {
     plugin: String,
     #[command(flatten)]
     allow: AllowArgs,
+    /// The configuration that its cost is measured with, a JSON object.
+    #[arg(long, default_value = "{}", value_name = "JSON")]
+    config: String,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -71,10 +107,28 @@ struct AllowArgs {
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
-        Command::Inspect(args) => inspect::run(&args.plugin, args.allow.allow, args.json).await,
+        Command::Inspect(args) => inspect::run(&args.plugin, args.allow.allow, args.config, args.json).await,
         Command::Check(args) => check::run(args).await,
+        Command::New(args) => project::new(&args),
+        // A build is what the whole process is for.
+        Command::Build(args) => tokio::task::block_in_place(|| project::build(&args)),
+        Command::Component(args) => project::component(&args),
+        Command::Simulate(args) => simulate::run(args).await,
         Command::List { json } => list(json).await,
     }
+}
+
+/// An engine to try a plugin out in, of its own.
+fn trial_engine(plugin: &PluginRef) -> Result<Engine, PluginError> {
+    let mut limits = Limits::default();
+    if cfg!(debug_assertions) {
+        // An unoptimised host needs 30 times as long to hand over 10,000 endpoints, which is no fault of the plugin.
+        limits.build_deadline *= 5;
+        limits.pick_deadline *= 10;
+    }
+    // No cache on disk: what is printed includes how long it takes to compile.
+    Engine::new(EngineConfig { limits, ..EngineConfig::default() })
+        .map_err(|error| PluginError::Host { plugin: plugin.to_string(), reason: format!("{error:#}") })
 }
 
 async fn list(as_json: bool) -> Result<ExitCode, Failure> {

@@ -22,6 +22,10 @@ pub struct FileConfig {
     pub zone: Option<String>,
     /// How long running calls may go on after a shutdown began, seconds.
     pub drain_timeout_s: Option<u64>,
+    /// Where every call is logged: `stdout`, `stderr` or a file. Left out: nowhere.
+    pub access_log: Option<String>,
+    /// How: `json` (default) or `text`.
+    pub access_log_format: Option<String>,
     /// TLS with clients; without it they speak cleartext.
     pub tls: Option<TlsFile>,
     /// Connections from clients.
@@ -202,6 +206,25 @@ pub struct TrafficFile {
     pub hedge: Option<HedgeFile>,
     /// How many retries and hedges the service bears.
     pub retry_budget: Option<RetryBudgetFile>,
+    /// Check endpoints, and send no call to those that fail. Replaces what `[traffic]` has as a whole.
+    pub health: Option<HealthFile>,
+}
+
+/// `health`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct HealthFile {
+    /// What is tried: `grpc` or `grpc:SERVICE` watches gRPC's health service over the connection that calls use; `tcp`, and `http:/PATH`
+    /// for endpoints without TLS, connect anew each time.
+    pub check: Option<String>,
+    /// The time between two checks, milliseconds; a watch needs none. Default 2000.
+    pub interval_ms: Option<u64>,
+    /// How long a check, or the first answer to a watch, may take, milliseconds. Default 1000.
+    pub timeout_ms: Option<u64>,
+    /// So many successes in a row make an endpoint usable; a watch's first good word does. Default 1.
+    pub rise: Option<u64>,
+    /// So many failures in a row take it out; a watch's first bad word does. Default 3.
+    pub fall: Option<u64>,
 }
 
 /// `slow-start`

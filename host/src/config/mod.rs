@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::{
     balancer::HashKey,
-    dataplane::{ConnectOptions, InboundOptions, Route, RouteError, Routes},
+    dataplane::{AccessFormat, AccessTarget, ConnectOptions, InboundOptions, Route, RouteError, Routes},
     model::{ModelError, ServiceName},
     plugin::{Grants, Kind, Limits},
     registry::{Hold, RegistryConfig, TlsConfig},
@@ -178,6 +178,10 @@ pub struct NodeConfig {
     pub listen_unix_mode: Option<u32>,
     /// Where the node's API, health, metrics and dashboard are. Default 127.0.0.1:7001.
     pub admin: SocketAddr,
+    /// Where every call is logged. Default: nowhere.
+    pub access_log: Option<AccessTarget>,
+    /// How. Default: in JSON.
+    pub access_log_format: AccessFormat,
     /// TLS with clients. Default: none, they speak cleartext.
     pub tls: Option<TlsFiles>,
     /// Connections from clients; their certificates are in [`Self::tls`].
@@ -219,6 +223,8 @@ impl Default for NodeConfig {
             listen_unix: None,
             listen_unix_mode: None,
             admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
+            access_log: None,
+            access_log_format: AccessFormat::default(),
             tls: None,
             inbound: InboundOptions::default(),
             endpoints: Transport::default(),
@@ -298,6 +304,11 @@ impl FileConfig {
             listen_unix: self.listen_unix,
             listen_unix_mode: self.listen_unix_mode.map(|text| mode("listen-unix-mode", &text)).transpose()?,
             admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
+            access_log: self.access_log.map(|text| parse("access-log", &text)).transpose()?,
+            access_log_format: match self.access_log_format {
+                Some(text) => parse("access-log-format", &text)?,
+                None => default.access_log_format,
+            },
             inbound: self.clients.to_options()?,
             connect: self.endpoints.to_options()?,
             tls: self.tls.map(file::TlsFile::into_files).transpose()?,
@@ -433,9 +444,12 @@ fn read_text(path: &PathBuf) -> Result<String, ConfigError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::traffic::{
-        CallLimits, Code, CodeSet, FailurePercentage, HedgingPolicy, OutlierDetection, Repeat, RetryBudget,
-        RetryPolicy, SuccessRate,
+    use crate::{
+        health::{Check, CheckConfig},
+        traffic::{
+            CallLimits, Code, CodeSet, FailurePercentage, HedgingPolicy, OutlierDetection, Repeat, RetryBudget,
+            RetryPolicy, SuccessRate,
+        },
     };
 
     fn node(text: &str) -> Result<NodeConfig, ConfigError> {
@@ -592,7 +606,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("greeter.json");
         let json = r#"{"loadBalancingConfig": [{"grpclb": {}}, {"least_request": {}}], "methodConfig": [{"name": [{}],
-            "timeout": "2s", "waitForReady": true}]}"#;
+            "timeout": "2s", "waitForReady": true}], "healthCheckConfig": {"serviceName": "a.B"}}"#;
         std::fs::write(&path, json).unwrap();
         let text = |more: &str| {
             format!("[traffic]\nmax-pending = 3\n[[service]]\nname = \"a\"\nservice-config = {path:?}\n{more}")
@@ -603,6 +617,10 @@ mod tests {
         let method = traffic.methods.of("/a.B/C");
         assert_eq!((method.timeout, method.wait_for_ready), (Some(Duration::from_millis(100)), true));
         assert_eq!(traffic.limits.max_pending, 3);
+        let health = |more| node(&text(more)).unwrap().services.remove(0).traffic.unwrap().health.unwrap();
+        assert_eq!(health(""), CheckConfig::new(Check::Grpc("a.B".into())));
+        let tcp = CheckConfig { interval: Duration::from_millis(50), fall: 1, ..CheckConfig::new(Check::Tcp) };
+        assert_eq!(health("traffic = { health = { check = \"tcp\", interval-ms = 50, fall = 1 } }"), tcp);
         let own = node(&text("policy = \"random\"")).unwrap().services.remove(0);
         assert_eq!(own.policy, Some(PluginChoice::bundled("random")));
         std::fs::write(&path, r#"{"methodConfig": [{"name": [{}], "timeout": "soon"}]}"#).unwrap();
@@ -660,6 +678,9 @@ mod tests {
             ("[traffic]\nmax-in-flight = 0", "traffic.max-in-flight"),
             ("[traffic]\nretry = { codes = [\"NOPE\"] }", "traffic.retry.codes"),
             ("[traffic]\nretry = { max-attempts = 6 }", "traffic.retry.max-attempts"),
+            ("[traffic]\nhealth = {}", "traffic.health.check: is missing"),
+            ("[traffic]\nhealth = { check = \"ping\" }", "traffic.health.check"),
+            ("[traffic]\nhealth = { check = \"tcp\", fall = 0 }", "traffic.health.fall"),
             ("[traffic]\nslow-start = {}", "traffic.slow-start.window-s"),
             ("[traffic]\nslow-start = { window-s = 5, aggression = 0.0 }", "traffic.slow-start.aggression"),
             ("[traffic]\nhedge = {}", "traffic.hedge.delay-ms"),
@@ -678,6 +699,7 @@ mod tests {
             ("[tls]\nkey-file = \"k\"", "tls.key-file"),
             ("[tls]", "tls.cert-file"),
             ("listen-unix-mode = \"0888\"", "listen-unix-mode"),
+            ("access-log-format = \"xml\"", "access-log-format"),
             ("[clients]\nmax-age-s = 0", "clients.max-age-s"),
             ("[clients]\nmax-age-grace-s = 5", "clients.max-age-grace-s"),
             ("[clients]\nmax-streams = 0", "clients.max-streams"),

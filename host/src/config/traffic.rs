@@ -4,11 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     ConfigError, TrafficFile,
-    file::{FailurePercentageFile, HedgeFile, OutlierFile, RetryBudgetFile, RetryFile, SlowStartFile, SuccessRateFile},
+    file::{
+        FailurePercentageFile, HealthFile, HedgeFile, OutlierFile, RetryBudgetFile, RetryFile, SlowStartFile,
+        SuccessRateFile,
+    },
 };
-use crate::traffic::{
-    Code, CodeSet, FailurePercentage, HedgingPolicy, MOST_ATTEMPTS, OutlierDetection, Repeat, RetryBudget, RetryPolicy,
-    SlowStart, SuccessRate, Traffic,
+use crate::{
+    health::{CheckConfig, NoSuchCheck},
+    traffic::{
+        Code, CodeSet, FailurePercentage, HedgingPolicy, MOST_ATTEMPTS, OutlierDetection, Repeat, RetryBudget,
+        RetryPolicy, SlowStart, SuccessRate, Traffic,
+    },
 };
 
 /// A day: a longer time is a mistake in the unit.
@@ -34,6 +40,9 @@ impl TrafficFile {
         if let Some(slow_start) = &self.slow_start {
             traffic.slow_start = Some(slow_start.read(&format!("{table}.slow-start"))?);
         }
+        if let Some(health) = &self.health {
+            traffic.health = Some(health.read(&format!("{table}.health"))?);
+        }
         let repeat = match (&self.retry, &self.hedge) {
             (Some(_), Some(_)) => return Err(ConfigError::value(format!("{table}.hedge"), "goes without a retry")),
             (Some(retry), None) => Some(Repeat::Retry(retry.read(&format!("{table}.retry"))?)),
@@ -46,6 +55,22 @@ impl TrafficFile {
             traffic.retry_budget = budget.read(&format!("{table}.retry-budget"))?;
         }
         Ok(traffic)
+    }
+}
+
+impl HealthFile {
+    fn read(&self, table: &str) -> Result<CheckConfig, ConfigError> {
+        let at = || format!("{table}.check");
+        let Some(check) = &self.check else { return Err(ConfigError::value(at(), "is missing; \"grpc\" fits most")) };
+        let check = check.parse().map_err(|error: NoSuchCheck| ConfigError::value(at(), error.to_string()))?;
+        let default = CheckConfig::new(check);
+        Ok(CheckConfig {
+            interval: time(table, "interval-ms", self.interval_ms, default.interval)?,
+            timeout: time(table, "timeout-ms", self.timeout_ms, default.timeout)?,
+            rise: count(table, "rise", self.rise, default.rise)?,
+            fall: count(table, "fall", self.fall, default.fall)?,
+            ..default
+        })
     }
 }
 

@@ -25,7 +25,8 @@ pub(super) fn check(run: &mut Run<'_>) {
     run.note(SECTION, "build and pick", Outcome::Observed, "see the figures");
 }
 
-fn measure(run: &mut Run<'_>, n: usize) -> Result<(), String> {
+/// Adds the cost of a build for so many endpoints, and of a pick if there are any.
+pub(super) fn measure(run: &mut Run<'_>, n: usize) -> Result<(), String> {
     let endpoints = made_up::mixed(n);
     (run.subject.memory)();
     let mut samples = Samples::new(run);

@@ -9,31 +9,24 @@
 //! The balancer answers every one of these picks whatever the policy does. So what is looked at is whether it had to stand in for the
 //! policy, and whether the policy keeps a call waiting, or fails it, while an endpoint could serve.
 
-use std::{
-    future::ready,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::{Run, made_up};
+use super::{
+    Run,
+    live::{KEY_HEADER, Live},
+    made_up,
+};
 use crate::{
-    balancer::{
-        Candidate, HashKey, Pick, PickRequest, PolicyInfo, ServiceDefaults, ServiceHandle, ServiceState, Services,
-        ServicesConfig,
-    },
-    model::{Endpoint, Revision, ServiceName, Update},
-    snapshot::{self, Writer},
+    balancer::{Pick, PickRequest, ServiceState},
+    model::{Endpoint, Revision, Update},
 };
 
 const SECTION: &str = "removal";
 
 /// The endpoints of the service at first.
 const ENDPOINTS: usize = 10;
-
-/// How long a generation may take to be there: builds have a deadline that is far below.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn check(run: &mut Run<'_>) {
     // Of its own, so that the kit can be run from anywhere that may block.
@@ -57,11 +50,9 @@ pub(super) fn check(run: &mut Run<'_>) {
     run.require(SECTION, "endpoints leave", result);
 }
 
-/// A balanced service with the policy under test.
+/// The policy under test, in service.
 struct Service {
-    handle: ServiceHandle,
-    writer: Arc<Mutex<Option<Writer>>>,
-    _services: Services,
+    live: Live,
     picks: usize,
     /// The policy keeps some requests from every endpoint by intention: it did so when all of them could be used.
     declines: bool,
@@ -69,77 +60,19 @@ struct Service {
 
 impl Service {
     async fn start(run: &Run<'_>, picks: usize) -> Result<Self, String> {
-        let policy = Arc::clone(&run.subject.policy);
-        let info = PolicyInfo {
-            name: policy.name().into(),
-            plugin_version: String::new(),
-            sha256: String::new(),
-            origin: "under test".into(),
-            config: run.options.config.clone(),
-            allow: String::new(),
-            by: "conformance".into(),
-        };
-        let initial = Candidate { policy, info, load_time: Duration::ZERO };
-        let defaults = move |_: &ServiceName| ServiceDefaults {
-            hash_key: "header:x-key".parse::<HashKey>().ok(),
-            ..ServiceDefaults::new(initial.clone())
-        };
-        let writer = Arc::new(Mutex::new(None));
-        let follow = {
-            let writer = Arc::clone(&writer);
-            move |service| {
-                let (tx, rx) = snapshot::channel(service);
-                *writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(tx);
-                ready(Ok(rx))
-            }
-        };
-        let config = ServicesConfig {
-            zone: run.scope.zone.clone(),
-            coalesce: Duration::ZERO,
-            ..ServicesConfig::new(follow, defaults)
-        };
-        let services = Services::new(config);
-        let handle = services.add(&run.scope.service).await.map_err(|error| error.to_string())?;
-        let mut service = Self { handle, writer, _services: services, picks, declines: false };
+        let live = Live::start(Arc::clone(&run.subject.policy), &run.options.config, &run.scope).await?;
+        let mut service = Self { live, picks, declines: false };
         let endpoints = made_up::alike(ENDPOINTS, &run.options.zone);
-        service.apply(Update::Reset { revision: Revision(1), endpoints, skipped: 0 });
-        service.published(ENDPOINTS).await?;
-        let state = service.state();
+        service.live.apply(Update::Reset { revision: Revision(1), endpoints, skipped: 0 });
+        service.live.published(ENDPOINTS).await?;
+        let state = service.live.state();
         service.declines = (0..picks).any(|nth| !matches!(Self::pick(&state, nth, &[]), Pick::Endpoint(_)));
         Ok(service)
     }
 
-    fn apply(&self, update: Update) {
-        if let Some(writer) = &mut *self.writer.lock().unwrap_or_else(PoisonError::into_inner) {
-            writer.apply(update);
-        }
-    }
-
-    /// Waits for the generation with so many endpoints.
-    async fn published(&self, n: usize) -> Result<(), String> {
-        let mut reader = self.handle.subscribe();
-        let wait = async {
-            while !(reader.current().listed && reader.current().endpoints.len() == n) {
-                reader.changed().await.map_err(|error| error.to_string())?;
-            }
-            Ok(())
-        };
-        let waited = tokio::time::timeout(PATIENCE, wait).await;
-        waited.unwrap_or_else(|_| Err(format!("no generation for {n} endpoints after {} s", PATIENCE.as_secs())))?;
-        // The service goes on with a fallback when the policy cannot build; its history says so.
-        match self.handle.history().first() {
-            Some(version) if !version.reason.is_empty() => Err(format!("with {n} endpoints: {}", version.reason)),
-            _ => Ok(()),
-        }
-    }
-
-    fn state(&self) -> Arc<ServiceState> {
-        self.handle.subscribe().current()
-    }
-
     fn pick(state: &ServiceState, nth: usize, tried: &[u32]) -> Pick {
         let mut headers = HeaderMap::new();
-        headers.insert("x-key", http::HeaderValue::from(nth));
+        headers.insert(KEY_HEADER, http::HeaderValue::from(nth));
         state.pick(&PickRequest { path: "/waymark.Check/Pick", headers: &headers, peer: None, tried })
     }
 
@@ -164,7 +97,7 @@ impl Service {
     }
 
     fn unreachable(&self) -> Result<String, String> {
-        let state = self.state();
+        let state = self.live.state();
         let result = (0..state.endpoints.len()).try_for_each(|gone| {
             state.endpoints[(gone * 3) % ENDPOINTS].cell.set_backing_off(true);
             (0..self.picks).try_for_each(|nth| self.expect(&state, nth, &[], ENDPOINTS - 1 - gone))
@@ -177,7 +110,7 @@ impl Service {
     }
 
     fn tried(&self) -> Result<String, String> {
-        let state = self.state();
+        let state = self.live.state();
         for request in 0..self.picks {
             let mut tried = Vec::new();
             while tried.len() <= ENDPOINTS {
@@ -196,17 +129,23 @@ impl Service {
 
     async fn leave(&self) -> Result<String, String> {
         let mut revision = 1;
-        let mut listed: Vec<Endpoint> = self.state().endpoints.iter().map(|state| state.endpoint.clone()).collect();
+        let mut listed: Vec<Endpoint> =
+            self.live.state().endpoints.iter().map(|state| state.endpoint.clone()).collect();
         while !listed.is_empty() {
-            let old = self.state();
+            let old = self.live.state();
             let gone = listed.remove(listed.len() * 2 / 3);
             revision += 1;
             let removed = vec![gone.id];
-            self.apply(Update::Changed { revision: Revision(revision), upserted: Vec::new(), removed, skipped: 0 });
+            self.live.apply(Update::Changed {
+                revision: Revision(revision),
+                upserted: Vec::new(),
+                removed,
+                skipped: 0,
+            });
             // Requests in flight keep their generation.
             (0..self.picks).try_for_each(|nth| self.expect(&old, nth, &[], old.endpoints.len()))?;
-            self.published(listed.len()).await?;
-            let new = self.state();
+            self.live.published(listed.len()).await?;
+            let new = self.live.state();
             (0..self.picks).try_for_each(|nth| self.expect(&new, nth, &[], listed.len()))?;
         }
         Ok(format!("{ENDPOINTS} builds down to none, {} picks on old and new generations", 2 * ENDPOINTS * self.picks))

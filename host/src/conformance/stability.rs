@@ -21,14 +21,14 @@ const ENDPOINTS: usize = 20;
 const MAY_MOVE: f64 = 0.1;
 
 /// Where each key goes, by instance.
-type Places = Vec<Option<String>>;
+pub(super) type Places = Vec<Option<String>>;
 
 pub(super) fn check(run: &mut Run<'_>) {
     let keys: Vec<String> = (0..run.tries(10_000, 2_000)).map(|n| format!("user-{n}")).collect();
     let all = made_up::alike(ENDPOINTS, &run.options.zone);
     let inferred = match run.build(&all) {
         Ok(Plan::HashTable(_)) => true,
-        Ok(Plan::EachRequest(picker)) => match keyed(run, &*picker, &keys) {
+        Ok(Plan::EachRequest(picker)) => match keyed(&mut run.random(40), &*picker, &keys) {
             Ok(true) => true,
             Ok(false) => return unkeyed(run, "it does not go by the key"),
             Err(error) => return run.note(SECTION, "keys", Outcome::Failed, error),
@@ -39,7 +39,7 @@ pub(super) fn check(run: &mut Run<'_>) {
     let mut without = all.clone();
     let gone = without.remove(ENDPOINTS / 2);
     let compared =
-        || -> Result<(Places, Places), String> { Ok((places(run, &all, &keys)?, places(run, &without, &keys)?)) };
+        || Ok::<_, String>((places(run.build(&all)?, &all, &keys)?, places(run.build(&without)?, &without, &keys)?));
     match compared() {
         Ok((before, after)) => {
             leaves(run, inferred, &before, &after, gone.id.as_str());
@@ -61,8 +61,8 @@ fn place(picker: &dyn Picker, key: &str, sequence: u32, random: (u32, u32)) -> R
     Ok(request.target(&decision))
 }
 
-fn keyed(run: &Run<'_>, picker: &dyn Picker, keys: &[String]) -> Result<bool, String> {
-    let mut random = run.random(40);
+/// Whether a policy that is asked goes by the key.
+pub(super) fn keyed(random: &mut fastrand::Rng, picker: &dyn Picker, keys: &[String]) -> Result<bool, String> {
     let mut seen = BTreeSet::new();
     for key in keys.iter().take(200) {
         let first = place(picker, key, random.u32(..), (random.u32(..), random.u32(..)))?;
@@ -75,9 +75,10 @@ fn keyed(run: &Run<'_>, picker: &dyn Picker, keys: &[String]) -> Result<bool, St
     Ok(seen.len() > 1)
 }
 
-fn places(run: &Run<'_>, endpoints: &[Endpoint], keys: &[String]) -> Result<Places, String> {
+/// Where each key goes with the plan of these endpoints.
+pub(super) fn places(plan: Plan, endpoints: &[Endpoint], keys: &[String]) -> Result<Places, String> {
     let name = |index: u32| endpoints[index as usize].id.to_string();
-    match run.build(endpoints)? {
+    match plan {
         Plan::HashTable(table) => {
             Ok(keys.iter().map(|key| Some(name(table[made_up::hash(key) as usize % table.len()]))).collect())
         }
@@ -88,14 +89,15 @@ fn places(run: &Run<'_>, endpoints: &[Endpoint], keys: &[String]) -> Result<Plac
     }
 }
 
+/// Of the keys that did not go to `endpoint` in `its`, as many as there are, and how many of them go elsewhere in `other`.
+pub(super) fn moved(its: &Places, other: &Places, endpoint: &str) -> (usize, usize) {
+    let rest = its.iter().zip(other).filter(|(its, _)| its.as_deref() != Some(endpoint));
+    rest.fold((0, 0), |(all, moved), (its, other)| (all + 1, moved + usize::from(its != other)))
+}
+
 /// Of the keys that were not the lost endpoint's, how many moved.
 fn leaves(run: &mut Run<'_>, inferred: bool, before: &Places, after: &Places, gone: &str) {
-    let stayed = before.iter().zip(after).filter(|(before, _)| before.as_deref() != Some(gone));
-    let (mut all, mut moved) = (0, 0);
-    for (before, after) in stayed {
-        all += 1;
-        moved += usize::from(before != after);
-    }
+    let (all, moved) = moved(before, after, gone);
     let own = before.len() - all;
     let detail = format!(
         "{:.1} % of the keys were its own; of the others, {:.1} % moved",
@@ -107,11 +109,7 @@ fn leaves(run: &mut Run<'_>, inferred: bool, before: &Places, after: &Places, go
 
 /// Of the keys that do not go to the new endpoint, how many moved.
 fn joins(run: &mut Run<'_>, inferred: bool, before: &Places, after: &Places, new: &str) {
-    let (mut all, mut moved) = (0, 0);
-    for (before, after) in before.iter().zip(after).filter(|(_, after)| after.as_deref() != Some(new)) {
-        all += 1;
-        moved += usize::from(before != after);
-    }
+    let (all, moved) = moved(after, before, new);
     let own = before.len() - all;
     let detail = format!(
         "it takes {:.1} % of the keys; of the others, {:.1} % moved",

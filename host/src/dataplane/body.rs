@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::{
@@ -21,6 +20,7 @@ use super::{
     client::OpenCall,
     errors::{Doing, Failure},
     metrics::RequestRecord,
+    received::Received,
     streams::Slot,
 };
 use crate::{
@@ -41,8 +41,7 @@ pub struct ResponseBody {
 
 /// An answer that has not ended.
 pub(super) struct Stream {
-    pub(super) recv: RecvStream,
-    pub(super) data_done: bool,
+    pub(super) received: Received,
     pub(super) service: ServiceName,
     pub(super) address: Address,
     pub(super) guard: CallGuard,
@@ -117,7 +116,7 @@ impl ResponseBody {
 
 impl Stream {
     fn fail(&mut self, failure: &Failure) -> HeaderMap {
-        self.record.set_code(failure.code());
+        self.record.fail(failure);
         self.guard.set_outcome(failure.outcome());
         tracing::debug!(service = %self.service, error = failure as &dyn std::error::Error, "call ended early");
         failure.trailers(&self.service)
@@ -141,38 +140,18 @@ impl Stream {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        if let Poll::Ready(frame) = self.poll_recv(cx) {
+        if let Poll::Ready(frame) = self.received.poll(cx) {
+            if let Some(Ok(frame)) = &frame
+                && let Some(data) = frame.data_ref()
+            {
+                self.record.sent(data.len());
+            }
             return Poll::Ready(
                 frame.map(|frame| frame.map_err(|error| Failure::of_stream(self.address.clone(), error))),
             );
         }
         ready!(self.deadline.poll(cx));
         Poll::Ready(Some(Err(Failure::Deadline { doing: Doing::Reading(self.address.clone()) })))
-    }
-
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        while !self.data_done {
-            match ready!(self.recv.poll_data(cx)) {
-                // Says nothing, and clients count such frames against the connection.
-                Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => {
-                    // It goes to the client's stream now, which takes it before it asks for more.
-                    let released = self.recv.flow_control().release_capacity(data.len());
-                    return Poll::Ready(Some(released.map(|()| Frame::data(data))));
-                }
-                // "I need no more of the request": the answer is complete all the same (RFC 9113, section 8.1).
-                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) && error.is_reset() => {
-                    return Poll::Ready(None);
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.data_done = true,
-            }
-        }
-        match ready!(self.recv.poll_trailers(cx)) {
-            Ok(trailers) => Poll::Ready(trailers.map(Frame::trailers).map(Ok)),
-            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) && error.is_reset() => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(error))),
-        }
     }
 }
 

@@ -37,16 +37,19 @@ use super::{
     body::{Deadline, ResponseBody, Stream, UploadTask},
     code::is_grpc,
     connection::{Connection, Sender},
-    errors::{AttemptCause, AttemptError, Doing, Failure},
+    errors::{AttemptCause, AttemptError, Doing, Failure, UnfitError},
     linger,
     metrics::RequestRecord,
+    received::Received,
     streams::Slot,
     timeout::{self, GRPC_TIMEOUT},
     upload::{Source, Upload},
-    wait::{self, WaitForReady, within},
+    wait::{self, WaitForReady, Waiting, within},
 };
 use crate::{
-    balancer::{CallGuard, EndpointState, Outcome, Pick, PickRequest, Place, ServiceHandle, ServiceState, Services},
+    balancer::{
+        CallGuard, EndpointState, Fitness, Outcome, Pick, PickRequest, Place, ServiceHandle, ServiceState, Services,
+    },
     model::{Address, ServiceName},
     traffic::{Code, Pushback, Repeat, Retries, RetryPolicy, Tokens, Verdict},
 };
@@ -121,7 +124,8 @@ pub(super) async fn call<B: RequestBody>(
         Some((Some(left), _)) => Some(left),
         Some((None, value)) => {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            return refuse(shared, wanted.name(), began, &Failure::BadTimeout { value });
+            let failure = Failure::BadTimeout { value };
+            return refuse(shared, wanted.name(), head.uri.path(), peer, began, &failure);
         }
     };
     // A time past the clock's end is no deadline.
@@ -142,22 +146,32 @@ pub(super) async fn call<B: RequestBody>(
     };
     let (handle, state) = match find(shared, &wanted, &call.head, at).await {
         Ok(found) => found,
-        Err(failure) => return refuse(shared, wanted.name(), began, &failure),
+        Err(failure) => return refuse(shared, wanted.name(), call.head.uri.path(), peer, began, &failure),
     };
     let method = state.traffic.methods.of(call.head.uri.path());
     if let Some(timeout) = method.timeout {
         call.limit(began, timeout);
     }
     call.repeat.clone_from(&method.repeat);
-    let record = shared.metrics.service(handle.name().as_str()).begin(began);
+    let name = handle.name().as_str();
+    let entry = shared.entry(name, call.head.uri.path(), peer);
+    let record = shared.metrics.service(name).begin(began, entry);
+    call.source.count(record.received());
     call.run(&handle, state, record).await
 }
 
 /// Answers with a failure that concerns no known service: all of them are counted together, so that callers who make up names do
 /// not make up metrics.
-pub(super) fn refuse(shared: &Shared, name: &str, began: Instant, failure: &Failure) -> Response<ResponseBody> {
-    let mut record = shared.metrics.service("").begin(began);
-    record.set_code(failure.code());
+pub(super) fn refuse(
+    shared: &Shared,
+    name: &str,
+    path: &str,
+    peer: Option<IpAddr>,
+    began: Instant,
+    failure: &Failure,
+) -> Response<ResponseBody> {
+    let mut record = shared.metrics.service("").begin(began, shared.entry(name, path, peer));
+    record.fail(failure);
     answer(name, failure)
 }
 
@@ -223,7 +237,7 @@ impl<B: RequestBody> Call<'_, B> {
             }
             Ok((Answered::Begun(begun), place)) => self.pass_on(handle.name().clone(), begun, place, record),
             Err(failure) => {
-                record.set_code(failure.code());
+                record.fail(&failure);
                 answer(handle.name().as_str(), &failure)
             }
         }
@@ -373,14 +387,15 @@ impl<B: RequestBody> Call<'_, B> {
                     *state = self.ready(handle, state, failure).await?;
                     continue;
                 }
-                Pick::NoneUsable { known, backing_off, full } => match slow.take() {
+                Pick::NoneUsable { known, backing_off, full, pending } => match slow.take() {
                     // Better late than never.
                     Some(index) => {
                         patient = true;
                         index
                     }
-                    None if full > 0 && self.tried.is_empty() => {
-                        *state = wait::endpoint(&self.shared.options, handle, state, self.deadline.at()).await?;
+                    None if (full > 0 || pending > 0) && self.tried.is_empty() => {
+                        let why = if full > 0 { Waiting::Endpoint } else { Waiting::Check };
+                        *state = wait::endpoint(&self.shared.options, handle, state, why, self.deadline.at()).await?;
                         continue;
                     }
                     None => {
@@ -401,9 +416,7 @@ impl<B: RequestBody> Call<'_, B> {
             let endpoint = &state.endpoints[index as usize];
             // Somebody else may have taken the last place there since the pick.
             let Some(guard) = endpoint.cell.begin() else { continue };
-            if self.attempts > 0 {
-                record.retry();
-            }
+            record.attempt(self.attempts, &endpoint.endpoint.address);
             self.attempts += 1;
             let cause = match self.attempt(&state.service, endpoint, guard, patient).await {
                 Ok(answered) => {
@@ -639,6 +652,15 @@ impl<B: RequestBody> Call<'_, B> {
         if self.attempts > 0 {
             return Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() };
         }
+        let unfit = state.endpoints.iter().filter(|endpoint| endpoint.cell.fitness() == Fitness::Unfit);
+        let unhealthy = unfit.clone().count();
+        if unhealthy > 0 {
+            let last = unfit.filter_map(|endpoint| {
+                let reason = Connection::of(endpoint, &state.service, &self.shared.options).unfit()?;
+                Some(UnfitError { address: endpoint.endpoint.address.clone(), reason })
+            });
+            return Failure::NoneHealthy { known, unhealthy, backing_off, last: { last }.next() };
+        }
         if backing_off == 0 {
             return Failure::NoneUsable { known };
         }
@@ -661,8 +683,7 @@ impl<B: RequestBody> Call<'_, B> {
         let source = self.source;
         let rest = detached.or_else(|| rest(upload?, source));
         let stream = Stream {
-            recv,
-            data_done: false,
+            received: Received::new(recv),
             service,
             address,
             guard,

@@ -25,13 +25,15 @@
 //! there is at least one connection; one that is going away is none, although the calls on it run to their ends.
 //!
 //! Connections live as long as their endpoint is in a published generation or a call on them runs, because the endpoint's cell
-//! owns them; those on which nothing ran for [`ConnectOptions::idle_timeout`] are closed.
+//! owns them. Where the service's endpoints are checked (`check`), there is a connection from the beginning. Those on which nothing ran for [`ConnectOptions::idle_timeout`] are closed.
+
+mod check;
 
 use std::{
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -60,7 +62,9 @@ use crate::{
 /// The connection to one endpoint, whatever state it is in.
 pub(super) struct Connection {
     shared: Arc<Shared>,
-    /// Ends the task when the endpoint goes.
+    /// Whether its check was begun.
+    checked: AtomicBool,
+    /// Ends the tasks when the endpoint goes.
     _stop: DropGuard,
 }
 
@@ -78,6 +82,8 @@ struct Shared {
     /// Told when a stream or a connection has come free.
     freed: Arc<Notify>,
     established: AtomicU64,
+    /// Why its check found the endpoint unfit, the last time it did.
+    unfit: Mutex<Option<Arc<str>>>,
     stop: CancellationToken,
 }
 
@@ -151,9 +157,10 @@ impl Connection {
             }),
             freed: Arc::default(),
             established: AtomicU64::new(0),
+            unfit: Mutex::default(),
             stop: stop.clone(),
         });
-        Self { shared, _stop: stop.drop_guard() }
+        Self { shared, checked: AtomicBool::new(false), _stop: stop.drop_guard() }
     }
 
     /// The authority to use where a request has none.
@@ -163,13 +170,12 @@ impl Connection {
 
     /// The scheme of its requests (RFC 9113, section 8.3.1).
     pub(super) fn scheme(&self) -> uri::Scheme {
-        if self.shared.target.tls.is_some() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP }
+        self.shared.scheme()
     }
 
     /// What to send on, if a connection with room is up: the hot path.
     pub(super) fn sender(&self) -> Option<Sender> {
-        let live = self.shared.live.load();
-        live.iter().find_map(|live| Some(Sender { slot: Slot::take(&live.streams)?, request: live.sender.clone() }))
+        self.shared.sender()
     }
 
     /// What to send on, once there is something: begins an attempt if that is what it takes. Fails when the endpoint cannot be
@@ -179,33 +185,7 @@ impl Connection {
     ///
     /// Safe: the attempt goes on.
     pub(super) async fn connected(&self) -> Result<Sender, Arc<ConnectError>> {
-        let mut phase = self.shared.phase.subscribe();
-        let mut waited = false;
-        loop {
-            // Before the look, so that nothing that comes free after it is missed.
-            let mut freed = pin!(self.shared.freed.notified());
-            freed.as_mut().enable();
-            if let Some(sender) = self.sender() {
-                if waited {
-                    // More may have come free than this one was told of: pass it on.
-                    self.shared.freed.notify_one();
-                }
-                return Ok(sender);
-            }
-            let seen = phase.borrow_and_update().clone();
-            match seen {
-                Phase::Idle => self.shared.begin(),
-                Phase::Connecting => {}
-                Phase::Ready => self.shared.grow(),
-                Phase::BackingOff { error } => return Err(error),
-            }
-            waited = true;
-            tokio::select! {
-                () = freed => {}
-                // The sender of this channel lives in `self.shared`.
-                changed = phase.changed() => changed.expect("the phase outlives its readers"),
-            }
-        }
+        self.shared.connected().await
     }
 
     /// Says that this connection takes no more calls (it is going away), so that the next call connects anew. Calls that run on
@@ -231,6 +211,47 @@ impl Drop for Connection {
 }
 
 impl Shared {
+    fn scheme(&self) -> uri::Scheme {
+        if self.target.tls.is_some() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP }
+    }
+
+    /// See [`Connection::sender`].
+    fn sender(&self) -> Option<Sender> {
+        let live = self.live.load();
+        live.iter().find_map(|live| Some(Sender { slot: Slot::take(&live.streams)?, request: live.sender.clone() }))
+    }
+
+    /// See [`Connection::connected`].
+    async fn connected(self: &Arc<Self>) -> Result<Sender, Arc<ConnectError>> {
+        let mut phase = self.phase.subscribe();
+        let mut waited = false;
+        loop {
+            // Before the look, so that nothing that comes free after it is missed.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if let Some(sender) = self.sender() {
+                if waited {
+                    // More may have come free than this one was told of: pass it on.
+                    self.freed.notify_one();
+                }
+                return Ok(sender);
+            }
+            let seen = phase.borrow_and_update().clone();
+            match seen {
+                Phase::Idle => self.begin(),
+                Phase::Connecting => {}
+                Phase::Ready => self.grow(),
+                Phase::BackingOff { error } => return Err(error),
+            }
+            waited = true;
+            tokio::select! {
+                () = freed => {}
+                // The sender of this channel lives in `self`.
+                changed = phase.changed() => changed.expect("the phase outlives its readers"),
+            }
+        }
+    }
+
     /// Idle to Connecting, by the one caller that finds it idle.
     fn begin(self: &Arc<Self>) {
         let begun = self.phase.send_if_modified(|phase| {

@@ -54,6 +54,17 @@ pub(super) enum Failure {
         #[source]
         last: Option<AttemptError>,
     },
+    /// There are endpoints, and those that can be reached do not pass their check.
+    #[error(
+        "it has {known} known endpoint(s), and none may be used: {unhealthy} fail(s) the health check, {backing_off} wait(s) to be connected to again"
+    )]
+    NoneHealthy {
+        known: usize,
+        unhealthy: usize,
+        backing_off: usize,
+        #[source]
+        last: Option<UnfitError>,
+    },
     /// There are endpoints, and none may be used although they can be reached.
     #[error("it has {known} known endpoint(s), and none may be used: their weight is 0")]
     NoneUsable { known: usize },
@@ -153,6 +164,14 @@ pub(super) struct AttemptError {
     pub(super) cause: AttemptCause,
 }
 
+/// What the check of an endpoint found.
+#[derive(Debug, Error)]
+#[error("{address}: {reason}")]
+pub(super) struct UnfitError {
+    pub(super) address: Address,
+    pub(super) reason: Arc<str>,
+}
+
 /// Why an attempt did not reach the server.
 #[derive(Debug, Error)]
 pub(super) enum AttemptCause {
@@ -222,6 +241,7 @@ impl Failure {
             | Self::NotListed { .. }
             | Self::NoEndpoints { .. }
             | Self::NoneReachable { .. }
+            | Self::NoneHealthy { .. }
             | Self::NoneUsable { .. }
             | Self::AllTried { .. }
             | Self::PolicyFail { .. }
@@ -245,6 +265,7 @@ impl Failure {
             Self::NotListed { .. } => "not-listed",
             Self::NoEndpoints { .. } => "no-endpoints",
             Self::NoneReachable { .. } => "none-reachable",
+            Self::NoneHealthy { .. } => "none-healthy",
             Self::NoneUsable { .. } => "none-usable",
             Self::AllTried { .. } => "all-tried",
             Self::PolicyFail { .. } => "policy-fail",

@@ -238,7 +238,7 @@ async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<Response
         let target = shared.routes.resolve(&mut head).map(|target| Wanted::new(&shared.services, target.as_str()));
         match target {
             Ok(wanted) => call(shared, wanted, Request::from_parts(head, body), peer.0, began).await,
-            Err(no_route) => refuse(shared, "", began, &Failure::NoRoute(no_route)),
+            Err(no_route) => refuse(shared, "", head.uri.path(), peer.0, began, &Failure::NoRoute(no_route)),
         }
     };
     response.body_mut().hold(open);

@@ -21,7 +21,11 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use crate::{model::ServiceName, traffic::Code};
+use super::{access::Entry, errors::Failure};
+use crate::{
+    model::{Address, ServiceName},
+    traffic::Code,
+};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ServiceLabel {
@@ -56,6 +60,7 @@ struct Inner {
     connections: Gauge,
     handshakes_failed: Counter,
     tls_reloads: Family<ReloadLabel, Counter>,
+    access_log_left_out: Counter,
     /// Read for every request; replaced when a service is seen for the first time.
     services: ArcSwap<HashMap<Box<str>, Arc<ServiceMetrics>>>,
     /// Held while `services` is replaced, so that no service gets two sets.
@@ -80,6 +85,8 @@ impl Metrics {
         sub.register("tls_handshakes_failed", help, inner.handshakes_failed.clone());
         let help = "Changed certificate files, by whether they were taken or refused";
         sub.register("tls_reloads", help, inner.tls_reloads.clone());
+        let help = "Calls that the access log has not, because it could not be written, or not fast enough";
+        sub.register("access_log_left_out", help, inner.access_log_left_out.clone());
         metrics
     }
 
@@ -135,6 +142,10 @@ impl Metrics {
         inner.in_flight.remove(&label);
     }
 
+    pub(super) fn access_log_left_out(&self) -> Counter {
+        self.inner.access_log_left_out.clone()
+    }
+
     pub(super) fn handshake_failed(&self) {
         self.inner.handshakes_failed.inc();
     }
@@ -173,10 +184,10 @@ pub(super) struct ServiceMetrics {
 }
 
 impl ServiceMetrics {
-    /// Begins to count a request that arrived at `began`.
-    pub(super) fn begin(self: Arc<Self>, began: Instant) -> RequestRecord {
+    /// Begins to count a request that arrived at `began`, and to log it if there is an access log.
+    pub(super) fn begin(self: Arc<Self>, began: Instant, entry: Option<Box<Entry>>) -> RequestRecord {
         self.in_flight.inc();
-        RequestRecord { metrics: self, began, code: Code::Cancelled }
+        RequestRecord { metrics: self, began, code: Code::Cancelled, entry }
     }
 
     fn count(&self, code: Code) {
@@ -188,16 +199,43 @@ impl ServiceMetrics {
     }
 }
 
-/// A request that runs. Dropping it counts the request, as cancelled if no code was set.
+/// A request that runs. Dropping it counts and logs the request, as cancelled if no code was set.
 pub(super) struct RequestRecord {
     metrics: Arc<ServiceMetrics>,
     began: Instant,
     code: Code,
+    /// None where calls are not logged.
+    entry: Option<Box<Entry>>,
 }
 
 impl RequestRecord {
-    pub(super) fn retry(&self) {
-        self.metrics.retries.inc();
+    /// Another endpoint is asked, after so many.
+    pub(super) fn attempt(&mut self, before: usize, endpoint: &Address) {
+        if before > 0 {
+            self.metrics.retries.inc();
+        }
+        if let Some(entry) = &mut self.entry {
+            entry.attempt(endpoint);
+        }
+    }
+
+    /// Of several endpoints that were asked at once, this one's answer is the call's.
+    pub(super) fn answered_by(&mut self, endpoint: &Address) {
+        if let Some(entry) = &mut self.entry {
+            entry.answered_by(endpoint);
+        }
+    }
+
+    /// Where bytes of its body are counted, if they are.
+    pub(super) fn received(&self) -> Option<Arc<AtomicU64>> {
+        self.entry.as_ref().map(|entry| entry.received())
+    }
+
+    /// Bytes of the answer's body went to the caller.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some(entry) = &mut self.entry {
+            entry.sent(bytes);
+        }
     }
 
     pub(super) fn withheld(&self) {
@@ -207,13 +245,25 @@ impl RequestRecord {
     pub(super) fn set_code(&mut self, code: Code) {
         self.code = code;
     }
+
+    /// No instance answered it, or not to its end.
+    pub(super) fn fail(&mut self, failure: &Failure) {
+        self.code = failure.code();
+        if let Some(entry) = &mut self.entry {
+            entry.reason(failure.kind());
+        }
+    }
 }
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
-        self.metrics.durations.observe(self.began.elapsed());
+        let duration = self.began.elapsed();
+        self.metrics.durations.observe(duration);
         self.metrics.count(self.code);
+        if let Some(entry) = self.entry.take() {
+            entry.ended(self.code, duration);
+        }
     }
 }
 
@@ -278,8 +328,10 @@ mod tests {
     async fn a_request_is_counted_by_code_when_it_ends() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let mut record = metrics.service("svc").begin(Instant::now());
-        record.retry();
+        let mut record = metrics.service("svc").begin(Instant::now(), None);
+        let address = "192.0.2.1:80".parse().unwrap();
+        record.attempt(0, &address);
+        record.attempt(1, &address);
         let show = |registry: &Registry| {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
@@ -288,7 +340,7 @@ mod tests {
         assert!(show(&registry).contains("dataplane_requests_in_flight{service=\"svc\"} 1"));
         record.set_code(Code::Unavailable);
         drop(record);
-        drop(metrics.service("svc").begin(Instant::now()));
+        drop(metrics.service("svc").begin(Instant::now(), None));
         let text = show(&registry);
         for line in [
             "dataplane_requests_total{service=\"svc\",code=\"UNAVAILABLE\"} 1",

@@ -18,6 +18,7 @@
 //! are spoken with `h2` itself rather than hyper's client: it tells a request that the server cannot have seen from one it may
 //! have, it leaves the request's body with us for another attempt, and a call costs neither a channel nor a task.
 
+mod access;
 mod backoff;
 mod body;
 mod call;
@@ -34,6 +35,7 @@ mod listener;
 mod metrics;
 mod occasional;
 mod options;
+mod received;
 mod route;
 mod socket;
 mod streams;
@@ -43,8 +45,9 @@ mod upload;
 mod usage;
 mod wait;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
+pub use access::{AccessFormat, AccessLog, AccessTarget};
 pub use body::ResponseBody;
 pub use channel::{Channel, TargetError};
 pub use errors::WAYMARK_ERROR;
@@ -56,6 +59,7 @@ pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
 pub use tls::{ClientTls, EndpointTls, Part, Pem, ServerTls, TlsError};
 pub use wait::WaitForReady;
 
+use self::connection::Connection;
 use crate::{balancer::Services, model::ServiceName};
 
 /// What the proxy and the channels of one process share. Cheap to clone.
@@ -71,9 +75,21 @@ struct Shared {
     metrics: Metrics,
 }
 
+impl Shared {
+    /// What is to be logged of a call that has arrived, if calls are.
+    fn entry(&self, service: &str, path: &str, peer: Option<IpAddr>) -> Option<Box<access::Entry>> {
+        self.options.access_log.as_ref().map(|log| log.entry(service, path, peer))
+    }
+}
+
 impl Dataplane {
-    /// A data plane over these services.
+    /// A data plane over these services. It checks their endpoints where that is asked for; of several over the same services the first
+    /// does. Must be called within a tokio runtime.
     pub fn new(services: Services, routes: Routes, options: Options, metrics: Metrics) -> Self {
+        services.check_by({
+            let options = options.clone();
+            move |state| Connection::check_all(state, &options)
+        });
         Self { shared: Arc::new(Shared { services, routes, options, metrics }) }
     }
 

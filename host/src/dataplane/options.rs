@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::tls::{EndpointTls, ServerTls};
+use super::{
+    access::AccessLog,
+    tls::{EndpointTls, ServerTls},
+};
 
 /// How requests are taken and forwarded.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub struct Options {
     pub endpoint_tls: EndpointTls,
     /// Connections from clients.
     pub inbound: InboundOptions,
+    /// Where every call is logged. Default: nowhere.
+    pub access_log: Option<AccessLog>,
 }
 
 /// Connections from clients.
@@ -111,6 +116,7 @@ impl Default for Options {
             connect: ConnectOptions::default(),
             endpoint_tls: EndpointTls::default(),
             inbound: InboundOptions::default(),
+            access_log: None,
         }
     }
 }

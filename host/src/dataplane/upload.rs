@@ -12,6 +12,10 @@
 use std::{
     error::Error,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -30,6 +34,8 @@ pub(super) struct Source<B> {
     kept: Kept,
     limit: usize,
     ended: bool,
+    /// Where what is read from the body is counted, if it is.
+    read: Option<Arc<AtomicU64>>,
 }
 
 #[derive(Default, Clone)]
@@ -58,7 +64,12 @@ where
 {
     pub(super) fn new(body: B, limit: usize) -> Self {
         let ended = body.is_end_stream();
-        Self { body, kept: Kept::default(), limit, ended }
+        Self { body, kept: Kept::default(), limit, ended, read: None }
+    }
+
+    /// Counts there the bytes that are read from here on.
+    pub(super) fn count(&mut self, read: Option<Arc<AtomicU64>>) {
+        self.read = read;
     }
 
     /// Whether there is nothing to send at all.
@@ -94,7 +105,7 @@ where
 
     /// A body that was read whole, for an attempt beside this one.
     pub(super) fn copy(&self) -> Source<Empty<Bytes>> {
-        Source { body: Empty::new(), kept: self.kept.clone(), limit: self.limit, ended: self.ended }
+        Source { body: Empty::new(), kept: self.kept.clone(), limit: self.limit, ended: self.ended, read: None }
     }
 
     /// No further attempt will follow the one that has taken `at` frames: no more needs to be kept.
@@ -125,6 +136,9 @@ where
             match frame.into_data() {
                 Ok(data) => {
                     self.ended = self.body.is_end_stream();
+                    if let Some(read) = &self.read {
+                        read.fetch_add(data.len() as u64, Relaxed);
+                    }
                     self.kept.push(&data, self.limit);
                     *at += 1;
                     return Poll::Ready(Ok(Next::Data(data, self.ended)));

@@ -28,6 +28,8 @@ pub(super) enum Waiting {
     Place,
     #[error("as many calls run on each of its usable endpoints as may")]
     Endpoint,
+    #[error("its endpoints are being checked, and none has passed yet")]
+    Check,
     #[error("its policy {0} holds calls back")]
     Policy(Arc<str>),
     #[error("none of its endpoints can be used")]
@@ -48,30 +50,34 @@ pub(super) async fn place(options: &Options, gate: &Gate, deadline: Option<Insta
     bounded(options, deadline, Waiting::Place, gate.enter()).await
 }
 
-/// Waits until a place at an endpoint may be free, and answers with what is published then.
+/// Waits until a place at an endpoint may be free, or a check has said what it says of one, and answers with what is published then.
 pub(super) async fn endpoint(
     options: &Options,
     handle: &ServiceHandle,
     state: &ServiceState,
+    why: Waiting,
     deadline: Option<Instant>,
 ) -> Result<Arc<ServiceState>, Failure> {
-    let _pending = queue(&state.gate, Waiting::Endpoint)?;
+    let _pending = queue(&state.gate, why.clone())?;
     let mut reader = handle.subscribe();
     let mut freed = pin!(state.gate.freed());
-    // What was given back from here on is noticed, and what was before is seen now.
+    // What was given back or said from here on is noticed, and what was before is seen now.
     freed.as_mut().enable();
-    let some_place = state.endpoints.iter().any(|e| e.endpoint.weight > 0 && e.cell.is_usable() && !e.cell.is_full());
-    if some_place || reader.current().generation != state.generation {
+    let readied = state.gate.readied();
+    let weighty = || state.endpoints.iter().filter(|e| e.endpoint.weight > 0).map(|e| &e.cell);
+    let some_place = weighty().any(|cell| cell.is_usable() && !cell.is_full());
+    let some_hope = weighty().any(|cell| cell.is_pending() || (cell.is_usable() && cell.is_full()));
+    if some_place || !some_hope || reader.current().generation != state.generation {
         return Ok(reader.current());
     }
     let changed = async {
         tokio::select! {
             () = freed => Ok(()),
-            () = state.gate.readied() => Ok(()),
+            () = readied => Ok(()),
             changed = reader.changed() => changed.map_err(|_| Failure::Closed),
         }
     };
-    bounded(options, deadline, Waiting::Endpoint, changed).await??;
+    bounded(options, deadline, why, changed).await??;
     Ok(reader.current())
 }
 
@@ -108,7 +114,7 @@ pub(super) async fn ready(
         | Failure::NotListed { .. }
         | Failure::RegistryUnreachable { .. }
         | Failure::PolicyFail { .. } => false,
-        Failure::NoneReachable { .. } | Failure::AllTried { .. } => true,
+        Failure::NoneReachable { .. } | Failure::NoneHealthy { .. } | Failure::AllTried { .. } => true,
         _ => return Err(failure),
     };
     let _pending = queue(&state.gate, Waiting::Ready)?;

@@ -9,9 +9,12 @@
 //! ```
 //!
 //! Until it is fit for the first time it is checked often, so that whoever starts is found at once; afterwards at the interval. What
-//! follows from a verdict is left to others: `registry` registers instances while they are fit.
+//! follows from a verdict is left to others: `registry` registers instances while they are fit, `dataplane` sends calls to endpoints that are.
 
 mod probe;
+mod stream;
+
+pub use stream::{Ended, Stream};
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -29,7 +32,7 @@ const EAGER_INTERVAL: Duration = Duration::from_millis(100);
 /// What is tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// A TCP connection is accepted.
+    /// A TCP connection, or one to a Unix socket, is accepted.
     Tcp,
     /// `GET` of this path over HTTP/1.1 is answered with a status from 200 to 399.
     Http(String),

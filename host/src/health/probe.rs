@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, header::HOST};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -14,7 +14,10 @@ use crate::model::Address;
 /// Whether the instance passes, or how it does not.
 pub(super) async fn probe(check: &Check, address: &Address) -> Result<(), String> {
     match check {
-        Check::Tcp => connect(address).await.map(drop),
+        Check::Tcp => match address.unix_path() {
+            Some(path) => UnixStream::connect(path).await.map(drop).map_err(|error| error.to_string()),
+            None => connect(address).await.map(drop),
+        },
         Check::Http(path) => http(address, path).await,
         Check::Grpc(service) => grpc(address, service).await,
     }

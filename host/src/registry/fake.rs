@@ -54,7 +54,8 @@ enum Mode {
 
 struct Stream {
     answers: mpsc::UnboundedSender<Result<WatchAnswer, RegistryError>>,
-    watches: HashMap<i64, Range>,
+    /// What is watched, and from which revision on.
+    watches: HashMap<i64, (Range, Revision)>,
 }
 
 struct Lease {
@@ -113,7 +114,7 @@ impl Store {
         }
         if self.mode != Mode::Hanging {
             for stream in &self.streams {
-                for (id, range) in &stream.watches {
+                for (id, (range, _)) in &stream.watches {
                     stream.send(self.header(), *id, matching(&events, range, Revision(0)));
                 }
             }
@@ -368,7 +369,7 @@ impl Fake {
                     return stream.answer(header, canceled);
                 }
                 stream.send(header, id, replay);
-                stream.watches.insert(id, range);
+                stream.watches.insert(id, (range, from));
             }
             WatchRequest::Cancel { id } => {
                 store.calls.push((Instant::now(), Call::CancelWatch));
@@ -377,7 +378,11 @@ impl Fake {
                 stream.answer(header, WatchAnswer { id, canceled: true, ..WatchAnswer::default() });
             }
             WatchRequest::Progress => {
-                store.streams[stream].answer(header, WatchAnswer { id: -1, ..WatchAnswer::default() });
+                let stream = &mut store.streams[stream];
+                // As etcd from 3.5.8 on: nothing is said while a watch begins later.
+                if stream.watches.values().all(|(_, from)| *from <= header.revision) {
+                    stream.answer(header, WatchAnswer { id: -1, ..WatchAnswer::default() });
+                }
             }
         }
     }

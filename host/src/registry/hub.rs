@@ -333,7 +333,7 @@ impl Task {
 
     /// Opens a stream with the first watch; the others follow on it.
     async fn open(&mut self) -> Result<(), Unused> {
-        let Some((first, request)) = self.first_request() else {
+        let Some((first, range, request)) = self.first_request() else {
             self.state = State::Idle;
             self.down = None;
             return Ok(());
@@ -351,7 +351,7 @@ impl Task {
         match opened {
             Ok((tx, rx)) => {
                 let others = self.watchers.places().into_iter().filter(|place| *place != first).collect::<Vec<_>>();
-                let mut link = Link::new(tx, rx, first, self.idle_timeout);
+                let mut link = Link::new(tx, rx, first, range, self.idle_timeout);
                 for place in others {
                     link.create(&mut self.watchers, place);
                 }
@@ -367,10 +367,10 @@ impl Task {
         Ok(())
     }
 
-    fn first_request(&mut self) -> Option<(Place, super::etcd::WatchRequest)> {
+    fn first_request(&mut self) -> Option<(Place, Range, super::etcd::WatchRequest)> {
         let place = *self.watchers.places().first()?;
         let tracked = self.watchers.get(place)?;
-        Some((place, link::create_request(link::FIRST_ID, tracked)))
+        Some((place, tracked.range.clone(), link::create_request(link::FIRST_ID, tracked)))
     }
 
     fn on_loss(&mut self, error: &RegistryError) {

@@ -18,6 +18,8 @@ pub use retry::{HedgingPolicy, MOST_ATTEMPTS, Pushback, Repeat, Retries, RetryBu
 pub use service_config::ServiceConfigError;
 pub use slow_start::SlowStart;
 
+use crate::health::CheckConfig;
+
 /// What is said of the calls of one service.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Traffic {
@@ -31,6 +33,10 @@ pub struct Traffic {
     pub slow_start: Option<SlowStart>,
     /// Who is ejected for failing. Nobody when unset.
     pub outlier: Option<OutlierDetection>,
+    /// How each endpoint is checked before and while it gets calls; its own address is the one that is checked. gRPC's health service
+    /// is watched over the connection that calls use: of the numbers only `timeout` matters then, for the first answer. No checks when
+    /// unset.
+    pub health: Option<CheckConfig>,
 }
 
 /// How many calls of a service may run and wait on this node.

@@ -1,9 +1,8 @@
 //! gRPC's service config: the JSON that owners of a service publish for its clients.
 //!
 //! Understood are `methodConfig` (names, `timeout`, `waitForReady`, `retryPolicy`, `hedgingPolicy`), `retryThrottling` and
-//! `loadBalancingConfig`, in it `outlier_detection_experimental` around its `childPolicy` (A50). `healthCheckConfig` is read and told
-//! ([`ServiceConfig::health_service`]); a node does not check endpoints by it. As gRPC has it, a field that is not known is passed over,
-//! and one that is known and makes no sense refuses the whole config.
+//! `loadBalancingConfig`, in it `outlier_detection_experimental` around its `childPolicy` (A50), and `healthCheckConfig` (A17). As gRPC has
+//! it, a field that is not known is passed over, and one that is known and makes no sense refuses the whole config.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,14 +14,13 @@ use super::{
     Code, CodeSet, FailurePercentage, HedgingPolicy, MOST_ATTEMPTS, MethodConfig, OutlierDetection, Repeat,
     RetryBudget, RetryPolicy, SuccessRate, Traffic,
 };
+use crate::health::{Check, CheckConfig};
 
 /// What a service config says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceConfig {
     /// The first known policy of `loadBalancingConfig`, and its configuration as JSON.
     pub policy: Option<(String, String)>,
-    /// The service whose health is to be watched: `healthCheckConfig.serviceName`; empty for the whole server.
-    pub health_service: Option<String>,
     /// What it says of calls, over what was said before.
     pub traffic: Traffic,
 }
@@ -200,8 +198,15 @@ pub fn parse(text: &str, base: &Traffic, known: &dyn Fn(&str) -> bool) -> Result
         }
         (None, None) => None,
     };
-    let health_service = top.health_check_config.map(|check| check.service_name.unwrap_or_default());
-    Ok(ServiceConfig { policy, health_service, traffic })
+    // No name is no check; an empty one means the whole server.
+    if let Some(service) = top.health_check_config.and_then(|check| check.service_name) {
+        let check = Check::Grpc(service);
+        traffic.health = Some(match traffic.health.take() {
+            Some(base) => CheckConfig { check, ..base },
+            None => CheckConfig::new(check),
+        });
+    }
+    Ok(ServiceConfig { policy, traffic })
 }
 
 fn method_config(at: &str, method: &Method) -> Result<MethodConfig> {
@@ -396,7 +401,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.policy, Some(("ring_hash".into(), r#"{"entries":5}"#.into())));
-        assert_eq!(config.health_service.as_deref(), Some("hello.Greeter1"));
+        assert_eq!(config.traffic.health, Some(CheckConfig::new(Check::Grpc("hello.Greeter1".into()))));
         let outlier = config.traffic.outlier.unwrap();
         assert_eq!((outlier.interval, outlier.max_ejection_percent), (Duration::from_secs(2), 30));
         assert_eq!(outlier.failure_percentage.unwrap().threshold, 50);
@@ -422,7 +427,7 @@ mod tests {
     #[test]
     fn an_empty_config_changes_nothing() {
         let config = read("{}").unwrap();
-        assert_eq!(config, ServiceConfig { policy: None, health_service: None, traffic: Traffic::default() });
+        assert_eq!(config, ServiceConfig { policy: None, traffic: Traffic::default() });
         assert_eq!(read(r#"{"loadBalancingPolicy": "ROUND_ROBIN"}"#).unwrap().policy.unwrap().0, "round_robin");
     }
 

@@ -50,7 +50,7 @@ fn service() -> ServiceName {
 
 /// Where the node runs.
 enum Place {
-    Here(Node),
+    Here(Box<Node>),
     Child(Child),
 }
 
@@ -311,7 +311,7 @@ async fn node_here(path: &[String]) -> (Place, SocketAddr, String) {
     };
     let node = Node::start(config).await.unwrap();
     let (proxy, admin) = (node.proxy_addr(), node.admin_addr().to_string());
-    (Place::Here(node), proxy, admin)
+    (Place::Here(Box::new(node)), proxy, admin)
 }
 
 fn waymark() -> Command {

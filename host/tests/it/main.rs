@@ -12,6 +12,7 @@ mod embedded;
 mod follow_file;
 mod go_interop;
 mod guests;
+mod interface;
 mod node;
 mod register;
 mod registry;

@@ -43,7 +43,7 @@ impl Churn {
     pub(super) async fn start(node: &Process) -> Self {
         let mut registry = Client::connect([&node.registry], None).await.unwrap();
         let mut instances = Vec::new();
-        for _ in 0..FEWEST + 1 {
+        for _ in 0..=FEWEST {
             instances.push(join(&mut registry).await);
         }
         let (stop, mut stopped) = oneshot::channel();

@@ -58,10 +58,6 @@ impl Load {
         }
     }
 
-    pub(super) fn crashes(&self) -> usize {
-        CRASHES.load(SeqCst)
-    }
-
     async fn call(&self, channel: Channel, first: usize) {
         let mut caller = Caller::new(channel, Some("svc"));
         let large = "x".repeat(LARGE);
@@ -109,4 +105,9 @@ async fn bidi(caller: &mut Caller<Channel>) -> Result<bool, Status> {
         got += 1;
     }
     Ok(got == 5)
+}
+
+/// How many instances have crashed so far.
+pub(super) fn crashes() -> usize {
+    CRASHES.load(SeqCst)
 }

@@ -2,10 +2,10 @@
 //! stay flat, and no call may fail but those that an instance was answering when it crashed.
 //!
 //! ```text
-//!   cargo test -p waymark --test soak                         half a minute
-//!   cargo test -p waymark --test soak -- --minutes 60         an hour
+//!   cargo test --test soak                         half a minute
+//!   cargo test --test soak -- --minutes 60         an hour
 //! ```
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that prints what it finds")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test that prints what it finds")]
 
 mod churn;
 mod load;
@@ -55,6 +55,7 @@ struct Sample {
 }
 
 async fn sample(node: &Process, load: &Load, began: Instant) -> Sample {
+    let in_flight = in_flight(node).await;
     Sample {
         at: began.elapsed(),
         calls: load.calls.load(SeqCst),
@@ -62,7 +63,7 @@ async fn sample(node: &Process, load: &Load, began: Instant) -> Sample {
         failed: load.failed.lock().unwrap().len(),
         resident: node.resident("VmRSS"),
         descriptors: fs::read_dir(node.proc("fd")).unwrap().count(),
-        in_flight: in_flight(node).await,
+        in_flight,
     }
 }
 
@@ -131,7 +132,7 @@ async fn main() -> ExitCode {
             in_flight.to_string(),
         ]);
     }
-    println!("{table}\nsoak: instances changed {changes} times, {} crashes", load.crashes());
+    println!("{table}\nsoak: instances changed {changes} times, {} crashes", load::crashes());
 
     let mut faults = load.failed.lock().unwrap().clone();
     let warm = samples[..WARM].iter().map(|sample| sample.resident).max().unwrap();
@@ -146,8 +147,8 @@ async fn main() -> ExitCode {
         faults.push(format!("{} calls are in flight, and nobody calls", last.in_flight));
     }
     // An instance that crashes takes at most the call that each client had there.
-    if last.lost > load.crashes() * load::CLIENTS {
-        faults.push(format!("{} calls were lost in {} crashes", last.lost, load.crashes()));
+    if last.lost > load::crashes() * load::CLIENTS {
+        faults.push(format!("{} calls were lost in {} crashes", last.lost, load::crashes()));
     }
     if last.calls == 0 {
         faults.push("no call was made".to_owned());

@@ -1,4 +1,4 @@
-//! Generates the SDK's bindings.
+//! Generates the SDK's bindings, and those of the examples in C.
 //!
 //! They are committed because the macro that would generate them during a build costs every clean build a minute of
 //! compiling the generator.
@@ -42,14 +42,27 @@ pub(crate) fn stale(workspace: &Workspace) -> Result<Vec<PathBuf>> {
 }
 
 fn generate(workspace: &Workspace) -> Result<Vec<(PathBuf, String)>> {
-    WORLDS
-        .iter()
-        .map(|(world, file, shared)| {
-            let text = world_bindings(&workspace.wit(), world, shared)
-                .with_context(|| format!("cannot generate bindings for the world {world}"))?;
-            Ok((workspace.generated().join(file), text))
-        })
-        .collect()
+    let mut generated = Vec::new();
+    for (world, file, shared) in WORLDS {
+        let context = || format!("cannot generate bindings for the world {world}");
+        let text = world_bindings(&workspace.wit(), world, shared).with_context(context)?;
+        generated.push((workspace.generated().join(file), text));
+        for (file, text) in c_bindings(&workspace.wit(), world).with_context(context)? {
+            generated.push((workspace.c_bindings().join(file), text));
+        }
+    }
+    Ok(generated)
+}
+
+/// A header and its source. The object with the world is left out: `waymark plugin component` adds the world.
+fn c_bindings(wit: &Path, world: &str) -> Result<Vec<(String, String)>> {
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_dir(wit)?;
+    let world = resolve.select_world(&[package], Some(world))?;
+    let mut files = Files::default();
+    let options = wit_bindgen_c::Opts { no_object_file: true, ..Default::default() };
+    options.build().generate(&mut resolve, world, &mut files)?;
+    files.iter().map(|(name, text)| Ok((name.to_owned(), String::from_utf8(text.to_vec())?))).collect()
 }
 
 fn world_bindings(wit: &Path, world: &str, shared: &[&str]) -> Result<String> {

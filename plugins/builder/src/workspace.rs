@@ -41,6 +41,11 @@ impl Workspace {
         self.root.join("plugins/sdk/src/generated")
     }
 
+    /// The bindings of the examples in C, which C++ and Zig share.
+    pub(crate) fn c_bindings(&self) -> PathBuf {
+        self.root.join("examples/policies/c/bindings")
+    }
+
     /// What is committed.
     pub(crate) fn dist(&self) -> PathBuf {
         self.root.join("plugins/dist")

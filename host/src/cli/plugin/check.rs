@@ -9,13 +9,13 @@ use std::{
 use comfy_table::{Cell, CellAlignment};
 use serde_json::{Value, json};
 
-use super::AllowArgs;
+use super::{AllowArgs, trial_engine};
 use crate::{
     app::{self, PluginError},
     cli::output::{self, Failure, Tone, toned},
     config::PluginRef,
     conformance::{self, Bars, Claim, Cost, Options, Outcome, Report, bundled_claims},
-    plugin::{Engine, EngineConfig, Grants, Limits, LoadError, Plugin},
+    plugin::{Grants, LoadError, Plugin},
 };
 
 /// Flags of `waymark plugin check`.
@@ -77,19 +77,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 
 /// The plugin, and the same once more in an engine of its own.
 async fn load(reference: &PluginRef, allow: Grants) -> Result<(Plugin, Plugin), PluginError> {
-    let mut limits = Limits::default();
-    if cfg!(debug_assertions) {
-        // An unoptimised host needs 30 times as long to hand over 10,000 endpoints, which is no fault of the plugin.
-        limits.build_deadline *= 5;
-        limits.pick_deadline *= 10;
-    }
-    // No cache on disk: what is printed includes how long it takes to compile.
-    let engine = || {
-        Engine::new(EngineConfig { limits: limits.clone(), ..EngineConfig::default() })
-            .map_err(|error| PluginError::Host { plugin: reference.to_string(), reason: format!("{error:#}") })
-    };
-    let first = app::load_plugin(&engine()?, None, reference, allow).await?;
-    Ok((first, app::load_plugin(&engine()?, None, reference, allow).await?))
+    let first = app::load_plugin(&trial_engine(reference)?, None, reference, allow).await?;
+    Ok((first, app::load_plugin(&trial_engine(reference)?, None, reference, allow).await?))
 }
 
 /// What is tried now, on one line of a terminal that the report then takes.
@@ -167,19 +156,17 @@ fn verdict(report: &Report) -> String {
 
 /// Shares as bars. A whole bar is the largest share, so that small ones can be told apart.
 fn draw(bars: &Bars) -> String {
-    const WIDTH: f64 = 30.0;
     let mut table = output::table([bars.title.as_str(), "by weight", "got", ""]);
     let largest = bars.bars.iter().map(|bar| bar.got.max(bar.by_weight)).fold(f64::MIN_POSITIVE, f64::max);
     for bar in &bars.bars {
-        // Between 0 and WIDTH.
-        let length = (bar.got / largest * WIDTH).round() as usize;
-        table.add_row([output::plain(&bar.label), percent(bar.by_weight), percent(bar.got), "█".repeat(length)]);
+        let drawn = output::share_bar(bar.got, bar.by_weight, largest);
+        table.add_row([output::plain(&bar.label), percent(bar.by_weight), percent(bar.got), drawn]);
     }
     right(&mut table, &[1, 2]);
     table.to_string()
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
@@ -202,7 +189,7 @@ fn costs(costs: &[Cost]) -> String {
 }
 
 /// Nanoseconds as people read them.
-fn time(nanoseconds: f64) -> String {
+pub(super) fn time(nanoseconds: f64) -> String {
     match nanoseconds {
         n if n < 1e3 => format!("{n:.0} ns"),
         n if n < 1e6 => format!("{:.1} µs", n / 1e3),
@@ -210,7 +197,7 @@ fn time(nanoseconds: f64) -> String {
     }
 }
 
-fn right(table: &mut comfy_table::Table, columns: &[usize]) {
+pub(super) fn right(table: &mut comfy_table::Table, columns: &[usize]) {
     for column in columns {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -7,18 +7,84 @@ use serde_json::{Value, json};
 use super::{
     super::output::{self, Failure},
     Engine, EngineConfig, Grants, Plugin, PluginRef,
+    check::time,
 };
+use crate::conformance::{self, Cost};
 use crate::plugin::{Access, Grant, Inspection, Kind, MemoryLimits, SUPPORTED_INTERFACES, bundled};
 
-pub(super) async fn run(name: &str, allow: Grants, as_json: bool) -> Result<ExitCode, Failure> {
+pub(super) async fn run(name: &str, allow: Grants, config: String, as_json: bool) -> Result<ExitCode, Failure> {
     let inspection = inspect(name, allow).await?;
     let code = if inspection.loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let cost = match &inspection.loaded {
+        Ok(plugin) if plugin.kind == Kind::Policy => {
+            let plugin = plugin.clone();
+            let measured = tokio::task::spawn_blocking(move || conformance::cost(&plugin, &config)).await;
+            Some(measured.map_err(|panic| Failure::failed(panic.to_string()))?)
+        }
+        _ => None,
+    };
     if as_json {
-        output::print_json(&to_json(&inspection));
+        let mut value = to_json(&inspection);
+        if let Some(cost) = &cost {
+            value["cost"] = cost_json(cost);
+        }
+        output::print_json(&value);
     } else {
         print(&inspection);
+        if let Some(cost) = &cost {
+            print_cost(cost);
+        }
     }
     Ok(code)
+}
+
+/// What was measured of a policy, or why nothing was.
+type Measured = Result<Vec<Cost>, String>;
+
+fn of<'a>(cost: &'a [Cost], call: &str) -> Option<&'a Cost> {
+    cost.iter().find(|cost| cost.call == call)
+}
+
+/// Whether requests can bear it, by what a pick takes: none is a plan. A call through a node takes some 30 µs of its processor time.
+fn fitness(pick_ns: Option<f64>) -> &'static str {
+    match pick_ns {
+        None => "fit: it plans ahead, and no request runs it",
+        Some(ns) if ns < 3e3 => "fit: a small part of what a call costs a node",
+        Some(ns) if ns < 30e3 => "fit where calls take milliseconds: a pick costs as much as a call does otherwise",
+        Some(_) => "NOT fit: a pick costs more than all else that a call costs a node",
+    }
+}
+
+fn print_cost(cost: &Measured) {
+    let cost = match cost {
+        Ok(cost) => cost,
+        Err(reason) => return output::print_line(format_args!("What it costs could not be measured: {reason}")),
+    };
+    let pick = of(cost, "pick").map(|pick| pick.nanoseconds.median);
+    let mut table = output::table(["cost, 10 endpoints", ""]);
+    if let Some(build) = of(cost, "build") {
+        table.add_row(["memory of an instance", &kib(build.memory as u64)]);
+        table.add_row(["a build, with its instances", &time(build.nanoseconds.median)]);
+    }
+    table.add_row(["a pick", &pick.map_or_else(|| "nothing".into(), time)]);
+    table.add_row(["on the path of requests", fitness(pick)]);
+    output::print_line(format_args!("{table}"));
+}
+
+fn cost_json(cost: &Measured) -> Value {
+    match cost {
+        Err(reason) => json!({ "not_measured": reason }),
+        Ok(cost) => {
+            let pick = of(cost, "pick").map(|pick| pick.nanoseconds.median);
+            let build = of(cost, "build");
+            json!({
+                "memory": build.map(|build| build.memory),
+                "build_ns": build.map(|build| build.nanoseconds.median),
+                "pick_ns": pick,
+                "fitness": fitness(pick),
+            })
+        }
+    }
 }
 
 async fn inspect(name: &str, allow: Grants) -> Result<Inspection, Failure> {

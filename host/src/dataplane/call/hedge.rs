@@ -73,9 +73,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
                 };
                 let endpoint = &state.endpoints[index as usize];
                 let Some(guard) = endpoint.cell.begin() else { continue };
-                if self.attempts > 0 {
-                    record.retry();
-                }
+                record.attempt(self.attempts, &endpoint.endpoint.address);
                 let mut copy = self.copy();
                 running.push(async move {
                     let answered = copy.attempt(&state.service, endpoint, guard, true).await;
@@ -100,7 +98,10 @@ impl<'a, B: RequestBody> Call<'a, B> {
             };
             let address = &state.endpoints[index as usize].endpoint.address;
             match self.after(ended, policy, tokens, address) {
-                After::Won(answer) => return Some(answer),
+                After::Won(answer) => {
+                    record.answered_by(address);
+                    return Some(answer);
+                }
                 After::Next(answer, pushback) => {
                     last = answer.or(last);
                     match pushback {

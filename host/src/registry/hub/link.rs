@@ -23,6 +23,9 @@ pub(super) const FIRST_ID: i64 = 1;
 /// The number a server gives an answer that concerns no watch, or all of them.
 const NO_WATCH: i64 = -1;
 
+/// What a watch is created for that only has to be answered: nobody's. It is cancelled as soon as it is created.
+const NOBODYS: Place = Place { watcher: 0, range: 0 };
+
 /// Something to ask for on the stream.
 pub(super) enum Ask {
     Create(Place, Range, Revision),
@@ -49,15 +52,24 @@ pub(super) struct Link {
     last_heard: Instant,
     last_asked: Instant,
     idle_timeout: Duration,
+    /// A range that may be watched.
+    allowed: Range,
 }
 
 impl Link {
-    /// A stream that was opened with a request for `first`.
-    pub(super) fn new(tx: Box<dyn WatchTx>, rx: Box<dyn WatchRx>, first: Place, idle_timeout: Duration) -> Self {
+    /// A stream that was opened with a request for `first`, which watches `range`.
+    pub(super) fn new(
+        tx: Box<dyn WatchTx>,
+        rx: Box<dyn WatchRx>,
+        first: Place,
+        range: Range,
+        idle_timeout: Duration,
+    ) -> Self {
         let now = Instant::now();
         Self {
             tx,
             rx,
+            allowed: range,
             outbox: VecDeque::new(),
             creating: VecDeque::from([(FIRST_ID, first)]),
             places: HashMap::new(),
@@ -122,13 +134,21 @@ impl Link {
             }
             () = sleep_until(ask_at) => {
                 self.last_asked = Instant::now();
-                self.outbox.push_back(WatchRequest::Progress);
+                if !self.behind.is_empty() {
+                    self.outbox.push_back(WatchRequest::Progress);
+                }
+                // How far the store is would not be told while a watch begins after that, as after a list all do: etcd from 3.5.8 on
+                // keeps silent then (`progressIfSync` in its watchable_store.go). That a watch was created is always told.
+                let asked = self.creating.iter().any(|(_, place)| *place == NOBODYS);
+                if !asked && self.last_heard.elapsed() >= self.idle_timeout / 2 {
+                    self.ask(vec![Ask::Create(NOBODYS, self.allowed.clone(), Revision(0))]);
+                }
             }
         }
         Ok(None)
     }
 
-    /// When to ask how far the store is: soon while somebody has yet to catch up, otherwise to hear that it is alive.
+    /// When to ask something: how far the store is, soon, while somebody has yet to catch up; otherwise whether it is alive.
     fn ask_at(&self) -> Instant {
         if !self.behind.is_empty() {
             return self.last_asked + CATCH_UP_INTERVAL;
@@ -148,7 +168,7 @@ impl Link {
             return cancel;
         };
         let Some(watcher) = watchers.by_id.get(&place.watcher) else {
-            // It was dropped while its watch was being created.
+            // It was dropped while its watch was being created, or it is nobody's.
             if answer.created && !answer.canceled {
                 cancel.push(answer.id);
             }

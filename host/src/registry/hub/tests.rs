@@ -170,3 +170,24 @@ async fn whoever_looks_out_for_etcd_learns_that_it_is_there_and_watches_nothing(
     sleep(Duration::from_millis(10)).await;
     assert_eq!(fake.n_streams(), 0);
 }
+
+/// etcd does not say how far it is then.
+#[tokio::test(start_paused = true)]
+async fn a_stream_on_which_nothing_happens_is_not_lost_while_it_is_answered() {
+    let fake = Fake::new();
+    let hub = hub(&fake);
+    let mut idle = hub.watch(vec![Range::key("a")], Revision(2), CLUSTER);
+    assert!(matches!(idle.next().await, Some(Notice::Synced(_))));
+    let silent = timeout(Duration::from_mins(10), idle.next()).await;
+    assert!(silent.is_err(), "{silent:?}");
+    assert_eq!(fake.n_streams(), 1);
+    // What was asked is nobody's, and nothing of it stays.
+    let calls = fake.calls();
+    let count = |wanted: fn(&Call) -> bool| calls.iter().filter(|call| wanted(call)).count();
+    let (asked, cancelled) =
+        (count(|call| matches!(call, Call::Watch { .. })), count(|call| *call == Call::CancelWatch));
+    assert!(asked > 100 && asked - 1 - cancelled <= 1, "{asked} {cancelled}");
+    // Silence is told from that.
+    fake.hang();
+    assert!(matches!(timeout(Duration::from_mins(1), idle.next()).await, Ok(Some(Notice::Down(_)))));
+}

@@ -2,7 +2,6 @@
 //! behaves well and calls all the while.
 
 use std::{
-    fs,
     net::SocketAddr,
     sync::{
         Arc,
@@ -59,17 +58,13 @@ impl Arena {
         let instance = Instance::new(serve).await;
         let process = Process::start().await;
         let node = process.node;
-        let mut registry = etcd_client::Client::connect([&process.registry], None).await.unwrap();
-        let address = instance.address.to_string();
-        registry.put(format!("svc/{address}"), format!(r#"{{"Addr":"{address}"}}"#), None).await.unwrap();
+        process.register("svc", instance.address).await;
         let (calls, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let channel = Endpoint::new(format!("http://{node}")).unwrap().connect().await.unwrap();
         let healthy = tokio::spawn(healthy(Caller::new(channel, Some("svc")), Arc::clone(&calls), Arc::clone(&stop)));
         let mut arena = Self { node, _instance: instance, process, before: 0, calls, stop, healthy };
         arena.more_calls(100).await;
-        arena.before = arena.process.resident("VmRSS");
-        // The peak counts from here on (proc(5), clear_refs).
-        fs::write(arena.process.proc("clear_refs"), "5").unwrap();
+        arena.before = arena.process.forget_peak();
         arena
     }
 
@@ -94,13 +89,11 @@ impl Arena {
     pub(super) async fn stays_unharmed(self, limit: u64) -> u64 {
         self.more_calls(50).await;
         self.stop.store(true, SeqCst);
-        let grown = self.process.resident("VmHWM").saturating_sub(self.before);
+        let grown = self.process.grew_by_less_than(limit, self.before);
         let failed = soon(self.healthy).await.unwrap();
         assert!(failed.is_empty(), "{} calls of another client failed: {:?}", failed.len(), failed[0]);
         let log = self.process.log();
         assert!(!log.contains("panicked"), "{log}");
-        assert!(grown < limit, "the node grew by {grown} bytes, over {limit}; it says: {log}");
-        eprintln!("grew by {} KiB", grown >> 10);
         grown
     }
 }

@@ -19,9 +19,12 @@ async fn an_instance_that_fails_its_calls_is_passed_over() {
     let serves = Instance::echo("a").await;
     node.serve("svc", &[&fails, &serves]).await;
     let state = Arc::clone(&node.services.get("svc").unwrap().state());
+    // Endpoints are in the order of their addresses, which have any ports.
+    let address = fails.address.to_string();
+    let failing = state.endpoints.iter().find(|state| state.endpoint.address.as_str() == address).unwrap();
     let mut client = node.client().await;
     soon(async {
-        while !state.endpoints[0].cell.is_ejected() {
+        while !failing.cell.is_ejected() {
             client.echo("svc", "x").await;
         }
     })

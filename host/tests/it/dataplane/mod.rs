@@ -1,8 +1,10 @@
 //! The data plane with real sockets: instances, the node and clients in one process, or the node in one of its own.
 
+mod access;
 #[cfg(target_os = "linux")]
 mod arena;
 mod calls;
+mod checks;
 mod connections;
 mod ejection;
 mod failures;
@@ -16,6 +18,8 @@ mod misbehaving;
 mod places;
 #[cfg(target_os = "linux")]
 mod process;
+#[cfg(target_os = "linux")]
+mod program;
 mod retries;
 mod streams;
 mod support;

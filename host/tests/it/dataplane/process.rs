@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
@@ -31,11 +32,17 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With these flags besides.
+    pub(super) async fn with(flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_waymark"))
             .args(["node", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--state-dir", "none"])
             // Shared by all tests of this run and of the next: an unoptimized compiler takes seconds for each component.
             .arg("--plugin-cache")
             .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins"))
+            .args(flags)
             .env_remove("WAYMARK_LOG")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -63,6 +70,37 @@ impl Process {
         let admin = line("admin", "http://").await.parse().unwrap();
         let registry = line("registry", "").await;
         Self { node, admin, registry, child, log }
+    }
+
+    /// Puts an instance into its registry.
+    pub(super) async fn register(&self, service: &str, address: SocketAddr) {
+        let mut registry = etcd_client::Client::connect([&self.registry], None).await.unwrap();
+        registry.put(format!("{service}/{address}"), format!(r#"{{"Addr":"{address}"}}"#), None).await.unwrap();
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(super) async fn exit_code(&mut self) -> i32 {
+        soon(self.child.wait()).await.unwrap().code().unwrap()
+    }
+
+    /// Lets the peak of its memory count from here on (proc(5), `clear_refs`). Returns its resident bytes.
+    pub(super) fn forget_peak(&self) -> u64 {
+        fs::write(self.proc("clear_refs"), "5").unwrap();
+        self.resident("VmRSS")
+    }
+
+    /// At no time since then was its memory so many bytes larger. Returns by how much it was.
+    pub(super) fn grew_by_less_than(&self, limit: u64, before: u64) -> u64 {
+        let grown = self.resident("VmHWM").saturating_sub(before);
+        assert!(grown < limit, "the node grew by {grown} bytes, over {limit}; it says: {}", self.log());
+        eprintln!("grew by {} KiB", grown >> 10);
+        grown
     }
 
     /// A file of its folder in `/proc`.

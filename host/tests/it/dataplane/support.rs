@@ -331,7 +331,8 @@ impl Node {
         Self::of(Routes::default(), Options::default(), traffic).await
     }
 
-    async fn of(routes: Routes, options: Options, traffic: Traffic) -> Self {
+    /// A node with all of it.
+    pub(super) async fn of(routes: Routes, options: Options, traffic: Traffic) -> Self {
         let writers = Writers::default();
         let follow = {
             let writers = Arc::clone(&writers);

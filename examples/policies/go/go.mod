@@ -1,0 +1,3 @@
+module my_policy
+
+go 1.24

@@ -1,0 +1,113 @@
+//! Where a simulation's endpoints come from: a file, or a running node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    admin::NodeClient,
+    cli::output::Failure,
+    model::{Endpoint, InstanceId, Locality, ServiceName},
+};
+
+/// One endpoint as a file has it.
+#[derive(Debug, Deserialize)]
+struct Row {
+    id: Option<String>,
+    address: String,
+    #[serde(default)]
+    zone: String,
+    #[serde(default = "one")]
+    weight: u32,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A JSON array of endpoints, or an object that has one as `endpoints`: what `waymark resolve --json` prints.
+pub(super) fn parse(text: &str) -> Result<Vec<Endpoint>, String> {
+    let mut json: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    if let Some(endpoints) = json.get_mut("endpoints") {
+        json = endpoints.take();
+    }
+    let Value::Array(rows) = json else {
+        return Err("it is neither an array of endpoints nor an object with `endpoints`".into());
+    };
+    let rows = rows.into_iter().enumerate().map(|(nth, row)| {
+        let row = serde_json::from_value(row).map_err(|error| error.to_string());
+        row.and_then(endpoint).map_err(|reason| format!("endpoint {nth}: {reason}"))
+    });
+    distinct(rows.collect::<Result<_, _>>()?)
+}
+
+/// The endpoints of a service that a node knows.
+pub(super) async fn of_node(node: &str, service: &ServiceName) -> Result<Vec<Endpoint>, Failure> {
+    let known = NodeClient::connect(node).await?.service(service, false).await?;
+    let rows = known.endpoints.into_iter().map(|known| {
+        endpoint(Row {
+            id: Some(known.id),
+            address: known.address,
+            zone: known.zone,
+            weight: known.weight,
+            metadata: known.metadata,
+        })
+    });
+    let endpoints = rows.collect::<Result<_, _>>().and_then(distinct);
+    endpoints.map_err(|reason| Failure::failed(format!("cannot use the endpoints of {service} on {node}: {reason}")))
+}
+
+fn endpoint(row: Row) -> Result<Endpoint, String> {
+    let address = row.address.parse().map_err(|error: crate::model::ModelError| error.to_string())?;
+    let endpoint = Endpoint::at(address);
+    Ok(Endpoint {
+        id: row.id.map_or(endpoint.id, InstanceId::new),
+        locality: Locality::zone(&*row.zone),
+        weight: row.weight,
+        metadata: row.metadata.into_iter().collect(),
+        ..endpoint
+    })
+}
+
+/// A snapshot has each instance once.
+fn distinct(endpoints: Vec<Endpoint>) -> Result<Vec<Endpoint>, String> {
+    let mut seen = BTreeSet::new();
+    match endpoints.iter().find(|endpoint| !seen.insert(endpoint.id.as_str())) {
+        Some(twice) => Err(format!("the instance {:?} is there twice", twice.id.as_str())),
+        None => Ok(endpoints),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn only_the_address_must_be_there() {
+        let list = r#"[{"address": "192.0.2.1:80"},
+            {"id": "b", "address": "192.0.2.2:80", "zone": "z", "weight": 0, "metadata": {"v": "1"}, "state": "usable"}]"#;
+        let endpoints = parse(list).unwrap();
+        assert_eq!((endpoints[0].id.as_str(), endpoints[0].weight), ("192.0.2.1:80", 1));
+        assert_eq!((endpoints[1].id.as_str(), endpoints[1].weight, &*endpoints[1].locality.zone), ("b", 0, "z"));
+        assert_eq!(parse(&format!(r#"{{"service": "x", "endpoints": {list}}}"#)).unwrap(), endpoints);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, reason) in [
+            ("{", "not JSON"),
+            ("{}", "neither an array"),
+            (r#"[{"zone": "a"}]"#, "endpoint 0: missing field `address`"),
+            (r#"[{"address": "192.0.2.1"}]"#, "has no port"),
+            (r#"[{"address": "192.0.2.1:80", "weight": -1}]"#, "endpoint 0"),
+            (r#"[{"address": "192.0.2.1:80"}, {"address": "192.0.2.1:80"}]"#, "twice"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}
