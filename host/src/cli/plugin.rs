@@ -126,8 +126,8 @@ fn trial_engine(plugin: &PluginRef) -> Result<Engine, PluginError> {
         limits.build_deadline *= 5;
         limits.pick_deadline *= 10;
     }
-    // No cache on disk: what is printed includes how long it takes to compile.
-    Engine::new(EngineConfig { limits, ..EngineConfig::default() })
+    // Where nodes keep theirs: a component of many megabytes is compiled once, not at every trial.
+    Engine::new(EngineConfig { limits, cache_dir: app::default_plugin_cache(), ..EngineConfig::default() })
         .map_err(|error| PluginError::Host { plugin: plugin.to_string(), reason: format!("{error:#}") })
 }
 

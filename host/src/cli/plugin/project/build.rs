@@ -11,7 +11,10 @@ use super::{
     super::output::{self, Failure},
     Manifest, toolchain,
 };
-use crate::plugin::{Engine, EngineConfig, Grants, Plugin};
+use crate::{
+    app,
+    plugin::{Engine, EngineConfig, Grants, Plugin},
+};
 
 /// Flags of `waymark plugin build`.
 #[derive(Debug, clap::Args)]
@@ -67,7 +70,7 @@ fn load(path: &Path, manifest: &Manifest) -> Result<Plugin, Failure> {
     let shown = path.display();
     let bytes = fs::read(path)
         .map_err(|error| Failure::failed(format!("build.sh ended well and {shown} cannot be read: {error}")))?;
-    let engine = Engine::new(EngineConfig::default())
+    let engine = Engine::new(EngineConfig { cache_dir: app::default_plugin_cache(), ..EngineConfig::default() })
         .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
     let plugin = engine.load_allowing(&bytes, &shown.to_string(), Grants::NONE)?;
     if plugin.kind != manifest.kind.kind() {
