@@ -1,6 +1,6 @@
 //! Turns what SetPolicy was sent into a candidate for a swap, off the async threads.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use super::proto::set_policy_request::Source;
 use crate::{
     balancer::{Candidate, PolicyInfo},
-    plugin::{self, Engine, Grants, Kind, Limits, LoadError},
+    plugin::{self, Engine, Grants, Kind, Limits, LoadError, bundled},
 };
 
 /// The longest configuration, in bytes: it is kept in the history with each version.
@@ -22,9 +22,6 @@ const TEXT_LEN: usize = 200;
 
 /// How many components may be compiled at once: it takes all cores for a while, and calls run beside it.
 const AT_ONCE: usize = 2;
-
-/// What the history calls the origin of a bundled plugin.
-const BUNDLED: &str = "bundled";
 
 /// What SetPolicy was sent.
 pub(super) struct Wanted {
@@ -72,9 +69,9 @@ impl Candidates {
         }
         let by = short(&by);
         let origin = match (&source, short(&origin)) {
-            (Source::Bundled(_), _) => BUNDLED.to_owned(),
+            (Source::Bundled(_), _) => bundled::ORIGIN.to_owned(),
             // Nobody else may call theirs that.
-            (_, named) if named.is_empty() || named == BUNDLED => "the sent component".to_owned(),
+            (_, named) if named.is_empty() || named == bundled::ORIGIN => "the sent component".to_owned(),
             (_, named) => named,
         };
         let closed = |closed| Status::internal(format!("plugins cannot be loaded any more: {closed}"));
@@ -89,22 +86,16 @@ impl Candidates {
                 Ok(policy) => return Ok(Candidate::new(policy, by)),
                 Err(error) => error,
             };
-            let (name, sha256) = match &source {
-                Source::Bundled(name) => (short(name), String::new()),
-                Source::Component(bytes) => (file_stem(&origin), plugin::digest(bytes)),
+            let not_loaded = |sha256| PolicyInfo::not_loaded(origin, sha256, config, allow, by);
+            let info = match &source {
+                Source::Bundled(name) => PolicyInfo { name: short(name).into(), ..not_loaded(String::new()) },
+                Source::Component(bytes) => not_loaded(plugin::digest(bytes)),
             };
-            let (name, plugin_version, allow) = (name.into(), String::new(), allow.to_string());
-            let info = PolicyInfo { name, plugin_version, sha256, origin, config, allow, by };
             Err(NotLoaded { status: refused(&error), refused: Some(Box::new((info, error.to_string()))) })
         };
         let panicked = |panic| Status::internal(format!("loading the plugin failed: {panic}"));
         tokio::task::spawn_blocking(load).await.map_err(|panic| NotLoaded::of_host(panicked(panic)))?
     }
-}
-
-/// A component as the history calls it before it has said its own name: by its file.
-fn file_stem(origin: &str) -> String {
-    Path::new(origin).file_stem().map_or_else(|| "?".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// The status that `proto/waymark/v1/node.proto` promises for each fault.

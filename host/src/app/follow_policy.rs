@@ -93,15 +93,8 @@ impl Subject for PolicyFile {
     async fn refuse(&self, refusal: Refusal) {
         let Refusal { path, sha256, reason, .. } = refusal;
         warn!(file = %path.display(), reason, "the file of a policy changed and is refused; what runs goes on running");
-        let info = PolicyInfo {
-            name: path.file_stem().map_or_else(|| "?".into(), |stem| stem.to_string_lossy().as_ref().into()),
-            plugin_version: String::new(),
-            sha256,
-            origin: path.display().to_string(),
-            config: self.slot.choice.config.clone(),
-            allow: self.slot.choice.allow.to_string(),
-            by: BY.into(),
-        };
+        let PluginChoice { config, allow, .. } = &self.slot.choice;
+        let info = PolicyInfo::not_loaded(path.display().to_string(), sha256, config.clone(), *allow, BY);
         for handle in self.services.list() {
             if (self.concerns)(handle.name()) {
                 // A service that has ended meanwhile needs no history.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -13,7 +14,10 @@ use tokio::{sync::Notify, time::Instant};
 use tracing::warn;
 
 use super::state::FailureSink;
-use crate::policy::{PickError, Policy};
+use crate::{
+    plugin::Grants,
+    policy::{PickError, Policy},
+};
 
 /// Which policy, with which configuration, from where and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,15 @@ pub struct PolicyInfo {
     pub allow: String,
     /// Who chose it; free text.
     pub by: String,
+}
+
+impl PolicyInfo {
+    /// Of a component that was not loaded, and so has not said what it is: it is called by its file.
+    pub fn not_loaded(origin: String, sha256: String, config: String, allow: Grants, by: impl Into<String>) -> Self {
+        let name =
+            Path::new(&origin).file_stem().map_or_else(|| "?".into(), |stem| stem.to_string_lossy().as_ref().into());
+        Self { name, plugin_version: String::new(), sha256, origin, config, allow: allow.to_string(), by: by.into() }
+    }
 }
 
 /// What became of a policy version.

@@ -8,6 +8,9 @@ use super::{
     loader::{Kind, Plugin},
 };
 
+/// Where these come from, in the words of the history.
+pub const ORIGIN: &str = "bundled";
+
 /// A bundled component.
 #[derive(Debug, Clone, Copy)]
 pub struct Bundled {
@@ -64,7 +67,7 @@ impl Engine {
     /// Loads a bundled plugin under limits of its own. See [`Engine::load_bundled`].
     pub fn load_bundled_with(&self, kind: Kind, name: &str, limits: Limits) -> Result<Plugin, LoadError> {
         match of(kind).find(|bundled| bundled.name == name) {
-            Some(bundled) => self.load_with(bundled.bytes, "bundled", limits, Grants::NONE),
+            Some(bundled) => self.load_with(bundled.bytes, ORIGIN, limits, Grants::NONE),
             None => Err(LoadError::NoSuchBundled {
                 kind: kind.as_str(),
                 name: name.into(),

@@ -100,7 +100,7 @@ async fn inspect(name: &str, allow: Grants) -> Result<Inspection, Failure> {
                     "there is no bundled plugin called {name:?}; there are: {names}. A file has a `/` in it or ends with .wasm"
                 )));
             };
-            (found.bytes.to_vec(), "bundled".to_owned())
+            (found.bytes.to_vec(), bundled::ORIGIN.to_owned())
         }
         PluginRef::File(path) => (read(path)?, path.display().to_string()),
     };
