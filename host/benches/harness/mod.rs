@@ -8,6 +8,7 @@
 //! - A figure is a median with its quartiles. A benchmark takes no average: one interrupted sample would move it.
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
+pub(crate) mod callgrind;
 pub(crate) mod child;
 pub(crate) mod report;
 pub(crate) mod services;

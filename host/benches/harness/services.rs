@@ -1,12 +1,12 @@
 //! Services without a registry, and the policies they are balanced by.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use waymark::{
     balancer::{Candidate, HashKey, PolicyInfo, ServiceDefaults, ServiceHandle, Services, ServicesConfig},
     model::{Address, Endpoint, InstanceId, Locality, Revision, ServiceName, Update},
-    plugin::{Engine, Kind, WasmPolicy},
+    plugin::{Engine, Grants, Kind, Limits, WasmPolicy},
     policy::{BuildError, Decision, PickContext, PickError, Picker, Plan, Policy, RequestFacts, Scope},
     snapshot,
 };
@@ -21,6 +21,13 @@ pub(crate) const KEY_HEADER: &str = "x-user";
 pub(crate) fn bundled(engine: &Engine, name: &str) -> anyhow::Result<WasmPolicy> {
     let plugin = engine.load_bundled(Kind::Policy, name)?;
     Ok(plugin.into_policy("{}")?)
+}
+
+/// A test guest as a policy, with this configuration and under these limits.
+pub(crate) fn test_guest(engine: &Engine, name: &str, config: &str, limits: Limits) -> anyhow::Result<WasmPolicy> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../plugins/dist/test/{name}.wasm"));
+    let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(engine.load_with(&bytes, name, limits, Grants::NONE)?.into_policy(config)?)
 }
 
 /// A policy without WebAssembly, to tell the host's share of a pick from the component's.

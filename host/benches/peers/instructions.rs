@@ -3,25 +3,14 @@
 //!
 //! A proxy runs twice under valgrind, the second time for more calls; the difference is what the further calls took.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
-
-use anyhow::Context as _;
+use std::path::Path;
 
 use super::{
     Arena,
+    harness::callgrind,
     proxies::{Contestant, Proxy},
     streams::{Load, Until},
 };
-
-/// Whether there is valgrind.
-pub(crate) fn can_count() -> bool {
-    let here = Command::new("valgrind").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    here.is_ok_and(|status| status.success())
-}
 
 /// Instructions a call of this kind. `keep` is where callgrind's file of the longer run is left.
 pub(crate) fn count(
@@ -43,13 +32,8 @@ pub(crate) fn count(
 
 fn run(arena: &mut Arena, contestant: Contestant, load: Load, keep: Option<&Path>) -> anyhow::Result<f64> {
     let out = keep.unwrap_or(arena.folder.path()).join(format!("callgrind.{contestant:?}"));
-    let wrapper = ["valgrind", "--tool=callgrind", "--quiet", "--callgrind-out-file"].map(str::to_owned);
-    let [valgrind, tool, quiet, file] = wrapper;
-    let wrapper = [valgrind, tool, quiet, format!("{file}={}", out.display())];
-    let proxy = Proxy::start(contestant, arena.setting(1, &wrapper))?;
+    let proxy = Proxy::start(contestant, arena.setting(1, &callgrind::wrapper(&out)))?;
     arena.call(&proxy, load)?;
     proxy.end()?;
-    let text = fs::read_to_string(&out).context("valgrind left no counts")?;
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")));
-    Ok(total.context("valgrind counted nothing")?.trim().parse()?)
+    callgrind::total(&out)
 }

@@ -173,7 +173,7 @@ fn compare(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
-    let counts = instructions::can_count();
+    let counts = harness::callgrind::is_there();
     report.note(if counts {
         "instructions: the proxy's in user space, by callgrind, over calls as many at once as above"
     } else {

@@ -4,16 +4,16 @@
 //! thread that picks is counted.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::Context as _;
 
 use super::{
     harness::{
-        Options, Samples,
+        Options, Samples, callgrind,
         report::{Table, Unit},
     },
     picks::Way,
@@ -46,8 +46,7 @@ impl Counted {
 
 /// Instructions a pick, or none without valgrind.
 pub(super) fn count(names: &[String], options: &Options) -> anyhow::Result<Option<Table>> {
-    let here = Command::new("valgrind").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !here.is_ok_and(|status| status.success()) {
+    if !callgrind::is_there() {
         return Ok(None);
     }
     let folder = tempfile::tempdir()?;
@@ -69,17 +68,15 @@ pub(super) fn count(names: &[String], options: &Options) -> anyhow::Result<Optio
 /// The instructions of a run's first thread.
 fn run(way: usize, times: u64, folder: &Path) -> anyhow::Result<f64> {
     let out = folder.join("callgrind");
-    let run = Command::new("valgrind")
-        .args(["--tool=callgrind", "--separate-threads=yes", "--quiet"])
-        .arg(format!("--callgrind-out-file={}", out.display()))
+    let wrapper = callgrind::wrapper(&out);
+    let run = Command::new(&wrapper[0])
+        .args(&wrapper[1..])
+        .arg("--separate-threads=yes")
         .arg(env::current_exe()?)
         .args(["--way", &way.to_string(), "--times", &times.to_string(), "--cache"])
         .arg(folder.join("cache"))
         .output()
         .context("cannot start valgrind")?;
     anyhow::ensure!(run.status.success(), "valgrind failed: {}", String::from_utf8_lossy(&run.stderr));
-    let of_first = folder.join("callgrind-01");
-    let text = fs::read_to_string(&of_first).context("valgrind left no counts")?;
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")));
-    Ok(total.context("valgrind counted nothing")?.trim().parse()?)
+    callgrind::total(&folder.join("callgrind-01"))
 }

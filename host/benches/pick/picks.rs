@@ -2,9 +2,8 @@
 
 use std::{
     convert::Infallible,
-    fs,
     hint::black_box,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Barrier,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -13,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use http::{HeaderMap, HeaderValue};
 use waymark::{
     balancer::{Candidate, HashKey, Pick, PickRequest, ServiceState, Services},
@@ -26,7 +24,7 @@ use super::harness::{
     Options, Samples, ThreadClock, calibrate,
     report::{Table, Unit},
     rounds,
-    services::{KEY_HEADER, Native, ZONE, bundled, endpoints, scatter, services, started},
+    services::{KEY_HEADER, Native, ZONE, bundled, endpoints, scatter, services, started, test_guest},
     stay_on_core,
 };
 
@@ -160,9 +158,7 @@ async fn two_services(
 
 /// The guest that asks the host so many things a pick.
 fn asking(engine: &Engine, asks: u32) -> anyhow::Result<WasmPolicy> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist/test/asks_host.wasm");
-    let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(engine.load(&bytes, "asks_host.wasm")?.into_policy(&format!(r#"{{"asks": {asks}}}"#))?)
+    test_guest(engine, "asks_host", &format!(r#"{{"asks": {asks}}}"#), engine.limits().clone())
 }
 
 fn pick(state: &ServiceState, request: &PickRequest<'_>) {

@@ -1,24 +1,19 @@
 //! What a swap costs on a live service, with its component compiled before and not; and how soon a policy that fails is taken out.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use http::HeaderMap;
 use tokio::runtime::Runtime;
 use waymark::{
     balancer::{Candidate, PickRequest, ServiceHandle},
-    plugin::{Engine, EngineConfig, Grants, Limits},
+    plugin::{Engine, EngineConfig, Limits},
 };
 
 use super::harness::{
     Options, Samples,
     report::{Table, Unit},
     rounds,
-    services::{Native, bundled, endpoints, services, started},
+    services::{Native, bundled, endpoints, services, started, test_guest},
 };
 
 const NATIVE: &str = "native_rotation";
@@ -85,8 +80,6 @@ pub(super) fn measure(runtime: &Runtime, engine: &Engine, options: &Options) -> 
 /// Real time from a policy's last failure, the one that is too many, to the moment when another policy serves; every pick on the way
 /// is answered.
 pub(super) fn quarantine(runtime: &Runtime, options: &Options) -> anyhow::Result<Table> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist/test/traps_in_pick.wasm");
-    let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let engine = Engine::new(EngineConfig::default())?;
     let mut table = Table::new(
         "A policy that traps is taken out of service",
@@ -98,8 +91,8 @@ pub(super) fn quarantine(runtime: &Runtime, options: &Options) -> anyhow::Result
         let limits = Limits { quarantine_failures: 1, ..Limits::default() };
         rounds(options.rounds(25, 2), &mut [()], |()| {
             // Four picks try it out; the sixth that an instance is asked for fails.
-            let plugin = engine.load_with(&bytes, "traps_in_pick.wasm", limits.clone(), Grants::NONE)?;
-            let candidate = Candidate::new(plugin.into_policy(r#"{"every": 6}"#)?, "bench");
+            let policy = test_guest(&engine, "traps_in_pick", r#"{"every": 6}"#, limits.clone())?;
+            let candidate = Candidate::new(policy, "bench");
             runtime.block_on(handle.set_policy(candidate))?;
             let generation = handle.state().generation;
             let headers = HeaderMap::new();
