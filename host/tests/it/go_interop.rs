@@ -54,6 +54,19 @@ on_both!(
     waymark_reads_go_s_metadata_and_balances_by_it,
 );
 
+/// Programs in Go. None, and a line on stderr about `what`, when they are not to be had and are not required.
+pub(crate) fn go_or_skip<T>(programs: &'static Result<T, String>, what: &str) -> Option<&'static T> {
+    match programs {
+        Ok(programs) => Some(programs),
+        Err(missing) => {
+            let required = std::env::var_os("REQUIRE_GO").is_some_and(|value| value == "1");
+            assert!(!required, "REQUIRE_GO=1, but {missing}");
+            eprintln!("SKIPPED {what}: {missing}");
+            None
+        }
+    }
+}
+
 /// The Go programs.
 struct Go {
     server: PathBuf,
@@ -65,15 +78,7 @@ impl Go {
     async fn programs() -> Option<&'static Self> {
         static PROGRAMS: OnceLock<Result<Go, String>> = OnceLock::new();
         let programs = tokio::task::spawn_blocking(|| PROGRAMS.get_or_init(Self::build)).await.unwrap();
-        match programs {
-            Ok(programs) => Some(programs),
-            Err(missing) => {
-                let required = std::env::var_os("REQUIRE_GO").is_some_and(|value| value == "1");
-                assert!(!required, "REQUIRE_GO=1, but {missing}");
-                eprintln!("SKIPPED the test with the Go client: {missing}");
-                None
-            }
-        }
+        go_or_skip(programs, "the test with the Go client")
     }
 
     /// An error says what is missing on this machine. That the programs do not compile is a failure everywhere.

@@ -22,6 +22,7 @@ use tokio::{
 use waymark::dataplane::{Options, Route, Routes};
 
 use super::support::{LONG, Node, at, closed_port, soon};
+use crate::go_interop::go_or_skip;
 
 /// A node with all services of the tests, and a server at `address` behind it.
 async fn node(address: SocketAddr) -> Node {
@@ -71,15 +72,7 @@ impl Go {
     async fn programs() -> Option<&'static Self> {
         static PROGRAMS: OnceLock<Result<Go, String>> = OnceLock::new();
         let programs = tokio::task::spawn_blocking(|| PROGRAMS.get_or_init(Self::install)).await.unwrap();
-        match programs {
-            Ok(programs) => Some(programs),
-            Err(missing) => {
-                let required = std::env::var_os("REQUIRE_GO").is_some_and(|value| value == "1");
-                assert!(!required, "REQUIRE_GO=1, but {missing}");
-                eprintln!("SKIPPED the interoperability tests with grpc-go: {missing}");
-                None
-            }
-        }
+        go_or_skip(programs, "the interoperability tests with grpc-go")
     }
 
     /// `go install` takes a version only outside of a module, and then needs no go.sum of ours.

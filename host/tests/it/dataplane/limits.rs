@@ -16,11 +16,38 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Channel};
 use waymark::dataplane::{ConnectOptions, InboundOptions, Options, Routes};
 
 use super::support::{
-    Answer, Caller, Client, Instance, Node, Reply, at, echo, message, reply, soon, text, trailers, until,
+    Answer, Caller, Client, Instance, Node, Reply, Text, at, echo, message, reply, soon, text, trailers, until,
 };
+
+/// A call that runs, with its first message answered.
+struct Talk {
+    caller: Caller<Channel>,
+    messages: mpsc::Sender<Text>,
+    answers: Streaming<Text>,
+}
+
+impl Talk {
+    async fn begin(node: &Node) -> Self {
+        let mut caller = Caller::new(node.dial().await, Some("svc"));
+        let (messages, rx) = mpsc::channel(1);
+        messages.send(text("1")).await.unwrap();
+        let mut answers = caller.bidi(ReceiverStream::new(rx)).await.unwrap();
+        assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, "a:1");
+        Self { caller, messages, answers }
+    }
+
+    /// A second message is answered, and the call ends well.
+    async fn go_on_to_the_end(mut self) {
+        self.messages.send(text("2")).await.unwrap();
+        assert_eq!(soon(self.answers.message()).await.unwrap().unwrap().text, "a:2");
+        drop(self.messages);
+        assert_eq!(soon(self.answers.message()).await.unwrap(), None);
+    }
+}
 
 /// An instance that allows so many streams a connection, and answers a call for each permit.
 struct Holding {
@@ -202,23 +229,16 @@ async fn a_connection_that_says_goodbye_is_replaced_while_its_calls_run_to_their
     });
     let node = Node::new().await;
     node.set("svc", vec![at(address)]).await;
-    let mut caller = Caller::new(node.dial().await, Some("svc"));
-    let (tx, rx) = mpsc::channel(1);
-    tx.send(text("1")).await.unwrap();
-    let mut answers = caller.bidi(ReceiverStream::new(rx)).await.unwrap();
-    assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, "a:1");
+    let mut talk = Talk::begin(&node).await;
     goodbye.send(()).await.unwrap();
     // From some call on, the next connection is used; none fails.
     soon(async {
         while connections.load(SeqCst) == 1 {
-            assert_eq!(caller.unary("x").await.unwrap(), "a:x");
+            assert_eq!(talk.caller.unary("x").await.unwrap(), "a:x");
         }
     })
     .await;
-    tx.send(text("2")).await.unwrap();
-    assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, "a:2");
-    drop(tx);
-    assert_eq!(soon(answers.message()).await.unwrap(), None);
+    talk.go_on_to_the_end().await;
 }
 
 #[tokio::test]
@@ -249,20 +269,13 @@ async fn a_client_connection_of_its_age_takes_nothing_new_and_finishes_what_runs
     // Long enough for the call to begin, on a busy machine too.
     let max_age = Some(Duration::from_millis(800));
     let (node, _a) = inbound(InboundOptions { max_age, ..InboundOptions::default() }).await;
-    let mut caller = Caller::new(node.dial().await, Some("svc"));
-    let (tx, rx) = mpsc::channel(1);
-    tx.send(text("1")).await.unwrap();
-    let mut answers = caller.bidi(ReceiverStream::new(rx)).await.unwrap();
-    assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, "a:1");
+    let talk = Talk::begin(&node).await;
     // Two lives of later connections, each a tenth longer or shorter: the caller's is of its age by then.
     for _ in 0..2 {
         let unused = node.client().await;
         until(|| unused.sender.is_closed()).await;
     }
-    tx.send(text("2")).await.unwrap();
-    assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, "a:2");
-    drop(tx);
-    assert_eq!(soon(answers.message()).await.unwrap(), None);
+    talk.go_on_to_the_end().await;
 }
 
 #[tokio::test]
@@ -270,32 +283,20 @@ async fn calls_that_run_on_past_the_grace_of_their_connection_are_cut_off() {
     let (max_age, max_age_grace) = (Some(Duration::from_millis(800)), Some(Duration::from_millis(50)));
     let options = InboundOptions { max_age, max_age_grace, ..InboundOptions::default() };
     let (node, _a) = inbound(options).await;
-    let mut caller = Caller::new(node.dial().await, Some("svc"));
-    let (tx, rx) = mpsc::channel(1);
-    tx.send(text("1")).await.unwrap();
-    let mut answers = caller.bidi(ReceiverStream::new(rx)).await.unwrap();
-    assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, "a:1");
-    assert!(soon(answers.message()).await.is_err());
-    drop(tx);
+    let mut talk = Talk::begin(&node).await;
+    assert!(soon(talk.answers.message()).await.is_err());
 }
 
 #[tokio::test]
 async fn an_unused_client_connection_is_closed_and_one_with_a_call_is_not() {
     let idle_timeout = Some(Duration::from_millis(200));
     let (node, _a) = inbound(InboundOptions { idle_timeout, ..InboundOptions::default() }).await;
-    let mut caller = Caller::new(node.dial().await, Some("svc"));
-    let (tx, rx) = mpsc::channel(1);
-    tx.send(text("1")).await.unwrap();
-    let mut answers = caller.bidi(ReceiverStream::new(rx)).await.unwrap();
-    assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, "a:1");
+    let talk = Talk::begin(&node).await;
     for _ in 0..3 {
         let unused = node.client().await;
         until(|| unused.sender.is_closed()).await;
     }
-    tx.send(text("2")).await.unwrap();
-    assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, "a:2");
-    drop(tx);
-    assert_eq!(soon(answers.message()).await.unwrap(), None);
+    talk.go_on_to_the_end().await;
 }
 
 /// Frames of HTTP/2, as they are on the wire.
