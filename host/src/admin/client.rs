@@ -10,7 +10,7 @@ use tonic::{
 };
 
 use super::proto::{self, node_client, set_policy_request::Source};
-use crate::{model::ServiceName, plugin::Grants};
+use crate::{balancer::Standing, model::ServiceName, plugin::Grants};
 
 /// Why a node did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -135,7 +135,7 @@ pub struct Endpoint {
     pub weight: u32,
     /// Everything else that is registered.
     pub metadata: BTreeMap<String, String>,
-    /// `usable`, `backing-off`, or `unknown` for a state of a newer node.
+    /// A [`Standing`] as its word, or `unknown` for a state of a newer node.
     pub state: &'static str,
     /// Calls begun and not yet ended.
     pub in_flight: u32,
@@ -442,11 +442,13 @@ impl From<proto::Endpoint> for Endpoint {
     fn from(from: proto::Endpoint) -> Self {
         use proto::endpoint::State;
         let state = match from.state() {
-            State::Usable => "usable",
-            State::BackingOff => "backing-off",
-            State::Ejected => "ejected",
-            State::Unhealthy => "unhealthy",
-            State::Checking => "checking",
+            State::Ready => Standing::Ready.as_str(),
+            State::Idle => Standing::Idle.as_str(),
+            State::Connecting => Standing::Connecting.as_str(),
+            State::BackingOff => Standing::BackingOff.as_str(),
+            State::Ejected => Standing::Ejected.as_str(),
+            State::Unhealthy => Standing::Unhealthy.as_str(),
+            State::Checking => Standing::Checking.as_str(),
             State::Unspecified => "unknown",
         };
         Self {

@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use super::proto;
 use crate::balancer::{
-    EndpointState, Fitness, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, SwapTimes,
+    EndpointState, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, Standing, SwapTimes,
 };
 
 /// One service as it is now.
@@ -108,12 +108,14 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         zone: endpoint.locality.zone.to_string(),
         weight: endpoint.weight,
         metadata: endpoint.metadata.iter().cloned().collect(),
-        state: match cell.fitness() {
-            _ if cell.is_backing_off() => State::BackingOff,
-            Fitness::Unfit => State::Unhealthy,
-            Fitness::Unchecked => State::Checking,
-            Fitness::Fit if cell.is_ejected() => State::Ejected,
-            Fitness::Fit => State::Usable,
+        state: match cell.standing() {
+            Standing::BackingOff => State::BackingOff,
+            Standing::Unhealthy => State::Unhealthy,
+            Standing::Checking => State::Checking,
+            Standing::Ejected => State::Ejected,
+            Standing::Connecting => State::Connecting,
+            Standing::Ready => State::Ready,
+            Standing::Idle => State::Idle,
         }
         .into(),
         in_flight: cell.in_flight(),

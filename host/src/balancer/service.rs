@@ -27,11 +27,12 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
     ejection::{self, Ejections},
-    endpoint::{EndpointCell, Fitness},
+    endpoint::EndpointCell,
     gate::Gate,
     hash::HashKey,
     history::{Entry, Failures, History, PolicyInfo, PolicyOutcome, PolicyVersion, Quarantine},
     services::Checker,
+    standing::Fitness,
     state::{EndpointState, FailureSink, ServiceCounters, ServiceState},
     youth::{self, Youth},
 };

@@ -22,7 +22,7 @@ use waymark::{
         self, Admin, AdminError, ClientError, NodeClient, Readiness,
         client::{PolicySource, Service, SetPolicy},
     },
-    balancer::{Candidate, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig},
+    balancer::{Candidate, Connectivity, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig},
     model::{Endpoint, Revision, ServiceName, Update},
     naming::NamingError,
     plugin::{Engine, EngineConfig, Grants, Kind},
@@ -179,8 +179,8 @@ async fn a_service_is_told_as_it_is() {
     assert_eq!((service.policy.name.as_str(), service.policy.version), ("round_robin", 1));
     assert_eq!((service.plan.as_str(), service.endpoint_count), ("rotation", 3));
     assert_eq!(service.endpoints[2].address, "192.0.2.3:80");
-    assert_eq!(service.endpoints[2].state, "usable");
-    door.services.get("svc").unwrap().state().endpoints[2].cell.set_backing_off(true);
+    assert_eq!(service.endpoints[2].state, "idle");
+    door.services.get("svc").unwrap().state().endpoints[2].cell.set_connectivity(Connectivity::BackingOff);
     assert_eq!(client.service(&name("svc"), false).await.unwrap().endpoints[2].state, "backing-off");
     let listed = client.services(false).await.unwrap();
     assert_eq!((listed.len(), listed[0].endpoints.len(), listed[0].endpoint_count), (1, 0, 3));
@@ -344,7 +344,7 @@ async fn health_is_that_of_the_node_and_of_each_service() {
         assert_eq!(check(service).await.unwrap(), ServingStatus::Serving, "{service}");
     }
     assert_eq!(check("nobody").await.unwrap_err().code(), tonic::Code::NotFound);
-    door.services.get("svc").unwrap().state().endpoints[0].cell.set_backing_off(true);
+    door.services.get("svc").unwrap().state().endpoints[0].cell.set_connectivity(Connectivity::BackingOff);
     assert_eq!(check("svc").await.unwrap(), ServingStatus::NotServing);
     door.registry_up.store(false, SeqCst);
     assert_eq!(check("").await.unwrap(), ServingStatus::NotServing);
