@@ -287,6 +287,7 @@ fn calls(args: &Args, arena: &mut Arena, contestants: &[Contestant], part: &Part
 }
 
 /// Instructions a call; none where they are not counted. Unoptimized only what is Waymark's is: the others count for nothing there.
+#[expect(clippy::print_stderr, reason = "what is left out of a table is told beside it")]
 fn instructions_of(args: &Args, arena: &mut Arena, contestant: Contestant, part: &Part) -> anyhow::Result<Samples> {
     let quick = args.options.quick;
     if !part.count || contestant == Contestant::Direct || quick && contestant != Contestant::EachRequest {
