@@ -473,8 +473,8 @@ impl<B: RequestBody> Call<'_, B> {
             };
             let Sender { request, slot } = sender;
             let number = slot.number();
-            match self.send(endpoint, connection, request, &mut guard).await {
-                Ok((response, upload)) => {
+            match self.send(endpoint, connection, request, slot, &mut guard).await {
+                Ok((response, upload, slot)) => {
                     let (mut head, recv) = response.into_parts();
                     let code = match status_of(&head, recv.is_end_stream(), &endpoint.endpoint.address) {
                         Ok(code) => code,
@@ -546,8 +546,9 @@ impl<B: RequestBody> Call<'_, B> {
         endpoint: &EndpointState,
         connection: &Connection,
         mut sender: h2::client::SendRequest<Bytes>,
+        slot: Slot,
         guard: &mut CallGuard,
-    ) -> Result<(Response<h2::RecvStream>, Upload), Unanswered> {
+    ) -> Result<(Response<h2::RecvStream>, Upload, Slot), Unanswered> {
         let address = || endpoint.endpoint.address.clone();
         let request = self.request(connection).map_err(Unanswered::Failed)?;
         // Handles are cloned for each request, so that this never waits; it tells whether the connection is going away.
@@ -563,7 +564,7 @@ impl<B: RequestBody> Call<'_, B> {
             Err(error) => return Err(Unanswered::Closing(error)),
         };
         drop(sender);
-        let mut sent = linger::Sent::new(response, Upload::new(stream, nothing_to_send));
+        let mut sent = linger::Sent::new(response, Upload::new(stream, nothing_to_send), slot);
         let (source, deadline) = (&mut self.source, &mut self.deadline);
         let answered = poll_fn(|cx| {
             let (response, upload) = sent.parts();
@@ -584,7 +585,7 @@ impl<B: RequestBody> Call<'_, B> {
             guard.set_outcome(failure.outcome());
             Unanswered::Failed(failure)
         })?;
-        let upload = sent.answered();
+        let (upload, slot) = sent.ended(answered.is_ok());
         match answered {
             Ok(response) => {
                 guard.answered();
@@ -592,7 +593,7 @@ impl<B: RequestBody> Call<'_, B> {
                 if self.repeat.is_none() || !response.body().is_end_stream() {
                     upload.commit(&mut self.source);
                 }
-                Ok((response, upload))
+                Ok((response, upload, slot))
             }
             Err(error) if error.is_go_away() && error.is_remote() => {
                 // Streams that the server did process are not ended by its GOAWAY.

@@ -111,6 +111,7 @@ struct Warnings {
     too_many: Occasional,
     mixed_up: Occasional,
     handshake: Occasional,
+    given_up: Occasional,
     abuse: Occasional,
 }
 
@@ -240,6 +241,15 @@ impl Connection {
         let _ = timeout(self.shared.options.inbound.first_bytes_timeout, greeting::refuse(socket, refusal)).await;
     }
 
+    /// Whether this client's calls are taken.
+    fn is_calm(&self, client: &Client, now: Instant) -> bool {
+        let calm = !client.gives_up_too_much(now);
+        if !calm && let Some(untold) = self.server.warnings.given_up.turn() {
+            warn!(peer = %self.peer, untold, "refused a call of a client that gives up too many right after it began them");
+        }
+        calm
+    }
+
     async fn serve(&self, socket: Socket) {
         if let Err(error) = socket.set_nodelay() {
             debug!(peer = %self.peer, %error, "connection closed early");
@@ -250,9 +260,10 @@ impl Connection {
         let _care = client.care(&leave, &cut);
         let service = service_fn(|request| {
             let call = OpenCall::begin(&client);
+            let calm = self.is_calm(&client, call.began());
             // Boxed: the future of a call has some kilobytes, which hyper and the runtime would otherwise move half a dozen times
             // on the way into a task and out of it.
-            Box::pin(async move { Ok::<_, Infallible>(answer(call, request).await) })
+            Box::pin(async move { Ok::<_, Infallible>(answer(call, calm, request).await) })
         });
         let mut connection = pin!(self.server.http2.serve_connection(TokioIo::new(socket), service));
         let ended = tokio::select! {
@@ -277,10 +288,12 @@ impl Connection {
     }
 }
 
-async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<ResponseBody> {
-    let began = Instant::now();
-    let (shared, peer) = (open.shared(), open.peer());
-    let mut response = if let Some(not_grpc) = NotGrpc::of(&request) {
+/// Answers a request; `calm`: unless its client gives up too many.
+async fn answer(mut open: OpenCall, calm: bool, request: Request<Incoming>) -> Response<ResponseBody> {
+    let (shared, peer, began) = (open.shared(), open.peer(), open.began());
+    let mut response = if !calm {
+        refuse(shared, "", request.uri().path(), peer.0, began, &Failure::GivesUpTooMuch)
+    } else if let Some(not_grpc) = NotGrpc::of(&request) {
         shared.metrics.request_refused(not_grpc.label());
         if let Some(mut entry) = shared.entry("", request.uri().path(), peer.0) {
             entry.reason(NOT_GRPC);
@@ -296,6 +309,7 @@ async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<Response
             Err(no_route) => refuse(shared, "", head.uri.path(), peer.0, began, &Failure::NoRoute(no_route)),
         }
     };
+    open.answered(calm);
     response.body_mut().hold(open);
     response
 }

@@ -28,6 +28,7 @@ mod client;
 mod code;
 mod connect;
 mod connection;
+mod debt;
 mod errors;
 mod greeting;
 mod inbound;

@@ -112,8 +112,6 @@ impl Instance {
     {
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).max_concurrent_streams(10_000);
-        // What a machine that is too busy to look at calls would take for an attack.
-        http2.max_pending_accept_reset_streams(10_000);
         configure(&mut http2);
         let instance = Self {
             address: listener.local_addr().unwrap(),
