@@ -316,7 +316,9 @@ impl<B: RequestBody> Call<'_, B> {
         record: &mut RequestRecord,
     ) -> Result<Answered, Failure> {
         let mut outcome = self.attempt_all(handle, state, record).await;
-        while let Some((code, pushback)) = self.failed(&outcome) {
+        while self.source.can_replay()
+            && let Some((code, pushback)) = failed(&outcome)
+        {
             let wait = match self.retries.ended(policy, state.gate.tokens(), code, pushback, fastrand::f64()) {
                 Verdict::After(wait) => wait,
                 Verdict::Final => return outcome,
@@ -342,19 +344,6 @@ impl<B: RequestBody> Call<'_, B> {
 
     fn pick_request(&self) -> PickRequest<'_> {
         PickRequest { path: self.head.uri.path(), headers: &self.head.headers, peer: self.peer, tried: &self.tried }
-    }
-
-    /// How an attempt failed that a server may have seen, if the request can be sent once more.
-    fn failed(&self, outcome: &Result<Answered, Failure>) -> Option<(Code, Pushback)> {
-        match outcome {
-            _ if !self.source.can_replay() => None,
-            Ok(Answered::Whole { code: Code::Ok, .. } | Answered::Begun(_)) => None,
-            Ok(Answered::Whole { head, code }) => {
-                let pushback = head.headers.get("grpc-retry-pushback-ms").map(http::HeaderValue::as_bytes);
-                Some((*code, Pushback::parse(pushback)))
-            }
-            Err(failure) => failure.is_answer().then(|| (failure.code(), Pushback::None)),
-        }
     }
 
     /// Attempt after attempt until a server answers.
@@ -720,6 +709,18 @@ struct Begun {
     address: Address,
     /// The budget that gets something back if it ends well, where there are retries.
     tokens: Option<Arc<Tokens>>,
+}
+
+/// How an attempt failed that a server may have seen.
+fn failed(outcome: &Result<Answered, Failure>) -> Option<(Code, Pushback)> {
+    match outcome {
+        Ok(Answered::Whole { code: Code::Ok, .. } | Answered::Begun(_)) => None,
+        Ok(Answered::Whole { head, code }) => {
+            let pushback = head.headers.get("grpc-retry-pushback-ms").map(http::HeaderValue::as_bytes);
+            Some((*code, Pushback::parse(pushback)))
+        }
+        Err(failure) => failure.is_answer().then(|| (failure.code(), Pushback::None)),
+    }
 }
 
 /// The status in the head of an answer, if it is there already; an answer that is not gRPC, or all of which is a head without a status, is none.

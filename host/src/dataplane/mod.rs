@@ -30,6 +30,7 @@ mod connect;
 mod connection;
 mod debt;
 mod errors;
+mod feed;
 mod greeting;
 mod inbound;
 mod linger;
