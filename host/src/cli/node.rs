@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf, process::ExitCode};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::{
     output::Failure,
     registry::{RegistryArgs, listen_address},
@@ -114,7 +116,15 @@ impl Args {
     }
 }
 
+/// Has as many descriptors as the system lets it have. The lower limit that processes begin with is for programs that use select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it may not, it goes on with what it has.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    raise_descriptor_limit();
     let node = Node::start(args.into_config()?).await?;
     println!("node       grpc://{}  (header `waymark-service` names the service)", node.proxy_addr());
     if let Some(path) = node.unix_path() {

@@ -28,11 +28,13 @@ impl ClientsFile {
     /// Connections from clients, without their certificates.
     pub(super) fn to_options(&self) -> Result<InboundOptions, ConfigError> {
         let default = InboundOptions::default();
+        let max_connections = within("clients.max-connections", self.max_connections, 1, u64::from(u32::MAX))?;
         let max_streams = within("clients.max-streams", self.max_streams, 1, u64::from(u32::MAX >> 1))?;
         if self.max_age_grace_s.is_some() && self.max_age_s.is_none() {
             return Err(ConfigError::value("clients.max-age-grace-s", "goes with clients.max-age-s, give both"));
         }
         Ok(InboundOptions {
+            max_connections: max_connections.map(|most| most as usize),
             max_concurrent_streams: max_streams.map_or(default.max_concurrent_streams, |streams| streams as u32),
             max_age: seconds("clients.max-age-s", self.max_age_s, 1)?,
             max_age_grace: seconds("clients.max-age-grace-s", self.max_age_grace_s, 0)?,

@@ -63,6 +63,8 @@ pub struct TlsFile {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ClientsFile {
+    /// The most connections at once. Default: three quarters of what descriptors the process may have.
+    pub max_connections: Option<u64>,
     /// The most calls that run on one connection at once. Default 1000.
     pub max_streams: Option<u64>,
     /// A connection this old takes no new calls, seconds. Default: without end.

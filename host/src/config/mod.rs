@@ -569,9 +569,13 @@ mod tests {
     fn limits_of_connections_are_gone_unless_they_are_written_but_for_those_that_have_a_default() {
         let node_of = |text: &str| node(text).unwrap();
         let plain = node_of("");
-        assert_eq!((plain.inbound.max_age, plain.inbound.idle_timeout), (None, None));
+        let inbound = &plain.inbound;
+        assert_eq!((inbound.max_connections, inbound.max_age, inbound.idle_timeout), (None, None, None));
         assert_eq!(plain.connect.idle_timeout, Some(Duration::from_mins(30)));
-        let written = node_of("[clients]\nmax-age-s = 60\nmax-age-grace-s = 0\n[endpoints]\nidle-timeout-s = 0");
+        let written = node_of(
+            "[clients]\nmax-connections = 7\nmax-age-s = 60\nmax-age-grace-s = 0\n[endpoints]\nidle-timeout-s = 0",
+        );
+        assert_eq!(written.inbound.max_connections, Some(7));
         assert_eq!(written.inbound.max_age, Some(Duration::from_mins(1)));
         assert_eq!(written.inbound.max_age_grace, Some(Duration::ZERO));
         assert_eq!(written.connect.idle_timeout, None);
@@ -702,6 +706,7 @@ mod tests {
             ("access-log-format = \"xml\"", "access-log-format"),
             ("[clients]\nmax-age-s = 0", "clients.max-age-s"),
             ("[clients]\nmax-age-grace-s = 5", "clients.max-age-grace-s"),
+            ("[clients]\nmax-connections = 0", "clients.max-connections"),
             ("[clients]\nmax-streams = 0", "clients.max-streams"),
             ("[endpoints]\nmax-connections = 0", "endpoints.max-connections"),
             ("[endpoints]\nidle-timeout-s = 99999999", "endpoints.idle-timeout-s"),

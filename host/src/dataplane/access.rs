@@ -329,12 +329,17 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
-        while let Ok(first) = self.messages.recv() {
+        while let Ok(mut message) = self.messages.recv() {
             self.follow();
-            self.take(first);
-            for _ in 1..BATCH {
+            for _ in 0..BATCH {
+                // Whoever waited for the flush may move the file now.
+                let last = matches!(message, Message::Flush(_));
+                self.take(message);
+                if last {
+                    break;
+                }
                 let Ok(next) = self.messages.try_recv() else { break };
-                self.take(next);
+                message = next;
             }
             self.write();
         }

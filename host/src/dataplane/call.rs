@@ -316,7 +316,9 @@ impl<B: RequestBody> Call<'_, B> {
         record: &mut RequestRecord,
     ) -> Result<Answered, Failure> {
         let mut outcome = self.attempt_all(handle, state, record).await;
-        while let Some((code, pushback)) = self.failed(&outcome) {
+        while self.source.can_replay()
+            && let Some((code, pushback)) = failed(&outcome)
+        {
             let wait = match self.retries.ended(policy, state.gate.tokens(), code, pushback, fastrand::f64()) {
                 Verdict::After(wait) => wait,
                 Verdict::Final => return outcome,
@@ -342,19 +344,6 @@ impl<B: RequestBody> Call<'_, B> {
 
     fn pick_request(&self) -> PickRequest<'_> {
         PickRequest { path: self.head.uri.path(), headers: &self.head.headers, peer: self.peer, tried: &self.tried }
-    }
-
-    /// How an attempt failed that a server may have seen, if the request can be sent once more.
-    fn failed(&self, outcome: &Result<Answered, Failure>) -> Option<(Code, Pushback)> {
-        match outcome {
-            _ if !self.source.can_replay() => None,
-            Ok(Answered::Whole { code: Code::Ok, .. } | Answered::Begun(_)) => None,
-            Ok(Answered::Whole { head, code }) => {
-                let pushback = head.headers.get("grpc-retry-pushback-ms").map(http::HeaderValue::as_bytes);
-                Some((*code, Pushback::parse(pushback)))
-            }
-            Err(failure) => failure.is_answer().then(|| (failure.code(), Pushback::None)),
-        }
     }
 
     /// Attempt after attempt until a server answers.
@@ -473,8 +462,8 @@ impl<B: RequestBody> Call<'_, B> {
             };
             let Sender { request, slot } = sender;
             let number = slot.number();
-            match self.send(endpoint, connection, request, &mut guard).await {
-                Ok((response, upload)) => {
+            match self.send(endpoint, connection, request, slot, &mut guard).await {
+                Ok((response, upload, slot)) => {
                     let (mut head, recv) = response.into_parts();
                     let code = match status_of(&head, recv.is_end_stream(), &endpoint.endpoint.address) {
                         Ok(code) => code,
@@ -546,8 +535,9 @@ impl<B: RequestBody> Call<'_, B> {
         endpoint: &EndpointState,
         connection: &Connection,
         mut sender: h2::client::SendRequest<Bytes>,
+        slot: Slot,
         guard: &mut CallGuard,
-    ) -> Result<(Response<h2::RecvStream>, Upload), Unanswered> {
+    ) -> Result<(Response<h2::RecvStream>, Upload, Slot), Unanswered> {
         let address = || endpoint.endpoint.address.clone();
         let request = self.request(connection).map_err(Unanswered::Failed)?;
         // Handles are cloned for each request, so that this never waits; it tells whether the connection is going away.
@@ -563,7 +553,7 @@ impl<B: RequestBody> Call<'_, B> {
             Err(error) => return Err(Unanswered::Closing(error)),
         };
         drop(sender);
-        let mut sent = linger::Sent::new(response, Upload::new(stream, nothing_to_send));
+        let mut sent = linger::Sent::new(response, Upload::new(stream, nothing_to_send), slot);
         let (source, deadline) = (&mut self.source, &mut self.deadline);
         let answered = poll_fn(|cx| {
             let (response, upload) = sent.parts();
@@ -584,7 +574,7 @@ impl<B: RequestBody> Call<'_, B> {
             guard.set_outcome(failure.outcome());
             Unanswered::Failed(failure)
         })?;
-        let upload = sent.answered();
+        let (upload, slot) = sent.ended(answered.is_ok());
         match answered {
             Ok(response) => {
                 guard.answered();
@@ -592,7 +582,7 @@ impl<B: RequestBody> Call<'_, B> {
                 if self.repeat.is_none() || !response.body().is_end_stream() {
                     upload.commit(&mut self.source);
                 }
-                Ok((response, upload))
+                Ok((response, upload, slot))
             }
             Err(error) if error.is_go_away() && error.is_remote() => {
                 // Streams that the server did process are not ended by its GOAWAY.
@@ -719,6 +709,18 @@ struct Begun {
     address: Address,
     /// The budget that gets something back if it ends well, where there are retries.
     tokens: Option<Arc<Tokens>>,
+}
+
+/// How an attempt failed that a server may have seen.
+fn failed(outcome: &Result<Answered, Failure>) -> Option<(Code, Pushback)> {
+    match outcome {
+        Ok(Answered::Whole { code: Code::Ok, .. } | Answered::Begun(_)) => None,
+        Ok(Answered::Whole { head, code }) => {
+            let pushback = head.headers.get("grpc-retry-pushback-ms").map(http::HeaderValue::as_bytes);
+            Some((*code, Pushback::parse(pushback)))
+        }
+        Err(failure) => failure.is_answer().then(|| (failure.code(), Pushback::None)),
+    }
 }
 
 /// The status in the head of an answer, if it is there already; an answer that is not gRPC, or all of which is a head without a status, is none.

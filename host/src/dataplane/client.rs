@@ -2,22 +2,33 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::debug;
 
-use super::{Shared, listener::Peer, options::InboundOptions, usage::Usage};
+use super::{Shared, debt::Debt, linger, listener::Peer, options::InboundOptions, usage::Usage};
+
+/// How many calls a connection may give up right after it began them, beside one for each that it waited for, and how many more a
+/// second. The numbers are those of nghttp2 for resets (`nghttp2_option_set_stream_reset_rate_limit`).
+pub(super) const GIVEN_UP: (u32, u32) = (1000, 33);
 
 /// What the calls of one connection share.
 pub(super) struct Client {
     shared: Arc<Shared>,
     peer: Peer,
     usage: Usage,
+    given_up: Debt,
 }
 
 impl Client {
     pub(super) fn new(shared: Arc<Shared>, peer: Peer) -> Self {
-        Self { shared, peer, usage: Usage::default() }
+        let (most, a_second) = GIVEN_UP;
+        Self { shared, peer, usage: Usage::default(), given_up: Debt::new(most, a_second, Instant::now()) }
+    }
+
+    /// Whether it gives up so many calls that it gets no further one.
+    pub(super) fn gives_up_too_much(&self, now: Instant) -> bool {
+        self.given_up.is_full(now)
     }
 
     /// Says goodbye when the connection is too old or has been idle for too long (`leave`: no new calls), and cuts off what runs
@@ -66,25 +77,47 @@ fn jittered(age: Duration) -> Duration {
 }
 
 /// A call that counts as use of its connection until it is dropped.
-pub(super) struct OpenCall(Arc<Client>);
+pub(super) struct OpenCall {
+    client: Arc<Client>,
+    began: Instant,
+    answered: bool,
+}
 
 impl OpenCall {
     pub(super) fn begin(client: &Arc<Client>) -> Self {
         client.usage.begin();
-        Self(Arc::clone(client))
+        Self { client: Arc::clone(client), began: Instant::now(), answered: false }
     }
 
     pub(super) fn shared(&self) -> &Shared {
-        &self.0.shared
+        &self.client.shared
     }
 
     pub(super) fn peer(&self) -> Peer {
-        self.0.peer
+        self.client.peer
+    }
+
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Its client has waited for the answer's beginning. A call that was refused for what the client gave up makes up for nothing.
+    pub(super) fn answered(&mut self, makes_up: bool) {
+        self.answered = true;
+        if makes_up {
+            self.client.given_up.pay();
+        }
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.usage.end();
+        self.client.usage.end();
+        if !self.answered {
+            let now = Instant::now();
+            if now.duration_since(self.began) < linger::GRACE {
+                self.client.given_up.owe(now);
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{error::Error, fmt::Write as _, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use thiserror::Error;
 
-use super::{code::GRPC_STATUS, connect::ConnectError, route::NoRoute, wait::Waiting};
+use super::{client::GIVEN_UP, code::GRPC_STATUS, connect::ConnectError, route::NoRoute, wait::Waiting};
 use crate::{
     balancer::{DiscoverError, Outcome},
     model::{Address, ModelError, ServiceName},
@@ -28,6 +28,9 @@ pub(super) enum Failure {
     /// Nothing says which service the request is for.
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
+    /// Its client's connection has begun and given up too many.
+    #[error("more than {} calls of this connection were given up right after they began, and this node takes no more of them for now", GIVEN_UP.0)]
+    GivesUpTooMuch,
     /// What the request names is no service name.
     #[error("the request names no service that could exist")]
     BadName(#[source] ModelError),
@@ -226,7 +229,7 @@ impl Failure {
     /// The status that the caller gets. Those that may be tried again at once or later are UNAVAILABLE.
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::Discover(DiscoverError::TooMany { .. }) => Code::ResourceExhausted,
+            Self::GivesUpTooMuch | Self::Discover(DiscoverError::TooMany { .. }) => Code::ResourceExhausted,
             // To try again would not help.
             Self::NoRoute(_) | Self::BadName(_) | Self::Discover(_) => Code::Unimplemented,
             Self::Deadline { .. } | Self::NeverReady { .. } => Code::DeadlineExceeded,
@@ -257,6 +260,7 @@ impl Failure {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::NoRoute(_) => "no-route",
+            Self::GivesUpTooMuch => "too-many-given-up",
             Self::BadName(_) => "bad-service-name",
             Self::Discover(DiscoverError::TooMany { .. }) => "too-many-services",
             Self::Discover(_) => "service-refused",

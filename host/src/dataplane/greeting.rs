@@ -7,7 +7,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::socket::Socket;
+use super::{not_grpc::NOT_GRPC, socket::Socket};
 
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(super) enum Refusal {
     Cleartext,
     /// TLS without the agreement on HTTP/2.
     NoAlpn,
+    /// Clients have as many connections as they may have.
+    TooMany,
 }
 
 impl Refusal {
@@ -34,6 +36,17 @@ impl Refusal {
             Self::Http1 => "this port speaks gRPC over HTTP/2 in cleartext (h2c with prior knowledge), not HTTP/1",
             Self::Cleartext => "this port speaks gRPC over TLS: use https:// or TLS credentials",
             Self::NoAlpn => "this port speaks gRPC over HTTP/2, which a client asks for in the TLS handshake (ALPN h2)",
+            Self::TooMany => "this node has as many client connections as it takes (max-connections of [clients])",
+        }
+    }
+
+    /// The same as a metric's label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Cleartext => "cleartext",
+            Self::NoAlpn => "no-alpn",
+            Self::TooMany => "too-many",
         }
     }
 
@@ -41,6 +54,22 @@ impl Refusal {
         match self {
             Self::Http1 | Self::NoAlpn => "505 HTTP Version Not Supported",
             Self::Cleartext => "400 Bad Request",
+            Self::TooMany => "503 Service Unavailable",
+        }
+    }
+
+    fn waymark_error(self) -> &'static str {
+        match self {
+            Self::Http1 | Self::Cleartext | Self::NoAlpn => NOT_GRPC,
+            Self::TooMany => "too-many-connections",
+        }
+    }
+
+    /// A code of HTTP/2 (RFC 9113, section 7).
+    fn code(self) -> h2::Reason {
+        match self {
+            Self::Http1 | Self::Cleartext | Self::NoAlpn => h2::Reason::INADEQUATE_SECURITY,
+            Self::TooMany => h2::Reason::ENHANCE_YOUR_CALM,
         }
     }
 }
@@ -95,13 +124,13 @@ fn of(first: &[u8]) -> io::Result<Option<Protocol>> {
 pub(super) async fn refuse(mut socket: Socket, refusal: Refusal) -> io::Result<()> {
     let protocol = match refusal {
         Refusal::Http1 => Protocol::Http1,
-        Refusal::Cleartext => protocol(&socket).await?,
+        Refusal::Cleartext | Refusal::TooMany => protocol(&socket).await?,
         Refusal::NoAlpn => protocol_taken(&mut socket).await?,
     };
     let answer = match protocol {
         Protocol::Http1 => http1(refusal),
         Protocol::Http2 => http2(refusal),
-        // TLS in TLS: there is no telling what that wants.
+        // TLS in TLS: there is no telling what that wants. And a handshake is no way to save effort.
         Protocol::Tls => return Ok(()),
     };
     socket.write_all(&answer).await?;
@@ -119,25 +148,24 @@ pub(super) async fn refuse(mut socket: Socket, refusal: Refusal) -> io::Result<(
 }
 
 fn http1(refusal: Refusal) -> Vec<u8> {
-    let (status, text) = (refusal.http1_status(), refusal.text());
+    let (status, kind, text) = (refusal.http1_status(), refusal.waymark_error(), refusal.text());
     format!(
-        "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\nwaymark-error: not-grpc\r\nconnection: close\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\nwaymark-error: {kind}\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{text}\n",
         text.len() + 1
     )
     .into_bytes()
 }
 
-/// Empty SETTINGS, then GOAWAY with INADEQUATE_SECURITY and the reason as its debug data (RFC 9113, sections 6.5, 6.8 and 7),
-/// which gRPC's clients show.
+/// Empty SETTINGS, then GOAWAY with the reason as its debug data (RFC 9113, sections 6.5 and 6.8), which gRPC's clients show.
 fn http2(refusal: Refusal) -> Vec<u8> {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const INADEQUATE_SECURITY: u8 = 0xc;
     let text = refusal.text().as_bytes();
     let len = u8::try_from(text.len() + 8).expect("the texts are under 248 bytes");
     let mut frames = SETTINGS.to_vec();
     frames.extend([0, 0, len, 7, 0, 0, 0, 0, 0]);
-    frames.extend([0, 0, 0, 0, 0, 0, 0, INADEQUATE_SECURITY]);
+    frames.extend([0; 4]);
+    frames.extend(u32::from(refusal.code()).to_be_bytes());
     frames.extend(text);
     frames
 }
@@ -165,7 +193,7 @@ mod tests {
 
     #[test]
     fn every_refusal_fits_its_frame() {
-        for refusal in [Refusal::Http1, Refusal::Cleartext, Refusal::NoAlpn] {
+        for refusal in [Refusal::Http1, Refusal::Cleartext, Refusal::NoAlpn, Refusal::TooMany] {
             let frames = http2(refusal);
             assert_eq!(usize::from(frames[11]), frames.len() - 18);
         }

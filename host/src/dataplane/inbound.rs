@@ -7,7 +7,7 @@
 
 use std::{convert::Infallible, error::Error, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, sleep, timeout};
@@ -16,17 +16,19 @@ use tracing::{debug, info, warn};
 
 use super::{
     Dataplane, Shared,
+    admission::{Admitted, Place},
     body::ResponseBody,
     call::{Wanted, call, refuse},
     client::{Client, OpenCall},
-    code::is_grpc,
-    errors::{Failure, GRPC_MESSAGE, WAYMARK_ERROR},
+    errors::Failure,
     greeting::{self, Protocol, Refusal},
     listener::{Listener, Peer},
+    not_grpc::{NOT_GRPC, NotGrpc},
     occasional::Occasional,
     socket::Socket,
     tls::ServerTls,
 };
+use crate::traffic::Code;
 
 /// How serving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,10 +63,16 @@ pub async fn serve(listener: impl Into<Listener>, dataplane: Dataplane, shutdown
                     drain: drain.clone(),
                     abort: abort.clone(),
                 };
-                tracker.spawn(connection.run(socket));
+                match shared.admission.admit() {
+                    Admitted::Served(place) => drop(tracker.spawn(connection.run(socket, place))),
+                    Admitted::Told(place) => drop(tracker.spawn(connection.turn_away(socket, place))),
+                    Admitted::Closed => connection.too_many(),
+                }
             }
             Err(error) => {
-                warn!(%error, "cannot take a connection");
+                if let Some(untold) = server.warnings.accept.turn() {
+                    warn!(%error, untold, "cannot take a connection");
+                }
                 // Some errors last (no file descriptor is left): give what runs a chance to end.
                 if !is_of_the_connection(&error) {
                     sleep(Duration::from_millis(50)).await;
@@ -93,6 +101,17 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 struct Server {
     http2: http2::Builder<TokioExecutor>,
+    warnings: Warnings,
+}
+
+/// What a stranger can bring about as often as it likes is told at most once a second, each kind for itself: one must not hide another.
+#[derive(Default)]
+struct Warnings {
+    accept: Occasional,
+    too_many: Occasional,
+    mixed_up: Occasional,
+    handshake: Occasional,
+    given_up: Occasional,
     abuse: Occasional,
 }
 
@@ -111,7 +130,7 @@ impl Server {
             .keep_alive_timeout(options.keep_alive_timeout)
             // The instance sets the date of its answer, if it wants one.
             .auto_date_header(false);
-        Self { http2, abuse: Occasional::default() }
+        Self { http2, warnings: Warnings::default() }
     }
 }
 
@@ -124,7 +143,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, socket: Socket) {
+    async fn run(self, socket: Socket, _place: Place) {
         let _record = self.shared.metrics.connection();
         let greeted = tokio::select! {
             greeted = self.greet(socket) => greeted,
@@ -133,6 +152,23 @@ impl Connection {
         };
         if let Some(socket) = greeted {
             self.serve(socket).await;
+        }
+    }
+
+    /// Tells a client that it is one too many.
+    async fn turn_away(self, socket: Socket, _place: Place) {
+        self.too_many();
+        tokio::select! {
+            () = self.tell(socket, Refusal::TooMany) => {}
+            () = self.drain.cancelled() => {}
+        }
+    }
+
+    fn too_many(&self) {
+        self.shared.metrics.connection_refused(Refusal::TooMany.label());
+        if let Some(untold) = self.server.warnings.too_many.turn() {
+            let most = self.shared.admission.most();
+            warn!(peer = %self.peer, most, untold, "refused a client: there are as many connections as may be");
         }
     }
 
@@ -157,12 +193,17 @@ impl Connection {
                 self.refuse(socket, Refusal::Http1).await
             }
             (None, Protocol::Tls) => {
-                warn!(peer = %self.peer, "a client speaks TLS to a cleartext port; use http:// or plaintext credentials");
+                if let Some(untold) = self.server.warnings.mixed_up.turn() {
+                    warn!(peer = %self.peer, untold, "a client speaks TLS to a cleartext port; use http:// or plaintext credentials");
+                }
+                self.shared.metrics.connection_refused("tls");
                 None
             }
             (Some(tls), Protocol::Tls) => self.shake_hands(tls, socket).await,
             (Some(_), Protocol::Http1 | Protocol::Http2) => {
-                warn!(peer = %self.peer, "a client speaks cleartext to a TLS port; use https:// or TLS credentials");
+                if let Some(untold) = self.server.warnings.mixed_up.turn() {
+                    warn!(peer = %self.peer, untold, "a client speaks cleartext to a TLS port; use https:// or TLS credentials");
+                }
                 self.refuse(socket, Refusal::Cleartext).await
             }
         }
@@ -170,25 +211,43 @@ impl Connection {
 
     async fn shake_hands(&self, tls: &ServerTls, socket: Socket) -> Option<Socket> {
         let bound = self.shared.options.inbound.handshake_timeout;
-        match timeout(bound, tls.accept(socket)).await {
-            Ok(Ok((socket, true))) => return Some(socket),
-            Ok(Ok((socket, false))) => {
-                warn!(peer = %self.peer, "a client did not ask for HTTP/2 in its TLS handshake (ALPN h2)");
-                self.refuse(socket, Refusal::NoAlpn).await;
-            }
-            Ok(Err(error)) => {
-                warn!(peer = %self.peer, error = &error as &dyn Error, "cannot take a TLS connection");
-            }
-            Err(_) => warn!(peer = %self.peer, "no TLS handshake within {} s", bound.as_secs()),
+        let shaken = timeout(bound, tls.accept(socket)).await;
+        if let Ok(Ok((socket, true))) = shaken {
+            return Some(socket);
         }
         self.shared.metrics.handshake_failed();
-        None
+        if let Some(untold) = self.server.warnings.handshake.turn() {
+            let peer = self.peer;
+            match &shaken {
+                Ok(Ok(_)) => warn!(%peer, untold, "a client did not ask for HTTP/2 in its TLS handshake (ALPN h2)"),
+                Ok(Err(error)) => warn!(%peer, untold, error = error as &dyn Error, "cannot take a TLS connection"),
+                Err(_) => warn!(%peer, untold, "no TLS handshake within {} s", bound.as_secs()),
+            }
+        }
+        match shaken {
+            Ok(Ok((socket, _))) => self.refuse(socket, Refusal::NoAlpn).await,
+            _ => None,
+        }
     }
 
     async fn refuse(&self, socket: Socket, refusal: Refusal) -> Option<Socket> {
+        self.shared.metrics.connection_refused(refusal.label());
+        self.tell(socket, refusal).await;
+        None
+    }
+
+    async fn tell(&self, socket: Socket, refusal: Refusal) {
         // Whether the client reads why is up to it.
         let _ = timeout(self.shared.options.inbound.first_bytes_timeout, greeting::refuse(socket, refusal)).await;
-        None
+    }
+
+    /// Whether this client's calls are taken.
+    fn is_calm(&self, client: &Client, now: Instant) -> bool {
+        let calm = !client.gives_up_too_much(now);
+        if !calm && let Some(untold) = self.server.warnings.given_up.turn() {
+            warn!(peer = %self.peer, untold, "refused a call of a client that gives up too many right after it began them");
+        }
+        calm
     }
 
     async fn serve(&self, socket: Socket) {
@@ -201,9 +260,10 @@ impl Connection {
         let _care = client.care(&leave, &cut);
         let service = service_fn(|request| {
             let call = OpenCall::begin(&client);
+            let calm = self.is_calm(&client, call.began());
             // Boxed: the future of a call has some kilobytes, which hyper and the runtime would otherwise move half a dozen times
             // on the way into a task and out of it.
-            Box::pin(async move { Ok::<_, Infallible>(answer(call, request).await) })
+            Box::pin(async move { Ok::<_, Infallible>(answer(call, calm, request).await) })
         });
         let mut connection = pin!(self.server.http2.serve_connection(TokioIo::new(socket), service));
         let ended = tokio::select! {
@@ -220,7 +280,7 @@ impl Connection {
         // What this side ended was ended for a reason: a rule that was broken, or a limit of what one client may cost.
         let abuse =
             error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_library());
-        if let Some((abuse, untold)) = abuse.and_then(|abuse| Some((abuse, self.server.abuse.turn()?))) {
+        if let Some((abuse, untold)) = abuse.and_then(|abuse| Some((abuse, self.server.warnings.abuse.turn()?))) {
             warn!(peer = %self.peer, error = %abuse, untold, "ended a client's connection that broke the rules of HTTP/2");
         } else {
             debug!(peer = %self.peer, error = &error as &dyn Error, "client connection failed");
@@ -228,11 +288,19 @@ impl Connection {
     }
 }
 
-async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<ResponseBody> {
-    let began = Instant::now();
-    let (shared, peer) = (open.shared(), open.peer());
-    let mut response = if let Some(refusal) = refuse_http(&request) {
-        refusal
+/// Answers a request; `calm`: unless its client gives up too many.
+async fn answer(mut open: OpenCall, calm: bool, request: Request<Incoming>) -> Response<ResponseBody> {
+    let (shared, peer, began) = (open.shared(), open.peer(), open.began());
+    let mut response = if !calm {
+        refuse(shared, "", request.uri().path(), peer.0, began, &Failure::GivesUpTooMuch)
+    } else if let Some(not_grpc) = NotGrpc::of(&request) {
+        shared.metrics.request_refused(not_grpc.label());
+        if let Some(mut entry) = shared.entry("", request.uri().path(), peer.0) {
+            entry.reason(NOT_GRPC);
+            // What a gRPC client makes of it.
+            entry.ended(Code::of_http(not_grpc.status()), began.elapsed());
+        }
+        not_grpc.response()
     } else {
         let (mut head, body) = request.into_parts();
         let target = shared.routes.resolve(&mut head).map(|target| Wanted::new(&shared.services, target.as_str()));
@@ -241,26 +309,7 @@ async fn answer(open: OpenCall, request: Request<Incoming>) -> Response<Response
             Err(no_route) => refuse(shared, "", head.uri.path(), peer.0, began, &Failure::NoRoute(no_route)),
         }
     };
+    open.answered(calm);
     response.body_mut().hold(open);
     response
-}
-
-/// Answers to HTTP/2 that is not gRPC, as PROTOCOL-HTTP2.md asks: an HTTP status, so that nobody takes it for a success.
-fn refuse_http<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
-    let (status, message) = if request.method() != Method::POST {
-        (StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are POST requests")
-    } else if !is_grpc(request.headers()) {
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port takes gRPC: content-type application/grpc")
-    } else {
-        return None;
-    };
-    let mut response = Response::new(ResponseBody::empty());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(WAYMARK_ERROR, HeaderValue::from_static("not-grpc"));
-    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
-    }
-    Some(response)
 }

@@ -40,6 +40,11 @@ struct CodeLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReloadLabel {
     result: &'static str,
 }
@@ -57,7 +62,9 @@ struct Inner {
     retries: Family<ServiceLabel, Counter>,
     withheld: Family<ServiceLabel, Counter>,
     in_flight: Family<ServiceLabel, Gauge>,
+    requests_refused: Family<ReasonLabel, Counter>,
     connections: Gauge,
+    connections_refused: Family<ReasonLabel, Counter>,
     handshakes_failed: Counter,
     tls_reloads: Family<ReloadLabel, Counter>,
     access_log_left_out: Counter,
@@ -80,7 +87,11 @@ impl Metrics {
         let help = "Retries and hedges that a policy asked for and the budget did not allow";
         sub.register("retries_withheld", help, inner.withheld.clone());
         sub.register("requests_in_flight", "Requests that run", inner.in_flight.clone());
+        let help = "Requests over HTTP/2 that are no gRPC calls, by what is wrong";
+        sub.register("requests_refused", help, inner.requests_refused.clone());
         sub.register("client_connections", "Connections from clients", inner.connections.clone());
+        let help = "Connections from clients that were not served, by why";
+        sub.register("client_connections_refused", help, inner.connections_refused.clone());
         let help = "TLS handshakes with clients that failed";
         sub.register("tls_handshakes_failed", help, inner.handshakes_failed.clone());
         let help = "Changed certificate files, by whether they were taken or refused";
@@ -144,6 +155,16 @@ impl Metrics {
 
     pub(super) fn access_log_left_out(&self) -> Counter {
         self.inner.access_log_left_out.clone()
+    }
+
+    /// A request that is no call.
+    pub(super) fn request_refused(&self, reason: &'static str) {
+        self.inner.requests_refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// A client's connection on which no request is taken.
+    pub(super) fn connection_refused(&self, reason: &'static str) {
+        self.inner.connections_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(super) fn handshake_failed(&self) {

@@ -19,6 +19,7 @@
 //! have, it leaves the request's body with us for another attempt, and a call costs neither a channel nor a task.
 
 mod access;
+mod admission;
 mod backoff;
 mod body;
 mod call;
@@ -27,12 +28,15 @@ mod client;
 mod code;
 mod connect;
 mod connection;
+mod debt;
 mod errors;
+mod feed;
 mod greeting;
 mod inbound;
 mod linger;
 mod listener;
 mod metrics;
+mod not_grpc;
 mod occasional;
 mod options;
 mod received;
@@ -59,7 +63,7 @@ pub use route::{Route, RouteError, Routes, WAYMARK_SERVICE};
 pub use tls::{ClientTls, EndpointTls, Part, Pem, ServerTls, TlsError};
 pub use wait::WaitForReady;
 
-use self::connection::Connection;
+use self::{admission::Admission, connection::Connection};
 use crate::{balancer::Services, model::ServiceName};
 
 /// What the proxy and the channels of one process share. Cheap to clone.
@@ -73,6 +77,7 @@ struct Shared {
     routes: Routes,
     options: Options,
     metrics: Metrics,
+    admission: Admission,
 }
 
 impl Shared {
@@ -90,7 +95,8 @@ impl Dataplane {
             let options = options.clone();
             move |state| Connection::check_all(state, &options)
         });
-        Self { shared: Arc::new(Shared { services, routes, options, metrics }) }
+        let admission = Admission::new(options.inbound.max_connections);
+        Self { shared: Arc::new(Shared { services, routes, options, metrics, admission }) }
     }
 
     /// A channel to one service.

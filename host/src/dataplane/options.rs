@@ -41,6 +41,10 @@ pub struct InboundOptions {
     pub stream_window: u32,
     /// The same for all requests of a connection together. Default 16 MiB, so that a few stalled calls leave room for the others.
     pub connection_window: u32,
+    /// How many connections clients may have at once, over all listeners. One that is too many is told so (GOAWAY with
+    /// ENHANCE_YOUR_CALM) and closed. None, the default: three quarters of what descriptors the process may have when the data plane
+    /// is made, so that the rest can reach endpoints and the registry.
+    pub max_connections: Option<usize>,
     /// Calls that one client connection may run at once. Default 1000: clients queue what is over it.
     pub max_concurrent_streams: u32,
     /// The largest set of headers taken, in bytes. Default 64 KiB.
@@ -126,6 +130,7 @@ impl Default for InboundOptions {
         Self {
             stream_window: 1 << 20,
             connection_window: 16 << 20,
+            max_connections: None,
             max_concurrent_streams: 1000,
             max_header_bytes: 64 << 10,
             send_buffer: 64 << 10,

@@ -23,13 +23,13 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::Body;
-use http_body_util::Empty;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Where a request's body comes from, for one attempt after the other.
 pub(super) struct Source<B> {
-    body: B,
+    /// None: taken.
+    body: Option<B>,
     /// What was read so far, from the beginning; dropped when it is too much, or not needed any more.
     kept: Kept,
     limit: usize,
@@ -38,7 +38,7 @@ pub(super) struct Source<B> {
     read: Option<Arc<AtomicU64>>,
 }
 
-#[derive(Default, Clone)]
+#[derive(Default)]
 struct Kept {
     /// Most calls send one frame, and need no list.
     first: Option<Bytes>,
@@ -49,8 +49,8 @@ struct Kept {
     broken: bool,
 }
 
-/// What an upload sends next.
-enum Next {
+/// What comes next of a body.
+pub(super) enum Next {
     /// Data, and whether it is the last of the body.
     Data(Bytes, bool),
     Trailers(HeaderMap),
@@ -64,7 +64,14 @@ where
 {
     pub(super) fn new(body: B, limit: usize) -> Self {
         let ended = body.is_end_stream();
-        Self { body, kept: Kept::default(), limit, ended, read: None }
+        Self { body: Some(body), kept: Kept::default(), limit, ended, read: None }
+    }
+
+    /// Takes it, and leaves one that has ended.
+    pub(super) fn take(&mut self) -> Self {
+        let kept = std::mem::replace(&mut self.kept, Kept { broken: true, ..Kept::default() });
+        let ended = std::mem::replace(&mut self.ended, true);
+        Self { body: self.body.take(), kept, limit: self.limit, ended, read: self.read.take() }
     }
 
     /// Counts there the bytes that are read from here on.
@@ -82,34 +89,8 @@ where
         !self.kept.broken
     }
 
-    /// Reads the body to its end without sending it. Ready with false when it is longer than the limit: it is then as it was, and can be
-    /// sent once.
-    ///
-    /// # Errors
-    ///
-    /// The client broke its request off.
-    pub(super) fn poll_whole(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BoxError>> {
-        while !self.ended {
-            if self.kept.len > self.limit || self.kept.broken {
-                return Poll::Ready(Ok(false));
-            }
-            // The frame that is too much is kept too, or it would be lost.
-            let limit = std::mem::replace(&mut self.limit, usize::MAX);
-            let mut at = self.kept.count();
-            let read = self.poll_next(&mut at, cx);
-            self.limit = limit;
-            ready!(read)?;
-        }
-        Poll::Ready(Ok(self.kept.len <= self.limit && !self.kept.broken))
-    }
-
-    /// A body that was read whole, for an attempt beside this one.
-    pub(super) fn copy(&self) -> Source<Empty<Bytes>> {
-        Source { body: Empty::new(), kept: self.kept.clone(), limit: self.limit, ended: self.ended, read: None }
-    }
-
     /// No further attempt will follow the one that has taken `at` frames: no more needs to be kept.
-    fn commit(&mut self, at: usize) {
+    pub(super) fn commit(&mut self, at: usize) {
         if at >= self.kept.count() {
             self.kept = Kept::default();
         }
@@ -117,25 +98,40 @@ where
         self.kept.broken = true;
     }
 
-    fn poll_next(&mut self, at: &mut usize, cx: &mut Context<'_>) -> Poll<Result<Next, BoxError>> {
+    /// Whether it was read to its end, and all of it is kept.
+    pub(super) fn is_whole(&self) -> bool {
+        self.ended && !self.kept.broken
+    }
+
+    /// Whether nothing comes after so many frames.
+    pub(super) fn is_at_end(&self, at: usize) -> bool {
+        self.ended && self.kept.trailers.is_none() && self.kept.get(at).is_none()
+    }
+
+    /// The frame after so many.
+    ///
+    /// # Errors
+    ///
+    /// The client broke its request off.
+    pub(super) fn poll_next(&mut self, at: &mut usize, cx: &mut Context<'_>) -> Poll<Result<Next, BoxError>> {
         if let Some(data) = self.kept.get(*at) {
             *at += 1;
-            let last = self.ended && self.kept.trailers.is_none() && self.kept.get(*at).is_none();
-            return Poll::Ready(Ok(Next::Data(data, last)));
+            return Poll::Ready(Ok(Next::Data(data, self.is_at_end(*at))));
         }
         if self.ended {
             // Reached by repeated attempts only: the first one was told with the last frame.
             return Poll::Ready(Ok(self.kept.trailers.clone().map_or(Next::End, Next::Trailers)));
         }
+        let Some(body) = &mut self.body else { return Poll::Ready(Ok(Next::End)) };
         loop {
-            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) else {
                 self.ended = true;
                 return Poll::Ready(Ok(Next::End));
             };
             let frame = frame.map_err(Into::into)?;
             match frame.into_data() {
                 Ok(data) => {
-                    self.ended = self.body.is_end_stream();
+                    self.ended = body.is_end_stream();
                     if let Some(read) = &self.read {
                         read.fetch_add(data.len() as u64, Relaxed);
                     }
@@ -303,7 +299,7 @@ mod tests {
     use std::{convert::Infallible, task::Waker};
 
     use http_body::Frame;
-    use http_body_util::StreamBody;
+    use http_body_util::{Empty, StreamBody};
 
     use super::*;
 
@@ -370,21 +366,6 @@ mod tests {
         assert_eq!(read(&mut body), "abc|");
         body.commit(1);
         assert_eq!(read(&mut body), "abc.");
-    }
-
-    #[test]
-    fn a_body_read_whole_is_copied_and_one_too_long_is_sent_once() {
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut body = source(vec![data("a"), data("b")], 2);
-        assert!(matches!(body.poll_whole(&mut cx), Poll::Ready(Ok(true))));
-        assert_eq!(
-            (read(&mut body.copy()), read(&mut body.copy()), read(&mut body)),
-            ("ab.".into(), "ab.".into(), "ab.".into())
-        );
-        let mut long = source(vec![data("aa"), data("b"), data("c")], 2);
-        assert!(matches!(long.poll_whole(&mut cx), Poll::Ready(Ok(false))));
-        assert_eq!(read(&mut long), "aabc|", "nothing is lost");
-        assert!(!long.can_replay());
     }
 
     #[test]

@@ -8,27 +8,27 @@
 //!   attempt 3 ──▶ cancelled
 //! ```
 //!
-//! Only a request that fits into the replay buffer is hedged: it is read whole first, and each attempt sends a copy of it (the bytes
-//! are shared). All attempts run in the caller's task; the answer drops the others, which resets their streams.
+//! The first attempt begins at once and sends the request as it comes. Further ones need a request that is whole and fits into the replay
+//! buffer: each sends the same bytes from the beginning (`feed`). One that is not whole when it is their turn is a stream, and stays with
+//! its first attempt. All attempts run in the caller's task; the answer drops the others, which resets their streams.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use http_body_util::Empty;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    Answered, AttemptCause, AttemptError, Call, Deadline, Failure, RequestBody, RequestRecord, Unanswered, rest,
+    Answered, AttemptCause, AttemptError, Call, Deadline, Failure, RequestBody, RequestRecord, Source, Unanswered,
+    counts, failed, rest,
 };
 use crate::{
     balancer::{Pick, ServiceState},
+    dataplane::feed::{Fed, Feed},
     model::Address,
     traffic::{HedgingPolicy, MOST_ATTEMPTS, Pushback, Retries, Tokens},
 };
 
-/// How long a request is given at least to come in whole, before it is sent as any other. The end of a unary one comes with its
-/// beginning; a stream, whose caller may wait for answers before it goes on, is held back by this once.
+/// How long a request is given at least to come in whole where the delay is shorter. The end of a unary one comes with its beginning.
 const READ_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What becomes of the hedges still to come after one attempt has ended.
@@ -40,28 +40,44 @@ enum After {
 }
 
 impl<'a, B: RequestBody> Call<'a, B> {
-    /// Carries the call out by attempts beside one another. None where it is to be carried out as any other: because its request is not
-    /// whole yet or too long, or because no server has seen it.
+    /// Carries the call out by attempts beside one another. None where it is to be carried out as any other, because no server has seen
+    /// it.
     pub(super) async fn hedged(
         &mut self,
         state: &ServiceState,
         policy: &HedgingPolicy,
         record: &mut RequestRecord,
     ) -> Option<Result<Answered, Failure>> {
-        let source = &mut self.source;
-        let read = tokio::time::timeout(policy.delay.max(READ_PATIENCE), poll_fn(|cx| source.poll_whole(cx)));
-        match read.await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) | Err(_) => return None,
-            Ok(Err(error)) => return Some(Err(Failure::RequestBody(error))),
+        let feed = Feed::new(self.source.take());
+        let answered = self.attempts_beside(&feed, state, policy, record).await;
+        match answered {
+            Some(answered) => Some(answered),
+            None => {
+                self.source = feed.into_source().expect("attempts alone read it, and all have ended");
+                (!self.source.can_replay()).then(|| {
+                    let (known, backing_off) = counts(state);
+                    let last = self.last.take();
+                    Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last })
+                })
+            }
         }
+    }
+
+    async fn attempts_beside(
+        &mut self,
+        feed: &Feed<B>,
+        state: &ServiceState,
+        policy: &HedgingPolicy,
+        record: &mut RequestRecord,
+    ) -> Option<Result<Answered, Failure>> {
         let tokens = state.gate.tokens();
         let mut running = FuturesUnordered::new();
         let mut last = None;
         let mut left = policy.max_attempts.min(MOST_ATTEMPTS);
         let mut next = Instant::now();
+        let patience = next + READ_PATIENCE;
         loop {
-            while left > 0 && Instant::now() >= next {
+            while left > 0 && Instant::now() >= next && (self.attempts == 0 || feed.is_whole()) {
                 if self.attempts > 0 && !tokens.allow() {
                     record.withheld();
                     left = 0;
@@ -74,7 +90,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
                 let endpoint = &state.endpoints[index as usize];
                 let Some(guard) = endpoint.cell.begin() else { continue };
                 record.attempt(self.attempts, &endpoint.endpoint.address);
-                let mut copy = self.copy();
+                let mut copy = self.copy(feed);
                 running.push(async move {
                     let answered = copy.attempt(&state.service, endpoint, guard, true).await;
                     (index, answered.map(|answered| copy.detached(answered)))
@@ -84,21 +100,42 @@ impl<'a, B: RequestBody> Call<'a, B> {
                 left -= 1;
                 next = Instant::now() + policy.delay;
             }
+            let whole = feed.is_whole();
             let (index, ended) = tokio::select! {
+                // The attempts first: it is they who read the request, and nothing else tells that it is whole now.
+                biased;
                 ended = running.next() => match ended {
                     Some(ended) => ended,
                     // Nothing runs, and nothing more will: the last answer is the call's, if there was any.
                     None if left == 0 => return last,
+                    None if !whole => {
+                        // No server has seen it: it can go on at once. One that answered may have done so before the request's end came.
+                        if last.is_none() || timeout_at(patience, feed.read()).await.is_err() || !feed.is_whole() {
+                            return last;
+                        }
+                        continue;
+                    }
                     None => {
                         sleep_until(next).await;
                         continue;
                     }
                 },
-                () = sleep_until(next), if left > 0 => continue,
+                () = becomes_whole(feed), if left > 0 && !whole => {
+                    // Until now no server could have answered it.
+                    next = Instant::now() + policy.delay;
+                    continue;
+                }
+                () = sleep_until(if whole { next } else { next.max(patience) }), if left > 0 => {
+                    if !feed.is_whole() {
+                        left = 0;
+                    }
+                    continue;
+                }
             };
             let address = &state.endpoints[index as usize].endpoint.address;
             match self.after(ended, policy, tokens, address) {
                 After::Won(answer) => {
+                    feed.commit();
                     record.answered_by(address);
                     return Some(answer);
                 }
@@ -134,7 +171,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
                 return After::Next(None, Pushback::None);
             }
         };
-        match self.failed(&outcome) {
+        match failed(&outcome) {
             Some((code, pushback)) if policy.non_fatal.contains(code) => {
                 tokens.failed();
                 After::Next(Some(outcome), pushback)
@@ -143,12 +180,12 @@ impl<'a, B: RequestBody> Call<'a, B> {
         }
     }
 
-    /// The same call once more, with a request that is whole.
-    fn copy(&self) -> Call<'a, Empty<Bytes>> {
+    /// The same call once more.
+    fn copy(&self, feed: &Feed<B>) -> Call<'a, Fed<B>> {
         Call {
             shared: self.shared,
             head: self.head.clone(),
-            source: self.source.copy(),
+            source: Source::new(feed.body(), self.shared.options.replay_bytes),
             peer: self.peer,
             deadline: Deadline::new(self.deadline.at()),
             has_timeout: self.has_timeout,
@@ -171,4 +208,9 @@ impl<'a, B: RequestBody> Call<'a, B> {
             whole @ Answered::Whole { .. } => whole,
         }
     }
+}
+
+/// Ready when all of the request is there. Whoever reads it wakes this.
+async fn becomes_whole<B: RequestBody>(feed: &Feed<B>) {
+    poll_fn(|_| if feed.is_whole() { Poll::Ready(()) } else { Poll::Pending }).await;
 }

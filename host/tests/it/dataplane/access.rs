@@ -1,6 +1,14 @@
 //! The access log of a real node: a line for every call.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use waymark::{
@@ -15,6 +23,8 @@ struct Logged {
     node: Node,
     log: AccessLog,
     path: PathBuf,
+    /// How many lines were looked at.
+    seen: AtomicUsize,
     _folder: tempfile::TempDir,
 }
 
@@ -28,15 +38,19 @@ impl Logged {
         let method = MethodConfig { repeat: repeat.map(Arc::new), ..MethodConfig::default() };
         let traffic = Traffic { methods: Methods::all(method), ..Traffic::default() };
         let node = Node::of(Routes::default(), options, traffic).await;
-        Self { node, log, path, _folder: folder }
+        Self { node, log, path, seen: AtomicUsize::new(0), _folder: folder }
     }
 
     /// What was logged since the last look. A call's line is on its way before its caller has the end of the answer.
     async fn lines(&self) -> Vec<Value> {
         self.log.flush().await;
-        let lines = fs::read_to_string(&self.path).unwrap();
-        fs::write(&self.path, "").unwrap();
-        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let text = fs::read_to_string(&self.path).unwrap();
+        // The last one may not be written to its end yet.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let lines: Vec<_> =
+            whole.skip(self.seen.load(SeqCst)).map(|line| serde_json::from_str(line).unwrap()).collect();
+        self.seen.fetch_add(lines.len(), SeqCst);
+        lines
     }
 }
 
@@ -95,6 +109,11 @@ async fn a_failed_call_is_logged_with_its_reason() {
     assert_eq!(client.answer(request).await.kind(), "bad-timeout");
     let lines = logged.lines().await;
     assert_eq!(fields(&lines[0], &names), json!(["none", "/a.B/C", null, "INTERNAL", 0, "bad-timeout"]));
+    // What is no call at all.
+    let get = http::Request::get("http://127.0.0.1/healthz").body(tonic::body::Body::empty()).unwrap();
+    assert_eq!(client.answer(get).await.status, 405);
+    let lines = logged.lines().await;
+    assert_eq!(fields(&lines[0], &names), json!(["", "/healthz", null, "UNKNOWN", 0, "not-grpc"]));
     // An instance's own failure has none.
     let fails = Instance::new(|_| async { tonic::Status::not_found("no such thing").into_http() }).await;
     logged.node.serve("svc", &[&fails]).await;

@@ -12,8 +12,9 @@ use std::{
 
 use http::Request;
 use http_body::Frame;
-use hyper::body::Incoming;
-use tokio::task::JoinHandle;
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::rt::TokioExecutor;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::transport::Endpoint;
 
 use super::{
@@ -29,9 +30,10 @@ pub(super) fn endless(message_len: usize) -> String {
     format!("/hostile/Endless/{message_len}")
 }
 
-async fn serve(request: Request<Incoming>) -> Reply {
+async fn serve(request: Request<Incoming>, never: Arc<AtomicUsize>) -> Reply {
     let path = request.uri().path();
     if path == NEVER {
+        never.fetch_add(1, SeqCst);
         std::future::pending::<()>().await;
     }
     let Some(len) = path.strip_prefix("/hostile/Endless/") else { return echo("a", request).await };
@@ -44,7 +46,8 @@ async fn serve(request: Request<Incoming>) -> Reply {
 pub(super) struct Arena {
     /// Where the node takes calls.
     pub(super) node: SocketAddr,
-    _instance: Instance,
+    instance: Instance,
+    never: Arc<AtomicUsize>,
     process: Process,
     /// Resident bytes before the attack.
     before: u64,
@@ -54,15 +57,28 @@ pub(super) struct Arena {
 }
 
 impl Arena {
+    /// With an instance that takes as many calls at once as anybody begins.
     pub(super) async fn new() -> Self {
-        let instance = Instance::new(serve).await;
+        Self::with(|_| {}).await
+    }
+
+    /// With an instance that has hyper's own limits, as tonic's servers do.
+    pub(super) async fn with_default_limits() -> Self {
+        Self::with(|http2| *http2 = http2::Builder::new(TokioExecutor::new())).await
+    }
+
+    async fn with(configure: fn(&mut http2::Builder<TokioExecutor>)) -> Self {
+        let never = Arc::<AtomicUsize>::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let count = Arc::clone(&never);
+        let instance = Instance::configured(listener, configure, move |request| serve(request, Arc::clone(&count)));
         let process = Process::start().await;
         let node = process.node;
         process.register("svc", instance.address).await;
         let (calls, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let channel = Endpoint::new(format!("http://{node}")).unwrap().connect().await.unwrap();
         let healthy = tokio::spawn(healthy(Caller::new(channel, Some("svc")), Arc::clone(&calls), Arc::clone(&stop)));
-        let mut arena = Self { node, _instance: instance, process, before: 0, calls, stop, healthy };
+        let mut arena = Self { node, instance, never, process, before: 0, calls, stop, healthy };
         arena.more_calls(100).await;
         arena.before = arena.process.forget_peak();
         arena
@@ -84,6 +100,16 @@ impl Arena {
         self.process.logged(words).await;
     }
 
+    /// How many calls have come to the instance that it never answers.
+    pub(super) fn n_never(&self) -> usize {
+        self.never.load(SeqCst)
+    }
+
+    /// Whether the node's log has these words.
+    pub(super) fn has_logged(&self, words: &str) -> bool {
+        self.process.log().contains(words)
+    }
+
     /// With the attack still going on or just over: other calls go on, none of them has failed, and the node has not grown by more
     /// than so many bytes at any time. Returns by how much it has.
     pub(super) async fn stays_unharmed(self, limit: u64) -> u64 {
@@ -94,6 +120,7 @@ impl Arena {
         assert!(failed.is_empty(), "{} calls of another client failed: {:?}", failed.len(), failed[0]);
         let log = self.process.log();
         assert!(!log.contains("panicked"), "{log}");
+        assert_eq!(self.instance.n_open(), self.instance.n_connections(), "the instance has ended a connection");
         grown
     }
 }

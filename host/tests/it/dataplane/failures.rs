@@ -173,6 +173,9 @@ async fn what_is_not_grpc_gets_an_http_status() {
     let json = http::Request::post("http://127.0.0.1/").header("content-type", "application/json");
     assert_eq!(client.answer(json.body(tonic::body::Body::empty()).unwrap()).await.status, 415);
     assert_eq!(a.n_calls(), 0);
+    for reason in ["method", "content-type"] {
+        assert_eq!(node.metric(&format!("dataplane_requests_refused_total{{reason=\"{reason}\"}}")), Some(1));
+    }
 }
 
 #[tokio::test]
@@ -191,6 +194,7 @@ async fn http1_is_told_what_this_port_speaks() {
         assert!(answer.starts_with(b"HTTP/1.1 505 "), "{}", String::from_utf8_lossy(&answer[..len]));
         assert_eq!(soon(stream.read(&mut answer)).await.unwrap(), 0, "and the connection is closed");
     }
+    assert_eq!(node.metric("dataplane_client_connections_refused_total{reason=\"http1\"}"), Some(3));
 }
 
 #[tokio::test]

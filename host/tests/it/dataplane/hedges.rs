@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http_body::Frame;
 use waymark::traffic::{Code, HedgingPolicy, MethodConfig, Methods, Repeat, Traffic};
 
-use super::support::{Caller, Instance, Node, soon, text};
+use super::support::{Caller, Client, Instance, Node, at, closed_port, message, soon, text, written};
 
 fn hedging(delay: Duration, non_fatal: &[Code]) -> Traffic {
     let policy = HedgingPolicy { max_attempts: 3, delay, non_fatal: non_fatal.iter().copied().collect() };
@@ -77,8 +79,9 @@ async fn a_failure_that_is_not_fatal_brings_the_next_attempt_forward_and_any_oth
 }
 
 #[tokio::test]
-async fn a_stream_is_carried_out_as_any_other_call() {
-    let node = Node::traffic(hedging(Duration::from_millis(1), &[])).await;
+async fn a_stream_is_held_back_by_nothing() {
+    // So long a delay that whatever waits for it does not come within the test's time.
+    let node = Node::traffic(hedging(Duration::from_secs(3600), &[])).await;
     let a = Instance::echo("a").await;
     node.serve("svc", &[&a]).await;
     let (words, input) = tokio::sync::mpsc::channel(1);
@@ -91,5 +94,55 @@ async fn a_stream_is_carried_out_as_any_other_call() {
     drop(words);
     assert_eq!(soon(answer.message()).await.unwrap(), None);
     assert_eq!(caller.unary("z".repeat(100_000)).await.unwrap().len(), 100_002);
+    assert_eq!(a.n_calls(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_goes_on_is_sent_to_one_instance() {
+    let node = Node::traffic(hedging(Duration::from_millis(1), &[])).await;
+    let (a, b) = (Instance::echo("a").await, Instance::echo("b").await);
+    node.serve("svc", &[&a, &b]).await;
+    let mut client = node.client().await;
+    let (words, body) = written();
+    words.send(Frame::data(message(b"\x0a\x01x"))).await.unwrap();
+    // Its deadline is far past the time in which it would have to be whole.
+    let request = Client::request("svc", "/test.Echo/ClientStream").header("grpc-timeout", "500m").body(body);
+    assert_eq!(client.answer(request.unwrap()).await.code(), "4");
+    assert_eq!(a.n_calls() + b.n_calls(), 1);
+}
+
+#[tokio::test]
+async fn a_request_in_pieces_is_hedged_once_it_is_whole() {
+    let node = Node::traffic(hedging(Duration::from_millis(1), &[])).await;
+    let ((slow, _dropped), quick) = (stalls().await, Instance::echo("a").await);
+    node.serve("svc", &[&slow, &quick]).await;
+    let mut client = node.client().await;
+    for _ in 0..2 {
+        let (words, body) = written();
+        let request = Client::request("svc", "/test.Echo/Unary").body(body).unwrap();
+        let pieces = async {
+            for piece in message(b"\x0a\x01x").chunks(3) {
+                words.send(Frame::data(Bytes::copy_from_slice(piece))).await.unwrap();
+            }
+            drop(words);
+        };
+        let (answer, ()) = tokio::join!(client.answer(request), pieces);
+        assert_eq!((answer.code(), answer.data.clone()), ("0", message(b"\x0a\x03a:x")));
+    }
+    assert!(slow.n_calls() > 0, "one of the two went there first");
+}
+
+#[tokio::test]
+async fn a_stream_that_no_server_has_seen_is_sent_to_another() {
+    let node = Node::traffic(hedging(Duration::from_secs(3600), &[])).await;
+    let a = Instance::echo("a").await;
+    let mut caller = Caller::new(node.dial().await, Some("svc"));
+    for _ in 0..2 {
+        node.set("svc", vec![at(closed_port().await), at(a.address)]).await;
+        let (words, input) = tokio::sync::mpsc::channel(1);
+        let mut answer = caller.bidi(tokio_stream::wrappers::ReceiverStream::new(input)).await.unwrap();
+        words.send(text("x")).await.unwrap();
+        assert_eq!(soon(answer.message()).await.unwrap(), Some(text("a:x")));
+    }
     assert_eq!(a.n_calls(), 2);
 }

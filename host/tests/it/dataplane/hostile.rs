@@ -18,7 +18,7 @@ use super::{
         Flood, Frame, NEWEST, PREFACE, Raw, block, call, code, flag, frame, indexed_literal, integer, kind, literal,
         reset, setting, settings, window_update,
     },
-    support::{Instance, Node, at, soon},
+    support::{Instance, Node, at, soon, until},
 };
 
 const MIB: u64 = 1 << 20;
@@ -195,6 +195,35 @@ async fn rapid_resets_end_the_connection() {
     arena.stays_unharmed(16 * MIB).await;
 }
 
+/// The same at a pace at which the node looks at each call, so that it goes on to the instance. That keeps the connection, and who does
+/// it gets no more calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_given_up_again_and_again_cost_only_who_does_it() {
+    const AT_ONCE: usize = 15;
+    let arena = Arena::with_default_limits().await;
+    let mut raw = Raw::connect(arena.node, &[]).await;
+    let refuses = || arena.has_logged("gives up too many");
+    let mut sent = 0;
+    soon(async {
+        while !refuses() {
+            let streams = sent..sent + AT_ONCE;
+            raw.write(&streams.clone().flat_map(|n| whole(n, NEVER)).collect::<Vec<_>>()).await.unwrap();
+            sent += AT_ONCE;
+            until(|| arena.n_never() == sent || refuses()).await;
+            raw.write(&streams.flat_map(|n| reset(stream(n), code::CANCEL)).collect::<Vec<_>>()).await.unwrap();
+        }
+    })
+    .await;
+    raw.write(&[whole(sent, NEVER), super::frames::goaway(0, code::NO_ERROR, "")].concat()).await.unwrap();
+    assert!(raw.closed().await.answered > 0);
+    // Another connection is another matter.
+    let before = arena.n_never();
+    let mut other = Raw::connect(arena.node, &[]).await;
+    other.write(&whole(0, NEVER)).await.unwrap();
+    until(|| arena.n_never() > before).await;
+    arena.stays_unharmed(16 * MIB).await;
+}
+
 /// A call and its reset that reach an instance together count as such an attack there, against the connection of all clients.
 #[tokio::test]
 async fn a_call_that_is_given_up_at_once_is_reset_a_moment_later() {
@@ -214,6 +243,42 @@ async fn a_call_that_is_given_up_at_once_is_reset_a_moment_later() {
     raw.write(&reset(stream(0), code::CANCEL)).await.unwrap();
     next(kind::RST_STREAM).await;
     assert!(began.elapsed() >= Duration::from_millis(50), "the reset came after {:?}", began.elapsed());
+}
+
+/// Far more than would be reset before a test is given up. An answer to a call after them shows that the instance has looked at them.
+#[tokio::test]
+async fn calls_that_are_given_up_are_reset_one_by_one_until_the_instance_answers() {
+    const CALLS: usize = 500;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = Node::new().await;
+    node.set("svc", vec![at(listener.local_addr().unwrap())]).await;
+    let mut raw = Raw::connect(node.address, &[]).await;
+    raw.write(&(0..CALLS).flat_map(|n| whole(n, NEVER)).collect::<Vec<_>>()).await.unwrap();
+    let (mut instance, _) = soon(listener.accept()).await.unwrap();
+    instance.write_all(&settings(&[])).await.unwrap();
+    soon(instance.read_exact(&mut [0; PREFACE.len()])).await.unwrap();
+    let (mut read, mut write) = instance.split();
+    // Reads until a frame of this kind, and tells its stream; resets are counted.
+    let mut resets = 0;
+    let mut next = async |kind: u8| loop {
+        let frame = soon(Frame::read(&mut read)).await.unwrap();
+        resets += usize::from(frame.kind == kind::RST_STREAM);
+        if frame.kind == kind {
+            return (frame.stream, resets);
+        }
+    };
+    for _ in 0..CALLS {
+        next(kind::HEADERS).await;
+    }
+    raw.write(&(0..CALLS).flat_map(|n| reset(stream(n), code::CANCEL)).collect::<Vec<_>>()).await.unwrap();
+    // More than are reset at once without a sign.
+    while next(kind::RST_STREAM).await.1 < 12 {}
+    raw.write(&whole(CALLS, NEVER)).await.unwrap();
+    let (last, resets) = next(kind::HEADERS).await;
+    assert!(resets < 100, "{resets} were reset without a sign that the instance looked at them");
+    let head = block(&[(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "0")]);
+    write.write_all(&frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, last, &head)).await.unwrap();
+    while next(kind::RST_STREAM).await.1 < CALLS {}
 }
 
 /// CVE-2025-8671: the client breaks a rule on a stream, and the server has to reset it.

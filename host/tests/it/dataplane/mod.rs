@@ -24,4 +24,5 @@ mod retries;
 mod streams;
 mod support;
 mod tls;
+mod turned_away;
 mod unix;

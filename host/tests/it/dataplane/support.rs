@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, uri::PathAndQu
 use http_body::{Body, Frame};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -111,8 +112,6 @@ impl Instance {
     {
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).max_concurrent_streams(10_000);
-        // What a machine that is too busy to look at calls would take for an attack.
-        http2.max_pending_accept_reset_streams(10_000);
         configure(&mut http2);
         let instance = Self {
             address: listener.local_addr().unwrap(),
@@ -313,6 +312,7 @@ pub(super) struct Node {
     pub(super) dataplane: Dataplane,
     pub(super) services: Services,
     writers: Writers,
+    metrics: Registry,
     shutdown: Option<oneshot::Sender<()>>,
     served: JoinHandle<Drained>,
 }
@@ -351,7 +351,9 @@ impl Node {
         config.first_list_timeout = Duration::from_millis(100);
         config.coalesce = Duration::ZERO;
         let services = Services::new(config);
-        let dataplane = Dataplane::new(services.clone(), routes, options, Metrics::default());
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let dataplane = Dataplane::new(services.clone(), routes, options, metrics);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, stop) = oneshot::channel::<()>();
@@ -359,7 +361,7 @@ impl Node {
             let _ = stop.await;
         };
         let served = tokio::spawn(dataplane::serve(listener, dataplane.clone(), stop));
-        Self { address, dataplane, services, writers, shutdown: Some(shutdown), served }
+        Self { address, dataplane, services, writers, metrics: registry, shutdown: Some(shutdown), served }
     }
 
     /// Publishes these endpoints of a service, and returns once requests see them.
@@ -400,6 +402,13 @@ impl Node {
     /// A client that sees HTTP/2 as it is.
     pub(super) async fn client(&self) -> Client {
         Client::to(self.address).await
+    }
+
+    /// What its metrics say of this series, if there is any.
+    pub(super) fn metric(&self, series: &str) -> Option<u64> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
     /// Begins the shutdown.

@@ -139,6 +139,7 @@ async fn a_client_in_cleartext_is_told_that_the_port_speaks_tls() {
     assert_eq!(error.reason(), Some(h2::Reason::INADEQUATE_SECURITY), "{error:?}");
     let answer = answer_to(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert!(answer.contains("use https:// or TLS credentials"), "{answer}");
+    assert_eq!(node.metric("dataplane_client_connections_refused_total{reason=\"cleartext\"}"), Some(3));
 }
 
 /// TLS as a client that asks for these protocols.
