@@ -4,7 +4,7 @@
 //! There is no native policy; `plugin` implements these traits for components. This module knows neither tokio nor
 //! wasmtime, so that whatever picks can be tested without either.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
 
@@ -66,6 +66,23 @@ pub enum Decision {
     Fail(String),
     /// Unavailable, with this message, whatever the call says; never retried.
     Drop(String),
+}
+
+/// What an instance said last of its own load. A figure that it did not give is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LoadReport {
+    /// The part of its processor time that is used; may be over 1.
+    pub cpu_utilization: f64,
+    /// The part of its memory that is used.
+    pub memory_utilization: f64,
+    /// How much it is used by its own measure; may be over 1.
+    pub application_utilization: f64,
+    /// Calls a second.
+    pub rps: f64,
+    /// Calls a second that fail.
+    pub eps: f64,
+    /// How long ago it was said; 0 as it comes.
+    pub age: Duration,
 }
 
 /// Facts about one request, and the load of the endpoints, for a policy that asks per request. Reached only while its `pick` runs.

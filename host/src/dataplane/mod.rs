@@ -35,6 +35,7 @@ mod listener;
 mod metrics;
 mod occasional;
 mod options;
+mod orca;
 mod received;
 mod route;
 mod socket;
