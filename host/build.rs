@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn templates() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     let mut files = Vec::new();
-    for folder in ["examples/policies", "plugins/sdk/src", "plugins/sdk/Cargo.toml", "wit/0.1.0"] {
+    for folder in ["examples/policies", "plugins/sdk/src", "plugins/sdk/Cargo.toml", "wit"] {
         println!("cargo::rerun-if-changed={}", root.join(folder).display());
         walk(&root.join(folder), &mut files)?;
     }

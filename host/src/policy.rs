@@ -97,6 +97,18 @@ pub trait RequestFacts {
     fn in_flight(&self, endpoint: u32) -> u32;
     /// Latency of this endpoint in microseconds; 0 when unknown.
     fn latency_us(&self, endpoint: u32) -> u32;
+    /// How many calls of this endpoint failed lately, from 0 to 1. Where nobody counts: 0.
+    fn failure_rate(&self, _endpoint: u32) -> f64 {
+        0.0
+    }
+    /// What the instance said last of its load. Where there is no instance: nothing.
+    fn report(&self, _endpoint: u32) -> Option<LoadReport> {
+        None
+    }
+    /// A metric that its last report named. Where there is no instance: nothing.
+    fn metric(&self, _endpoint: u32, _name: &str) -> Option<f64> {
+        None
+    }
 }
 
 /// The facts of a request that nobody sent: a path, no headers, and no load anywhere. For trials, tests and benchmarks.

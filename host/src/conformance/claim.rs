@@ -1,6 +1,6 @@
 //! What a policy may claim beyond the interface, and what the bundled ones do claim.
 //!
-//! The interface 0.1.0 has no field for it, so a claim comes from whoever runs the kit: from this table for what is bundled, from
+//! The interface has no field for it, so a claim comes from whoever runs the kit: from this table for what is bundled, from
 //! `--claim` for a user's own.
 
 use std::{fmt, str::FromStr};
