@@ -65,6 +65,7 @@ const BUNDLED: &[(&str, &[Claim])] = &[
     ("canary_by_header", &[]),
     ("sticky", &[Claim::Stable]),
     ("priority", &[]),
+    ("reported_load", &[]),
 ];
 
 /// What a bundled policy claims; none when there is no bundled policy of this name.

@@ -199,7 +199,7 @@ fn messages_of_picks_arrive_whole_and_do_not_add_up() {
 }
 
 /// A bad configuration for every bundled policy that has fields; the first name in it is the field at fault.
-const BAD_CONFIGS: [(&str, &str); 11] = [
+const BAD_CONFIGS: [(&str, &str); 12] = [
     ("zone_aware", r#"{"min_endpoints": "x"}"#),
     ("priority", r#"{"sizes": {"first": 1}}"#),
     ("subset", r#"{"size": 5}"#),
@@ -207,6 +207,7 @@ const BAD_CONFIGS: [(&str, &str); 11] = [
     ("least_request", r#"{"choice_count": 99}"#),
     ("weighted_least_request", r#"{"active_request_bias": -1}"#),
     ("peak_ewma", r#"{"explore": 99}"#),
+    ("reported_load", r#"{"utilization": "disk"}"#),
     ("ring_hash", r#"{"min_ring_size": 5000}"#),
     ("maglev", r#"{"table_size": 65536}"#),
     ("sticky", r#"{"header": ""}"#),
