@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -14,9 +15,13 @@ use tokio::time::Instant;
 
 use super::{
     gate::Gate,
+    report::Reported,
     standing::{Connectivity, Fitness, Standing, flag},
 };
-use crate::traffic::{Answered, Code};
+use crate::{
+    policy::LoadReport,
+    traffic::{Answered, Code},
+};
 
 /// How a call on an endpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +59,8 @@ pub struct EndpointCell {
     part: AtomicU32,
     /// How many of its calls failed lately, of `u32::MAX`.
     failing: AtomicU32,
+    /// What its instance says of its own load, if it ever did.
+    reported: OnceLock<Box<Reported>>,
     gate: Arc<Gate>,
     attached: OnceLock<Box<dyn Any + Send + Sync>>,
 }
@@ -70,6 +77,7 @@ impl EndpointCell {
             latency: PeakEwma::new(Instant::now()),
             part: AtomicU32::new(u32::MAX),
             failing: AtomicU32::new(0),
+            reported: OnceLock::new(),
             gate,
             attached: OnceLock::new(),
         }
@@ -129,6 +137,21 @@ impl EndpointCell {
     /// weigh more.
     pub fn failure_rate(&self) -> f64 {
         f64::from(self.failing.load(Relaxed)) / f64::from(u32::MAX)
+    }
+
+    /// What its instance said last of its own load, if it ever did.
+    pub fn report(&self) -> Option<LoadReport> {
+        Some(self.reported.get()?.report())
+    }
+
+    /// A metric that its instance named when it last spoke of its load.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.reported.get()?.metric(name)
+    }
+
+    /// All metrics that its instance named when it last spoke of its load; none where there were none.
+    pub fn metrics(&self) -> Option<Arc<BTreeMap<String, f64>>> {
+        self.reported.get()?.named()
     }
 
     fn note(&self, failed: bool) {
@@ -273,6 +296,11 @@ impl CallGuard {
             let now = Instant::now();
             self.cell.latency.record(now - self.began, now);
         }
+    }
+
+    /// The instance spoke of its load, with these metrics of its own by name.
+    pub fn reported(&self, report: &LoadReport, named: BTreeMap<String, f64>) {
+        self.cell.reported.get_or_init(|| Box::new(Reported::new())).keep(report, named);
     }
 
     /// How the call ended; the last word counts.

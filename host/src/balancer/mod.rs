@@ -11,6 +11,7 @@ mod endpoint;
 mod gate;
 mod hash;
 mod history;
+mod report;
 mod service;
 mod services;
 mod standing;

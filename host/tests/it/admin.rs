@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -26,6 +27,7 @@ use waymark::{
     model::{Endpoint, Revision, ServiceName, Update},
     naming::NamingError,
     plugin::{Engine, EngineConfig, Grants, Kind},
+    policy::LoadReport,
     snapshot::{self, Writer},
 };
 
@@ -182,6 +184,14 @@ async fn a_service_is_told_as_it_is() {
     assert_eq!(service.endpoints[2].state, "idle");
     door.services.get("svc").unwrap().state().endpoints[2].cell.set_connectivity(Connectivity::BackingOff);
     assert_eq!(client.service(&name("svc"), false).await.unwrap().endpoints[2].state, "backing-off");
+    let report = LoadReport { application_utilization: 0.5, rps: 12.0, ..LoadReport::default() };
+    let call = door.services.get("svc").unwrap().state().endpoints[1].cell.begin().unwrap();
+    call.reported(&report, [("queue".to_owned(), 7.0)].into());
+    let told = serde_json::to_value(client.service(&name("svc"), false).await.unwrap()).unwrap();
+    assert!(told["endpoints"][0]["load"].is_null());
+    let load = &told["endpoints"][1]["load"];
+    assert_eq!((&load["application_utilization"], &load["cpu_utilization"]), (&json!(0.5), &json!(0.0)));
+    assert_eq!((&load["rps"], &load["named"]), (&json!(12.0), &json!({"queue": 7.0})));
     let listed = client.services(false).await.unwrap();
     assert_eq!((listed.len(), listed[0].endpoints.len(), listed[0].endpoint_count), (1, 0, 3));
     door.close().await;

@@ -42,6 +42,8 @@ pub(super) fn example(kind: ProjectKind, per_request: bool) -> &'static str {
 /// The files of a project; none when there is no such example in this language.
 pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str) -> Option<Vec<File>> {
     let folder = format!("examples/policies/{}/", lang.folder());
+    // The SDK speaks the newest interface, the other examples the oldest that they can do with.
+    let wit = if lang == Lang::Rust { "wit/0.1.1/" } else { "wit/0.1.0/" };
     let wanted = example(kind, per_request);
     let mut found = false;
     let mut files = Vec::new();
@@ -50,7 +52,7 @@ pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str
             let is_source = path.rsplit('/').next().is_some_and(|file| file.starts_with(&format!("{wanted}.")));
             found |= is_source && !path.contains(".README");
             place(path, kind, wanted)
-        } else if let Some(path) = template.path.strip_prefix("wit/0.1.0/") {
+        } else if let Some(path) = template.path.strip_prefix(wit) {
             Some(format!("wit/{path}"))
         } else if lang == Lang::Rust {
             template.path.strip_prefix("plugins/sdk/").map(|path| format!("sdk/{path}"))
