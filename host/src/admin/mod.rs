@@ -34,7 +34,8 @@ use axum::{
     routing::get,
     serve::ListenerExt as _,
 };
-use prometheus_client::registry::Registry;
+/// Where modules register their metric families: begin with [`metrics_registry`].
+pub use prometheus_client::registry::Registry as MetricFamilies;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -56,8 +57,8 @@ pub struct Admin {
     pub services: Services,
     /// Loads what SetPolicy sends.
     pub engine: Engine,
-    /// Where other modules have registered their metric families: begin with [`metrics_registry`].
-    pub metrics: Registry,
+    /// What other modules have registered.
+    pub metrics: MetricFamilies,
     /// What has to be there before the node counts as ready.
     pub readiness: Readiness,
     /// The largest component that SetPolicy takes for any service, in bytes. Default: the engine's limit.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use prometheus_client::registry::Registry as Metrics;
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -38,7 +37,7 @@ pub(super) struct Stages {
 
 impl Stages {
     /// Starts them. Their metric families come beside them: a registry of families has one owner.
-    pub(super) async fn start(config: &NodeConfig) -> Result<(Self, Metrics), AppError> {
+    pub(super) async fn start(config: &NodeConfig) -> Result<(Self, admin::MetricFamilies), AppError> {
         let certificates = Certificates::load(config)?;
         let mut metrics = admin::metrics_registry();
         let dataplane_metrics = dataplane::Metrics::register(&mut metrics);

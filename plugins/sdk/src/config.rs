@@ -1,7 +1,9 @@
 //! Reading a plugin's configuration, so that every refusal names the field at fault.
 
-use std::{borrow::Cow, ops::RangeInclusive};
+use alloc::borrow::Cow;
+use core::ops::RangeInclusive;
 
+use crate::prelude::*;
 use crate::{Description, json::Json};
 
 /// A plugin's configuration: a JSON object whose fields are those of the plugin's [`Description`].

@@ -2,6 +2,7 @@
 //! no JSON reader.
 
 use crate::generated::balancer::waymark::plugin::types as wire;
+use crate::prelude::*;
 
 /// What a plugin says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

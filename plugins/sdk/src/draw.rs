@@ -2,6 +2,7 @@
 //! Linear Algorithm for Generating Random Numbers with a Given Distribution", IEEE Transactions on Software Engineering 1991).
 
 use crate::Random;
+use crate::prelude::*;
 
 /// Endpoints to draw from. Built once; a draw is one look-up and one comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +44,9 @@ impl WeightedDraw {
             columns[low] = Column { own_below, other, ..columns[low] };
             parts[high] -= mean - parts[low];
             match parts[high].cmp(&mean) {
-                std::cmp::Ordering::Less => small.push(high),
-                std::cmp::Ordering::Equal => {}
-                std::cmp::Ordering::Greater => large.push(high),
+                core::cmp::Ordering::Less => small.push(high),
+                core::cmp::Ordering::Equal => {}
+                core::cmp::Ordering::Greater => large.push(high),
             }
         }
         Self { columns }

@@ -1,5 +1,6 @@
 //! Groups of endpoints (zones, tiers), each with its share of the whole, as one rotation.
 
+use crate::prelude::*;
 use crate::{rotation::gcd, smooth_rotation};
 
 /// Endpoints that share one part of the requests by their weights.

@@ -10,6 +10,7 @@ pub fn xxh64(bytes: &[u8], seed: u64) -> u64 {
 #[cfg(test)]
 pub(crate) mod vectors {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use crate::prelude::*;
 
     use serde_json::Value;
 

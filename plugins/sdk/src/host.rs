@@ -1,5 +1,6 @@
 //! What a plugin may ask of the host.
 
+use crate::prelude::*;
 use crate::{Level, LoadReport};
 
 /// Facts about the request a pick is for, and the live figures of each endpoint. An endpoint is an index into the list that
@@ -70,6 +71,7 @@ pub struct GrantedHost;
 mod granted {
     use super::{GrantedHost, Host, LoadReport};
     use crate::generated::balancer::waymark::plugin::{load, request};
+    use crate::prelude::*;
 
     impl Host for GrantedHost {
         fn path(&self) -> String {
@@ -115,24 +117,35 @@ pub fn log(level: Level, message: &str) {
 
 /// Hand the host one message. It is cut when long and dropped when there are too many. In a test it can be read back with
 /// `testing::logged`.
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(not(target_arch = "wasm32"), feature = "std"))]
 pub fn log(level: Level, message: &str) {
     crate::testing::record(level, message);
 }
 
-/// Let the host log what a panic said before the trap that follows it; a trap by itself says only "unreachable".
+/// Hand the host one message. Without the standard library there is nothing to keep it in, outside a component.
+#[cfg(all(not(target_arch = "wasm32"), not(feature = "std")))]
+pub fn log(_: Level, _: &str) {}
+
+/// Let the host log what a panic says before the trap that follows it; a trap by itself says only "unreachable".
+///
+/// The export macros see to it. A plugin without the standard library has a panic handler of its own, which calls [`log_panic`].
 #[doc(hidden)]
 pub fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let mut message = panic.payload_as_str().unwrap_or("panicked").to_owned();
-        if let Some(location) = panic.location() {
-            message += ", at ";
-            message += location.file();
-            message += ":";
-            push_decimal(&mut message, location.line());
-        }
-        log(Level::Error, &message);
-    }));
+    #[cfg(feature = "std")]
+    std::panic::set_hook(Box::new(|panic| log_panic(panic.payload_as_str(), panic.location())));
+}
+
+/// Hand the host what a panic said: for the `#[panic_handler]` of a plugin without the standard library. With it, the export macros do
+/// so.
+pub fn log_panic(said: Option<&str>, location: Option<&core::panic::Location<'_>>) {
+    let mut message = said.unwrap_or("panicked").to_owned();
+    if let Some(location) = location {
+        message += ", at ";
+        message += location.file();
+        message += ":";
+        push_decimal(&mut message, location.line());
+    }
+    log(Level::Error, &message);
 }
 
 /// Written out because the standard library's formatting is a tenth of a small plugin.

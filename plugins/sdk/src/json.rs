@@ -5,7 +5,10 @@
 //! always give back the text it was written as. It reads what RFC 8259 allows. Like Go's `encoding/json`, it replaces a
 //! surrogate that has no other half by U+FFFD instead of refusing the text.
 
-use std::{borrow::Cow, fmt};
+use crate::prelude::*;
+
+use alloc::borrow::Cow;
+use core::fmt;
 
 /// One JSON value: a slice of a text that has been checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,7 +30,7 @@ impl fmt::Display for NotJson {
     }
 }
 
-impl std::error::Error for NotJson {}
+impl core::error::Error for NotJson {}
 
 impl<'a> Json<'a> {
     /// Check a whole text.
@@ -79,7 +82,7 @@ impl<'a> Json<'a> {
     /// A list's items in order; none for anything else.
     pub fn items(&self) -> Option<impl Iterator<Item = Json<'a>> + use<'a>> {
         let mut scan = self.inside('[')?;
-        Some(std::iter::from_fn(move || {
+        Some(core::iter::from_fn(move || {
             scan.skip_comma();
             scan.value().ok()
         }))
@@ -88,7 +91,7 @@ impl<'a> Json<'a> {
     /// An object's entries in the order they are written; none for anything else. A name may come more than once.
     pub fn entries(&self) -> Option<impl Iterator<Item = (Cow<'a, str>, Json<'a>)> + use<'a>> {
         let mut scan = self.inside('{')?;
-        Some(std::iter::from_fn(move || {
+        Some(core::iter::from_fn(move || {
             scan.skip_comma();
             Some((scan.name().ok()?, scan.value().ok()?))
         }))

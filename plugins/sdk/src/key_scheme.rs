@@ -1,5 +1,6 @@
 //! A key scheme, and the macro that makes a component of it.
 
+use crate::prelude::*;
 use crate::{Config, Description, Entry, Instance};
 
 /// What a service's keys and values in etcd look like: a set of pure functions.
@@ -39,8 +40,10 @@ macro_rules! export_key_scheme {
 
         #[cfg(target_arch = "wasm32")]
         const _: () = {
-            use ::std::{string::String, vec::Vec};
-            use $crate::{__private as sdk, Entry, Instance};
+            use $crate::{
+                __private::{self as sdk, String, Vec},
+                Entry, Instance,
+            };
 
             struct Exported;
 

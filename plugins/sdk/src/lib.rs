@@ -26,6 +26,16 @@
 //! what plans are made of ([`smooth_rotation`], [`grouped_rotation`], [`maglev_table`], [`Ring`], [`rendezvous_order`]) and
 //! what draws at random ([`Random`], [`WeightedDraw`]); [`json`]. What is not: anything that touches a network, a clock or a file. A plugin has none of these, and what it may ask of the host is [`Host`] and [`log`].
 
+//! # Without the standard library
+//!
+//! With `default-features = false` only `alloc` is needed, for a component that brings its own allocator and panic handler ([`log_panic`] hands the
+//! host what a panic said). [`testing`] is part of the feature `std`, which is on by default.
+#![no_std]
+
+extern crate alloc;
+#[cfg(any(feature = "std", test))]
+extern crate std;
+
 // The examples of the guide compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
@@ -47,7 +57,8 @@ mod random;
 mod rendezvous;
 mod ring;
 mod rotation;
-#[cfg(not(target_arch = "wasm32"))]
+mod slot;
+#[cfg(all(not(target_arch = "wasm32"), feature = "std"))]
 pub mod testing;
 
 pub use config::Config;
@@ -66,7 +77,7 @@ pub use generated::{
 };
 pub use groups::{Group, grouped_rotation};
 pub use hash::xxh64;
-pub use host::{Host, log};
+pub use host::{Host, log, log_panic};
 pub use key_scheme::{KeyScheme, Lease};
 pub use maglev::{MAGLEV_TABLE_SIZE, maglev_table, next_prime};
 pub use policy::{HASH_KEY, Plan, Policy, has_metadata, hash_name, left_out, metadata, receiving};
@@ -74,6 +85,19 @@ pub use random::{Random, hash_text};
 pub use rendezvous::rendezvous_order;
 pub use ring::Ring;
 pub use rotation::{MAX_ROTATION, smooth_rotation};
+
+/// What the standard library would have put in scope.
+mod prelude {
+    #[allow(unused_imports, reason = "not every module needs all of it")]
+    pub(crate) use alloc::{
+        borrow::ToOwned,
+        boxed::Box,
+        format,
+        string::{String, ToString},
+        vec,
+        vec::Vec,
+    };
+}
 
 /// What the export macros expand to. Not for use by hand.
 #[doc(hidden)]
@@ -83,5 +107,7 @@ pub mod __private {
         host::{GrantedHost, report_panics},
         key_scheme::{decode, encode, is_key_scheme, prefixes},
         policy::{build, is_policy, pick, split},
+        slot::Slot,
     };
+    pub use alloc::{string::String, vec::Vec};
 }

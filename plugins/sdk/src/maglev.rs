@@ -4,8 +4,10 @@
 //! Hashes and weights are those of Envoy's `maglev` (`maglev_lb.cc`), so that the table is slot for slot the one that Envoy makes
 //! of the same names; `vectors/` has such tables.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use alloc::collections::BinaryHeap;
+use core::cmp::Reverse;
 
+use crate::prelude::*;
 use crate::xxh64;
 
 /// The table size that the paper and Envoy use for a few hundred endpoints: shares differ by about one percent.
@@ -133,7 +135,7 @@ mod tests {
     fn one_heavy_endpoint_among_thousands_costs_no_more_than_others() {
         // Walked round by round, this would be 65,537 rounds of 5,000 endpoints.
         let names = names(5_000);
-        let weights = std::iter::once(u32::MAX).chain(std::iter::repeat(1));
+        let weights = core::iter::once(u32::MAX).chain(core::iter::repeat(1));
         let table = maglev_table(names.iter().map(String::as_str).zip(weights), MAGLEV_TABLE_SIZE);
         let counts = counts(&table, 5_000);
         assert_eq!(counts[0], 65_537 - 4_999);

@@ -1,5 +1,6 @@
 //! A load-balancing policy, and the macro that makes a component of it.
 
+use crate::prelude::*;
 use crate::{
     Config, Context, Decision, Description, Endpoint, Field, Host, Scope,
     generated::balancer::exports::waymark::plugin::balancer::Plan as WirePlan,
@@ -102,10 +103,7 @@ macro_rules! export_policy {
 
             struct Exported;
 
-            ::std::thread_local! {
-                static POLICY: ::core::cell::RefCell<::core::option::Option<$policy>> =
-                    const { ::core::cell::RefCell::new(::core::option::Option::None) };
-            }
+            static POLICY: sdk::Slot<$policy> = sdk::Slot::new();
 
             impl sdk::balancer::exports::waymark::plugin::balancer::Guest for Exported {
                 fn describe() -> sdk::balancer::waymark::plugin::types::Description {
@@ -113,13 +111,11 @@ macro_rules! export_policy {
                 }
 
                 fn build(
-                    config: ::std::string::String,
+                    config: sdk::String,
                     scope: $crate::Scope,
-                    endpoints: ::std::vec::Vec<$crate::Endpoint>,
-                ) -> ::core::result::Result<
-                    sdk::balancer::exports::waymark::plugin::balancer::Plan,
-                    ::std::string::String,
-                > {
+                    endpoints: sdk::Vec<$crate::Endpoint>,
+                ) -> ::core::result::Result<sdk::balancer::exports::waymark::plugin::balancer::Plan, sdk::String>
+                {
                     sdk::report_panics();
                     let (plan, policy) = sdk::split(sdk::build::<$policy>(&config, &scope, &endpoints)?);
                     POLICY.set(policy);
@@ -127,7 +123,7 @@ macro_rules! export_policy {
                 }
 
                 fn pick(context: $crate::Context) -> $crate::Decision {
-                    POLICY.with_borrow_mut(|policy| sdk::pick(policy, context, &sdk::GrantedHost))
+                    POLICY.with(|policy| sdk::pick(policy, context, &sdk::GrantedHost))
                 }
             }
 

@@ -63,6 +63,7 @@ fn mix(mut z: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prelude::*;
 
     #[test]
     fn it_gives_the_numbers_that_the_paper_s_reference_code_gives() {

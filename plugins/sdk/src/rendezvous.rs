@@ -5,6 +5,7 @@
 //! (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006). When an endpoint comes or goes, the order
 //! of the others stays as it was.
 
+use crate::prelude::*;
 use crate::xxh64;
 
 /// The indexes of the list of (name, weight), in the order of their numbers for this seed. A weight of 0 is left out.
@@ -16,7 +17,7 @@ pub fn rendezvous_order<'a>(endpoints: impl IntoIterator<Item = (&'a str, u32)>,
         .map(|(index, (name, weight))| {
             // 53 bits, which a float holds, and never 0 or 1.
             let uniform = ((xxh64(name.as_bytes(), seed) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-            (f64::from(weight) / -uniform.ln(), name, index)
+            (f64::from(weight) / -libm::log(uniform), name, index)
         })
         .collect();
     drawn.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then_with(|| (a.1, a.2).cmp(&(b.1, b.2))));

@@ -5,6 +5,7 @@
 //! *i* of an endpoint is XXH64 of its name, `_`, and *i*; their number is scaled so that the lightest endpoint has a whole number
 //! of them and there are at least `min_size`, but not more than `max_size`.
 
+use crate::prelude::*;
 use crate::{host::push_decimal, xxh64};
 
 /// The points of all endpoints, sorted.
@@ -26,7 +27,7 @@ impl Ring {
         let sum = named.iter().map(|(_, _, weight)| u64::from(*weight)).sum::<u64>() as f64;
         let part = |weight: u32| f64::from(weight) / sum;
         let least = named.iter().map(|(_, _, weight)| part(*weight)).fold(1.0, f64::min);
-        let scale = ((least * f64::from(min_size)).ceil() / least).min(f64::from(max_size));
+        let scale = (ceil(least * f64::from(min_size)) / least).min(f64::from(max_size));
 
         let mut points = Vec::with_capacity(scale as usize + 1);
         // Running sums, so that what one endpoint loses by rounding the next one gains.
@@ -67,6 +68,12 @@ impl Ring {
     pub fn table(&self, bits: u32) -> Vec<u32> {
         (0u32..1 << bits).filter_map(|place| self.owner(u64::from(place.reverse_bits()) << 32)).collect()
     }
+}
+
+/// The least whole number that is not under `value`, which is from 0 to 2^32: the standard library's is not in `core`.
+fn ceil(value: f64) -> f64 {
+    let whole = value as u64 as f64;
+    if whole < value { whole + 1.0 } else { whole }
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 //! balancing", 2012): in each step every endpoint gains its weight, the one that has most is taken and pays the sum of all
 //! weights; among equals the first. Weights 5, 1, 1 give `a a b a c a a` and not `a a a a a b c`.
 
-use std::{collections::BTreeMap, ops::Rem};
+use crate::prelude::*;
+
+use alloc::collections::BTreeMap;
+use core::ops::Rem;
 
 /// The most entries a rotation has, unless there are more endpoints than that.
 ///

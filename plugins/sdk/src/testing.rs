@@ -5,13 +5,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
+use crate::prelude::*;
 use crate::{Context, Decision, Endpoint, Host, Level, LoadReport, Plan, Policy, Random, Scope};
 pub use crate::{
     key_scheme::{decode, encode, prefixes},
     policy::build,
 };
 
-thread_local! {
+std::thread_local! {
     static LOGGED: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -125,7 +125,7 @@ fn adapt(path: &str, bytes: &[u8], kind: ProjectKind, name: &str) -> Vec<u8> {
             text = text.replace(&format!("{key}.workspace = true"), &format!("{key} = \"{value}\""));
         }
         text = text.replace("publish.workspace = true", "publish = false");
-        for (key, value) in [("wit-bindgen", WIT_BINDGEN), ("xxhash-rust", XXHASH)] {
+        for (key, value) in [("libm", LIBM), ("wit-bindgen", WIT_BINDGEN), ("xxhash-rust", XXHASH)] {
             text = text.replace(&format!("{key}.workspace = true"), &format!("{key} = {value}"));
         }
     }
@@ -143,6 +143,7 @@ fn adapt(path: &str, bytes: &[u8], kind: ProjectKind, name: &str) -> Vec<u8> {
 }
 
 /// As in the workspace's `Cargo.toml`; a test compares.
+const LIBM: &str = r#""0.2""#;
 const WIT_BINDGEN: &str = r#"{ version = "=0.60.0", default-features = false, features = ["realloc"] }"#;
 const XXHASH: &str = r#"{ version = "0.8", features = ["xxh64"] }"#;
 
