@@ -9,7 +9,7 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use prost::Message as _;
 
 use crate::{balancer::CallGuard, policy::LoadReport};
@@ -19,7 +19,7 @@ mod proto {
     tonic::include_proto!("xds.data.orca.v3");
 }
 
-const TRAILER: &str = "endpoint-load-metrics-bin";
+const LOAD_METRICS: HeaderName = HeaderName::from_static("endpoint-load-metrics-bin");
 
 /// With padding or without, as gRPC says of binary headers.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -33,7 +33,7 @@ const LONGEST_NAME: usize = 64;
 
 /// Keeps the report in the trailers of this call's answer, if there is one.
 pub(super) fn read(trailers: &HeaderMap, call: &CallGuard) {
-    if let Some(value) = trailers.get(TRAILER)
+    if let Some(value) = trailers.get(LOAD_METRICS)
         && let Some((report, named)) = decode(value.as_bytes())
     {
         call.reported(&report, named);
