@@ -23,5 +23,5 @@ pub use gate::{Gate, Overloaded, Pending, Place};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};
-pub use services::{Checker, DiscoverError, Following, ServiceDefaults, Services, ServicesConfig};
+pub use services::{Checker, DiscoverError, Following, Forgetter, ServiceDefaults, Services, ServicesConfig};
 pub use state::{EndpointState, FailureSink, Pick, PickRequest, ServiceCounters, ServiceState};
