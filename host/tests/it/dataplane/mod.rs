@@ -14,6 +14,7 @@ mod hedges;
 mod hostile;
 mod interop;
 mod limits;
+mod membership;
 mod misbehaving;
 mod places;
 #[cfg(target_os = "linux")]
@@ -21,6 +22,8 @@ mod process;
 #[cfg(target_os = "linux")]
 mod program;
 mod retries;
+#[cfg(target_os = "linux")]
+mod service_config;
 mod streams;
 mod support;
 mod tls;
