@@ -17,6 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Served by reflection.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("waymark.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
+    let orca = protox::compile(["xds/data/orca/v3/orca_load_report.proto"], [&protos])?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(orca)?;
     println!("cargo::rerun-if-changed={}", protos.display());
     guests()?;
     templates()
@@ -26,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn templates() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     let mut files = Vec::new();
-    for folder in ["examples/policies", "plugins/sdk/src", "plugins/sdk/Cargo.toml", "wit/0.1.0"] {
+    for folder in ["examples/policies", "plugins/sdk/src", "plugins/sdk/Cargo.toml", "wit"] {
         println!("cargo::rerun-if-changed={}", root.join(folder).display());
         walk(&root.join(folder), &mut files)?;
     }

@@ -34,4 +34,5 @@ pub mod app;
 pub mod cli;
 pub mod config;
 
+pub use app::Client;
 pub use dataplane::Channel;

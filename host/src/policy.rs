@@ -4,7 +4,7 @@
 //! There is no native policy; `plugin` implements these traits for components. This module knows neither tokio nor
 //! wasmtime, so that whatever picks can be tested without either.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
 
@@ -68,6 +68,23 @@ pub enum Decision {
     Drop(String),
 }
 
+/// What an instance said last of its own load. A figure that it did not give is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LoadReport {
+    /// The part of its processor time that is used; may be over 1.
+    pub cpu_utilization: f64,
+    /// The part of its memory that is used.
+    pub memory_utilization: f64,
+    /// How much it is used by its own measure; may be over 1.
+    pub application_utilization: f64,
+    /// Calls a second.
+    pub rps: f64,
+    /// Calls a second that fail.
+    pub eps: f64,
+    /// How long ago it was said; 0 as it comes.
+    pub age: Duration,
+}
+
 /// Facts about one request, and the load of the endpoints, for a policy that asks per request. Reached only while its `pick` runs.
 pub trait RequestFacts {
     /// The gRPC path.
@@ -80,6 +97,18 @@ pub trait RequestFacts {
     fn in_flight(&self, endpoint: u32) -> u32;
     /// Latency of this endpoint in microseconds; 0 when unknown.
     fn latency_us(&self, endpoint: u32) -> u32;
+    /// How many calls of this endpoint failed lately, from 0 to 1. Where nobody counts: 0.
+    fn failure_rate(&self, _endpoint: u32) -> f64 {
+        0.0
+    }
+    /// What the instance said last of its load. Where there is no instance: nothing.
+    fn report(&self, _endpoint: u32) -> Option<LoadReport> {
+        None
+    }
+    /// A metric that its last report named. Where there is no instance: nothing.
+    fn metric(&self, _endpoint: u32, _name: &str) -> Option<f64> {
+        None
+    }
 }
 
 /// The facts of a request that nobody sent: a path, no headers, and no load anywhere. For trials, tests and benchmarks.

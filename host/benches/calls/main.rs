@@ -205,6 +205,7 @@ fn compare(args: &Args) -> anyhow::Result<()> {
             ("all", Unit::Microseconds),
             ("all, to direct", Unit::Ratio),
             ("client, to direct", Unit::Ratio),
+            ("client, over direct", Unit::Microseconds),
         ],
     );
     let mut rate = Table::new(
@@ -224,8 +225,9 @@ fn compare(args: &Args) -> anyhow::Result<()> {
     for Figures { contestant, client, node, backend, all, rate: calls, p50, p99 } in contestants {
         let [all_ratio, client_ratio] = [all.ratio(&baseline[0]), client.ratio(&baseline[1])];
         let [p50_ratio, p99_ratio] = [p50.ratio(&baseline[2]), p99.ratio(&baseline[3])];
+        let over = client.minus(&baseline[1]);
         let [of_all, of_node] = [&all, &node].map(|us| us.map(|us| 1e6 / us));
-        cost.row(contestant.title(), vec![client, node, backend, all, all_ratio, client_ratio]);
+        cost.row(contestant.title(), vec![client, node, backend, all, all_ratio, client_ratio, over]);
         rate.row(contestant.title(), vec![calls, of_all, of_node, p50, p50_ratio, p99, p99_ratio]);
     }
     report.table(cost);

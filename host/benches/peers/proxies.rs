@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -24,12 +24,21 @@ pub(crate) enum Contestant {
     EachRequest,
     Haproxy,
     Nginx,
+    Pingora,
     Envoy,
 }
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Direct, Self::Bare, Self::Plan, Self::EachRequest, Self::Haproxy, Self::Nginx, Self::Envoy];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Direct,
+        Self::Bare,
+        Self::Plan,
+        Self::EachRequest,
+        Self::Haproxy,
+        Self::Nginx,
+        Self::Pingora,
+        Self::Envoy,
+    ];
 
     pub(crate) fn title(self) -> &'static str {
         match self {
@@ -39,6 +48,7 @@ impl Contestant {
             Self::EachRequest => "Waymark, Wasm each request (least_request.wasm)",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
+            Self::Pingora => "Pingora",
             Self::Envoy => "Envoy",
         }
     }
@@ -49,14 +59,20 @@ impl Contestant {
             Self::Direct | Self::Bare | Self::Plan | Self::EachRequest => None,
             Self::Haproxy => Some("haproxy"),
             Self::Nginx => Some("nginx"),
+            Self::Pingora => Some("pingora-round-robin"),
             Self::Envoy => Some("envoy"),
         }
+    }
+
+    /// Whether it is not ours.
+    pub(crate) fn is_theirs(self) -> bool {
+        self.program().is_some()
     }
 
     /// What it says of its version, if it can be started; nothing for what is ours.
     pub(crate) fn version(self) -> Option<String> {
         let Some(program) = self.program() else { return Some(String::new()) };
-        let flag = if self == Self::Envoy { "--version" } else { "-v" };
+        let flag = if matches!(self, Self::Pingora | Self::Envoy) { "--version" } else { "-v" };
         let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
@@ -121,7 +137,7 @@ impl Proxy {
             }
             Contestant::Bare => vec!["bare", "--workers", &workers],
             Contestant::Plan | Contestant::EachRequest => vec!["node", "--workers", &workers, "--cache", cache],
-            Contestant::Haproxy | Contestant::Nginx | Contestant::Envoy => {
+            Contestant::Haproxy | Contestant::Nginx | Contestant::Pingora | Contestant::Envoy => {
                 let (address, theirs) = theirs(contestant, setting).with_context(|| contestant.title())?;
                 let to = vec![address; instances.len()];
                 return Ok(Self { contestant, to, process: Process::Theirs(theirs) });
@@ -155,21 +171,27 @@ impl Proxy {
 fn theirs(contestant: Contestant, setting: Setting<'_>) -> anyhow::Result<(SocketAddr, Theirs)> {
     // It is bound again at once; in between nobody else is given the port.
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-    let (file, config) = config(contestant, setting, address);
-    let file = setting.folder.join(file);
-    fs::write(&file, config)?;
+    let file = || {
+        let (file, config) = config(contestant, setting, address);
+        let file = setting.folder.join(file);
+        fs::write(&file, config).map(|()| file)
+    };
     let log = setting.folder.join("log");
     let to_log = || fs::File::options().create(true).append(true).open(&log);
-    let (program, file) = (contestant.program().context("a program")?, PathBuf::from(&file));
+    let program = contestant.program().context("a program")?;
     let words = setting.wrapper.iter().map(String::as_str).chain([program]).collect::<Vec<_>>();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
     match contestant {
-        Contestant::Haproxy => command.args(["-db", "-f"]).arg(file),
-        Contestant::Nginx => command.arg("-p").arg(setting.folder).arg("-c").arg(file),
+        Contestant::Haproxy => command.args(["-db", "-f"]).arg(file()?),
+        Contestant::Pingora => {
+            let instances = setting.instances.iter().map(SocketAddr::to_string);
+            command.args([setting.workers.to_string(), address.to_string()]).args(instances)
+        }
+        Contestant::Nginx => command.arg("-p").arg(setting.folder).arg("-c").arg(file()?),
         _ => {
             let workers = setting.workers.to_string();
-            command.arg("-c").arg(file).args(["--disable-hot-restart", "-l", "error", "--concurrency", &workers])
+            command.arg("-c").arg(file()?).args(["--disable-hot-restart", "-l", "error", "--concurrency", &workers])
         }
     };
     let process = command.stdin(Stdio::null()).stdout(to_log()?).stderr(to_log()?).spawn()?;

@@ -10,7 +10,7 @@ use tonic::{
 };
 
 use super::proto::{self, node_client, set_policy_request::Source};
-use crate::{model::ServiceName, plugin::Grants};
+use crate::{balancer::Standing, model::ServiceName, plugin::Grants};
 
 /// Why a node did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -123,7 +123,7 @@ pub struct Service {
 }
 
 /// One endpoint of a service on a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Endpoint {
     /// The instance.
     pub id: String,
@@ -135,7 +135,7 @@ pub struct Endpoint {
     pub weight: u32,
     /// Everything else that is registered.
     pub metadata: BTreeMap<String, String>,
-    /// `usable`, `backing-off`, or `unknown` for a state of a newer node.
+    /// A [`Standing`] as its word, or `unknown` for a state of a newer node.
     pub state: &'static str,
     /// Calls begun and not yet ended.
     pub in_flight: u32,
@@ -145,6 +145,27 @@ pub struct Endpoint {
     pub calls: u64,
     /// Of these, the ones that ended in a failure of the endpoint.
     pub failures: u64,
+    /// What its instance said last of its own load; none if it never did.
+    pub load: Option<LoadReport>,
+}
+
+/// What an instance says of its own load. A figure that it does not give is 0.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoadReport {
+    /// The part of its processor time that is used; may be over 1.
+    pub cpu_utilization: f64,
+    /// The part of its memory that is used.
+    pub memory_utilization: f64,
+    /// How much it is used by its own measure; may be over 1.
+    pub application_utilization: f64,
+    /// Calls a second.
+    pub rps: f64,
+    /// Calls a second that fail.
+    pub eps: f64,
+    /// What else it tells, by name.
+    pub named: BTreeMap<String, f64>,
+    /// How long ago it said so.
+    pub age_seconds: f64,
 }
 
 /// One line of a service's policy history.
@@ -442,11 +463,13 @@ impl From<proto::Endpoint> for Endpoint {
     fn from(from: proto::Endpoint) -> Self {
         use proto::endpoint::State;
         let state = match from.state() {
-            State::Usable => "usable",
-            State::BackingOff => "backing-off",
-            State::Ejected => "ejected",
-            State::Unhealthy => "unhealthy",
-            State::Checking => "checking",
+            State::Ready => Standing::Ready.as_str(),
+            State::Idle => Standing::Idle.as_str(),
+            State::Connecting => Standing::Connecting.as_str(),
+            State::BackingOff => Standing::BackingOff.as_str(),
+            State::Ejected => Standing::Ejected.as_str(),
+            State::Unhealthy => Standing::Unhealthy.as_str(),
+            State::Checking => Standing::Checking.as_str(),
             State::Unspecified => "unknown",
         };
         Self {
@@ -460,6 +483,21 @@ impl From<proto::Endpoint> for Endpoint {
             latency_us: from.latency_us,
             calls: from.calls,
             failures: from.failures,
+            load: from.load.map(LoadReport::from),
+        }
+    }
+}
+
+impl From<proto::LoadReport> for LoadReport {
+    fn from(from: proto::LoadReport) -> Self {
+        Self {
+            cpu_utilization: from.cpu_utilization,
+            memory_utilization: from.memory_utilization,
+            application_utilization: from.application_utilization,
+            rps: from.rps,
+            eps: from.eps,
+            named: from.named.into_iter().collect(),
+            age_seconds: from.age_seconds,
         }
     }
 }

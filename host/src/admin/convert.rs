@@ -4,7 +4,8 @@ use std::time::UNIX_EPOCH;
 
 use super::proto;
 use crate::balancer::{
-    EndpointState, Fitness, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, SwapTimes,
+    EndpointCell, EndpointState, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, Standing,
+    SwapTimes,
 };
 
 /// One service as it is now.
@@ -108,12 +109,14 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         zone: endpoint.locality.zone.to_string(),
         weight: endpoint.weight,
         metadata: endpoint.metadata.iter().cloned().collect(),
-        state: match cell.fitness() {
-            _ if cell.is_backing_off() => State::BackingOff,
-            Fitness::Unfit => State::Unhealthy,
-            Fitness::Unchecked => State::Checking,
-            Fitness::Fit if cell.is_ejected() => State::Ejected,
-            Fitness::Fit => State::Usable,
+        state: match cell.standing() {
+            Standing::BackingOff => State::BackingOff,
+            Standing::Unhealthy => State::Unhealthy,
+            Standing::Checking => State::Checking,
+            Standing::Ejected => State::Ejected,
+            Standing::Connecting => State::Connecting,
+            Standing::Ready => State::Ready,
+            Standing::Idle => State::Idle,
         }
         .into(),
         in_flight: cell.in_flight(),
@@ -122,7 +125,22 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         failures: cell.failures(),
         failure_rate: cell.failure_rate(),
         young: cell.is_young(),
+        load: load(cell),
     }
+}
+
+fn load(cell: &EndpointCell) -> Option<proto::LoadReport> {
+    let report = cell.report()?;
+    let named = cell.metrics().map(|named| named.iter().map(|(name, value)| (name.clone(), *value)).collect());
+    Some(proto::LoadReport {
+        cpu_utilization: report.cpu_utilization,
+        memory_utilization: report.memory_utilization,
+        application_utilization: report.application_utilization,
+        rps: report.rps,
+        eps: report.eps,
+        named: named.unwrap_or_default(),
+        age_seconds: report.age.as_secs_f64(),
+    })
 }
 
 fn swap_times(times: &SwapTimes) -> proto::SwapTimes {

@@ -8,7 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use super::readiness::Report;
-use crate::balancer::{Fitness, PolicyOutcome, ServiceHandle, Services};
+use crate::balancer::{PolicyOutcome, ServiceHandle, Services};
 
 /// How many services a page shows; the rest are found by name.
 const SHOWN_SERVICES: usize = 50;
@@ -136,20 +136,15 @@ fn write_service(html: &mut String, service: &ServiceHandle) -> fmt::Result {
     for one in state.endpoints.iter().take(SHOWN_ENDPOINTS) {
         let (endpoint, cell) = (&one.endpoint, &one.cell);
         let share = if total == 0 { 0.0 } else { 100.0 * cell.calls() as f64 / total as f64 };
-        let (class, usable) = match cell.fitness() {
-            _ if cell.is_backing_off() => ("bad", "backing off"),
-            Fitness::Unfit => ("bad", "unhealthy"),
-            Fitness::Unchecked => ("bad", "checking"),
-            Fitness::Fit if cell.is_ejected() => ("bad", "ejected"),
-            Fitness::Fit => ("good", "usable"),
-        };
+        let standing = cell.standing();
+        let class = if standing.is_usable() { "good" } else { "bad" };
         let latency = match cell.latency_us() {
             0 => "–".to_owned(),
             micros => format!("{:.1} ms", f64::from(micros) / 1000.0),
         };
         writeln!(
             html,
-            r#"<tr><td title="{}">{}</td><td>{}</td><td class="n">{}</td><td class="{class}">{usable}</td><td class="n">{}</td><td class="n">{latency}</td><td class="n">{}</td><td class="n">{}</td><td><span class="bar" style="width: {:.0}px"></span> {share:.1} %</td></tr>"#,
+            r#"<tr><td title="{}">{}</td><td>{}</td><td class="n">{}</td><td class="{class}">{standing}</td><td class="n">{}</td><td class="n">{latency}</td><td class="n">{}</td><td class="n">{}</td><td><span class="bar" style="width: {:.0}px"></span> {share:.1} %</td></tr>"#,
             Esc(&endpoint.id),
             Esc(&endpoint.address),
             Esc(&endpoint.locality.zone),

@@ -32,7 +32,7 @@ pub fn registry() -> Registry {
 }
 
 /// Everything that is scraped.
-pub(super) struct Metrics {
+pub struct Metrics {
     /// What other modules registered.
     shared: Registry,
     /// What is read off the balancer and the process.
@@ -40,15 +40,16 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(shared: Registry, services: Services) -> Self {
+    /// What is read off these services and the process, beside what other modules registered in `shared`: see [`registry`].
+    pub fn new(shared: Registry, services: Services) -> Self {
         let mut own = Registry::default();
         own.sub_registry_with_prefix("waymark").register_collector(Box::new(Balancer { services }));
         own.register_collector(Box::new(Process { started: SystemTime::now() }));
         Self { shared, own }
     }
 
-    /// The whole page.
-    pub(super) fn encode(&self) -> Result<String, fmt::Error> {
+    /// The whole page, in the OpenMetrics format.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut page = String::new();
         text::encode_registry(&mut page, &self.own)?;
         text::encode_registry(&mut page, &self.shared)?;

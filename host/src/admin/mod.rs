@@ -42,13 +42,10 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tracing::{info, warn};
 
-use self::{
-    api::NodeApi, candidate::Candidates, dashboard::Filter, health::HealthApi, metrics::Metrics,
-    proto::node_server::NodeServer,
-};
+use self::{api::NodeApi, candidate::Candidates, dashboard::Filter, health::HealthApi, proto::node_server::NodeServer};
 pub use self::{
     client::{ClientError, NodeClient},
-    metrics::registry as metrics_registry,
+    metrics::{Metrics, registry as metrics_registry},
     readiness::{Check, CheckReport, Readiness, Report},
 };
 use crate::{balancer::Services, plugin::Engine};

@@ -1,53 +1,42 @@
 //! The composition root: joins the stages to a running node.
 
+mod client;
+mod defaults;
 mod follow_file;
 mod follow_policy;
 mod follow_tls;
 mod load;
+mod stages;
 
 use std::{
-    collections::HashMap,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use thiserror::Error;
-use tokio::{
-    net::TcpListener,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{
-    follow_file::follow,
-    follow_policy::{PolicyFile, Slot},
-    follow_tls::Certificates,
-    load::{TrialError, try_for_nobody},
-};
+use self::stages::Stages;
 pub use self::{
+    client::Client,
     follow_tls::CertificateError,
     load::{PluginError, default_plugin_cache, default_state_dir, load_key_scheme, load_plugin, load_policy},
 };
 use crate::{
     admin::{self, Admin, AdminError, Readiness},
-    balancer::{HashKey, ServiceDefaults, Services, ServicesConfig},
-    config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
-    dataplane::{self, AccessLog, AccessTarget, Channel, Dataplane, Drained, InboundOptions, TargetError},
-    embedded::{self, EmbeddedError},
+    balancer::Services,
+    config::NodeConfig,
+    dataplane::{self, AccessLog, AccessTarget, Channel, Drained, TargetError},
+    embedded::EmbeddedError,
     model::ServiceName,
     naming::KeyScheme,
-    plugin::{Engine, EngineConfig, Limits},
     policy::BuildError,
-    registry::{Registry, RegistryConfig, RegistryError},
-    traffic::Traffic,
+    registry::{Registry, RegistryError},
 };
-
-/// How many configured services are begun to be followed at once.
-const ADD_AT_ONCE: usize = 256;
 
 /// Why a node does not start. Nothing of it runs.
 #[derive(Debug, Error)]
@@ -121,20 +110,12 @@ fn hint(source: &io::Error, flag: &str) -> String {
 pub struct Node {
     proxy: SocketAddr,
     admin: SocketAddr,
-    registry_urls: Vec<String>,
-    registry: Registry,
-    scheme: Arc<dyn KeyScheme>,
-    services: Services,
-    dataplane: Dataplane,
-    embedded: Option<embedded::Handle>,
-    stop: CancellationToken,
     unix: Option<PathBuf>,
-    access_log: Option<AccessLog>,
+    stages: Stages,
+    stop: CancellationToken,
     /// One a listener.
     proxy_tasks: Vec<JoinHandle<Drained>>,
     admin_task: JoinHandle<Result<(), AdminError>>,
-    /// One task a policy that is a file, and one a set of certificates. They end with the set.
-    followers: JoinSet<()>,
 }
 
 impl Node {
@@ -150,79 +131,8 @@ impl Node {
                 .map_err(|source| AppError::ListenUnix { path: path.to_owned(), source })
         });
         let unix_listener = unix_listener.transpose()?;
-        let certificates = Certificates::load(&config)?;
-        let mut metrics = admin::metrics_registry();
-        let dataplane_metrics = dataplane::Metrics::register(&mut metrics);
-        let access_log = config.access_log.as_ref().map(|to| {
-            AccessLog::open(to, config.access_log_format, &dataplane_metrics)
-                .map_err(|source| AppError::AccessLog { to: to.clone(), source })
-        });
-        let access_log = access_log.transpose()?;
-        let engine = Engine::new(EngineConfig {
-            cache_dir: config.plugin_cache.clone(),
-            limits: config.limits.clone(),
-            ..EngineConfig::default()
-        })
-        .map_err(|error| AppError::Engine(format!("{error:#}")))?;
-        let scheme: Arc<dyn KeyScheme> = Arc::new(load_key_scheme(&engine, &config.key_scheme).await?);
-        if let Some(warning) = scheme.warning() {
-            warn!(key_scheme = scheme.name(), "{warning}");
-        }
-        let defaults = Arc::new(Defaults::load(&engine, &config).await?);
-
-        let (embedded, registry_config) = match config.registry.clone() {
-            RegistrySource::Etcd(config) => (None, *config),
-            RegistrySource::Embedded(listen) => {
-                let handle = embedded::Server::start(listen, embedded::Options::default()).await?;
-                let config = RegistryConfig::new([handle.url().to_owned()]);
-                (Some(handle), config)
-            }
-        };
-        let registry_urls = registry_config.endpoints.clone();
-        let registry = Registry::connect(registry_config)?;
-        if let Err(error) = registry.check().await {
-            if !error.is_transient() {
-                return Err(error.into());
-            }
-            warn!(%error, "the registry cannot be reached yet; the node goes on trying");
-        }
-
-        registry.metrics().register(&mut metrics);
-        let follow = {
-            let (registry, scheme) = (registry.clone(), Arc::clone(&scheme));
-            move |service| {
-                let (registry, scheme) = (registry.clone(), Arc::clone(&scheme));
-                async move { registry.subscribe(service, scheme).await }
-            }
-        };
-        let services = Services::new(ServicesConfig {
-            zone: config.zone.as_str().into(),
-            ..ServicesConfig::new(follow, {
-                let defaults = Arc::clone(&defaults);
-                move |service| defaults.of(service)
-            })
-        });
-        // Many at once, so that those read together are read by one call.
-        // Owned and collected: a future over a lazy iterator of borrowing ones is not `Send` in every place that wants it to be.
-        let add = |service: &ServiceConfig| {
-            let (services, name) = (services.clone(), service.name.clone());
-            async move { services.add(&name).await.map(drop) }
-        };
-        let adding: Vec<_> = config.services.iter().map(add).collect();
-        stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_collect::<()>().await?;
-        let mut followers =
-            if config.follow_files { defaults.follow_files(&engine, &services, &config.zone) } else { JoinSet::new() };
-        let options = dataplane::Options {
-            drain_timeout: config.drain_timeout,
-            endpoint_tls: certificates.endpoints.clone(),
-            connect: config.connect.clone(),
-            access_log: access_log.clone(),
-            inbound: InboundOptions { tls: certificates.server.clone(), ..config.inbound.clone() },
-            ..dataplane::Options::default()
-        };
-        certificates.spawn(&dataplane_metrics, &mut followers);
-        let dataplane = Dataplane::new(services.clone(), config.routes.clone(), options, dataplane_metrics);
-
+        let (stages, metrics) = Stages::start(&config).await?;
+        let Stages { engine, services, dataplane, registry_urls, .. } = &stages;
         let stop = CancellationToken::new();
         let listeners = [Some(proxy_listener.into()), unix_listener].into_iter().flatten();
         let serve = |listener: dataplane::Listener| {
@@ -233,26 +143,11 @@ impl Node {
             metrics,
             readiness: Readiness::default().with_services(config.services.iter().map(|service| service.name.clone())),
             component_size: config.largest_component(),
-            ..Admin::new(services.clone(), engine)
+            ..Admin::new(services.clone(), engine.clone())
         };
         let admin_task = tokio::spawn(admin::serve(admin_listener, front, stop.clone().cancelled_owned()));
         info!(%proxy, admin = %admin_address, registry = registry_urls.join(","), "node is up");
-        Ok(Self {
-            proxy,
-            admin: admin_address,
-            registry_urls,
-            registry,
-            scheme,
-            services,
-            dataplane,
-            embedded,
-            stop,
-            unix: config.listen_unix,
-            access_log,
-            proxy_tasks,
-            admin_task,
-            followers,
-        })
+        Ok(Self { proxy, admin: admin_address, unix: config.listen_unix, stages, stop, proxy_tasks, admin_task })
     }
 
     /// Where gRPC calls come in.
@@ -267,7 +162,7 @@ impl Node {
 
     /// Where its calls are logged, if they are.
     pub fn access_log(&self) -> Option<&AccessLog> {
-        self.access_log.as_ref()
+        self.stages.access_log.as_ref()
     }
 
     /// Where the node's API, health, metrics and dashboard are.
@@ -277,32 +172,32 @@ impl Node {
 
     /// etcd's endpoints, or the embedded registry's.
     pub fn registry_urls(&self) -> &[String] {
-        &self.registry_urls
+        &self.stages.registry_urls
     }
 
     /// The registry, for registering instances from this process.
     pub fn registry(&self) -> &Registry {
-        &self.registry
+        &self.stages.registry
     }
 
     /// The key scheme in use.
     pub fn key_scheme(&self) -> Arc<dyn KeyScheme> {
-        Arc::clone(&self.scheme)
+        Arc::clone(&self.stages.scheme)
     }
 
     /// The services balanced here.
     pub fn services(&self) -> &Services {
-        &self.services
+        &self.stages.services
     }
 
     /// A channel to one service: the node's balancer in process, for any tonic client.
     pub fn channel(&self, service: ServiceName) -> Channel {
-        self.dataplane.channel(service)
+        self.stages.dataplane.channel(service)
     }
 
     /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1`, or the bare name.
     pub fn dial(&self, target: &str) -> Result<Channel, TargetError> {
-        self.dataplane.dial(target)
+        self.stages.dataplane.dial(target)
     }
 
     /// Stops: takes no more calls, finishes what runs within the drain timeout, then closes everything. Returns how that went.
@@ -319,23 +214,12 @@ impl Node {
                 Err(panic) => warn!(%panic, "the data plane ended badly"),
             }
         }
-        if let Some(log) = &self.access_log {
-            log.flush().await;
-        }
         match self.admin_task.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the admin server ended badly"),
             Err(panic) => warn!(%panic, "the admin server ended badly"),
         }
-        drop(self.followers);
-        drop(self.services);
-        drop(self.dataplane);
-        drop(self.registry);
-        if let Some(embedded) = self.embedded
-            && let Err(error) = embedded.shutdown().await
-        {
-            warn!(%error, "the embedded registry ended badly");
-        }
+        self.stages.end().await;
         drained
     }
 }
@@ -347,94 +231,4 @@ async fn listen(what: &'static str, address: SocketAddr, flag: &'static str) -> 
 /// The port that was taken, where any was asked for.
 fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
-}
-
-/// What each service begins with, loaded and tried before anything starts.
-struct Defaults {
-    policy: Arc<Slot>,
-    hash_key: Option<HashKey>,
-    limits: Limits,
-    traffic: Arc<Traffic>,
-    services: HashMap<ServiceName, Own>,
-}
-
-/// What one service has of its own.
-struct Own {
-    policy: Option<Arc<Slot>>,
-    hash_key: Option<HashKey>,
-    idempotent: bool,
-    limits: Option<Limits>,
-    traffic: Option<Arc<Traffic>>,
-}
-
-impl Defaults {
-    async fn load(engine: &Engine, config: &NodeConfig) -> Result<Self, AppError> {
-        let zone: Arc<str> = config.zone.as_str().into();
-        let load = async |choice: &PluginChoice, limits: &Limits, whose: String| -> Result<Arc<Slot>, AppError> {
-            let candidate = load_policy(engine, choice, limits.clone(), "configuration").await?;
-            match try_for_nobody(&candidate, &zone).await {
-                Ok(()) => Ok(Slot::new(choice.clone(), limits.clone(), candidate)),
-                Err(TrialError::Build(source)) => Err(AppError::Policy { whose, source }),
-                Err(TrialError::Host(reason)) => Err(AppError::Engine(reason)),
-            }
-        };
-        let policy = load(&config.policy, &config.limits, "the default policy".into()).await?;
-        let mut services = HashMap::new();
-        for service in &config.services {
-            let whose = || format!("service {}", service.name);
-            let policy = match (&service.policy, &service.limits) {
-                (Some(choice), limits) => Some(load(choice, limits.as_ref().unwrap_or(&config.limits), whose()).await?),
-                // The default policy, under limits of the service's own.
-                (None, Some(limits)) => Some(load(&config.policy, limits, whose()).await?),
-                (None, None) => None,
-            };
-            let (hash_key, limits) = (service.hash_key.clone(), service.limits.clone());
-            let traffic = service.traffic.clone().map(Arc::new);
-            let own = Own { policy, hash_key, idempotent: service.idempotent, limits, traffic };
-            services.insert(service.name.clone(), own);
-        }
-        Ok(Self {
-            policy,
-            hash_key: config.hash_key.clone(),
-            limits: config.limits.clone(),
-            traffic: Arc::new(config.traffic.clone()),
-            services,
-        })
-    }
-
-    fn of(&self, service: &ServiceName) -> ServiceDefaults {
-        let own = self.services.get(service);
-        ServiceDefaults {
-            policy: self.slot(service).candidate(),
-            hash_key: own.and_then(|own| own.hash_key.clone()).or_else(|| self.hash_key.clone()),
-            idempotent: own.is_some_and(|own| own.idempotent),
-            limits: own.and_then(|own| own.limits.clone()).unwrap_or_else(|| self.limits.clone()),
-            traffic: Arc::clone(own.and_then(|own| own.traffic.as_ref()).unwrap_or(&self.traffic)),
-        }
-    }
-
-    /// Where a service's first policy comes from.
-    fn slot(&self, service: &ServiceName) -> &Arc<Slot> {
-        self.services.get(service).and_then(|own| own.policy.as_ref()).unwrap_or(&self.policy)
-    }
-
-    /// Follows each policy that is a file.
-    fn follow_files(self: &Arc<Self>, engine: &Engine, services: &Services, zone: &str) -> JoinSet<()> {
-        let own = self.services.values().filter_map(|own| own.policy.as_ref());
-        let mut followers = JoinSet::new();
-        for slot in own.chain([&self.policy]) {
-            let Some(path) = slot.file().map(ToOwned::to_owned) else { continue };
-            let (defaults, of) = (Arc::clone(self), Arc::clone(slot));
-            let file = PolicyFile {
-                engine: engine.clone(),
-                services: services.clone(),
-                slot: Arc::clone(slot),
-                concerns: Box::new(move |service| Arc::ptr_eq(defaults.slot(service), &of)),
-                zone: zone.into(),
-            };
-            let handled = slot.candidate().info.sha256;
-            followers.spawn(follow(file, vec![path], handled));
-        }
-        followers
-    }
 }

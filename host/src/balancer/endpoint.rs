@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -12,8 +13,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::gate::Gate;
-use crate::traffic::{Answered, Code};
+use super::{
+    gate::Gate,
+    report::Reported,
+    standing::{Connectivity, Fitness, Standing, flag},
+};
+use crate::{
+    policy::LoadReport,
+    traffic::{Answered, Code},
+};
 
 /// How a call on an endpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,42 +47,10 @@ impl Outcome {
     }
 }
 
-/// What an endpoint's check says of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fitness {
-    /// It serves, or nobody checks it.
-    Fit,
-    /// Nothing yet, or nothing any more: it is being asked. Calls wait for the word rather than go there.
-    Unchecked,
-    /// It does not serve.
-    Unfit,
-}
-
-/// Why picks skip an endpoint, and what else is known of it: bits of one word, so that a pick reads one.
-mod flag {
-    /// The last attempt to connect failed, and its back-off still runs.
-    pub(super) const BACKING_OFF: u32 = 1;
-    /// It was ejected, and that is heeded.
-    pub(super) const SKIPPED: u32 = 1 << 1;
-    /// It joined lately, and gets a part of its share.
-    pub(super) const YOUNG: u32 = 1 << 2;
-    /// It is to be checked, and the check has not said yet whether it is fit.
-    pub(super) const UNCHECKED: u32 = 1 << 3;
-    /// Its check found it unfit.
-    pub(super) const UNFIT: u32 = 1 << 4;
-    /// It was ejected, whether that is heeded or not. No business of a pick.
-    pub(super) const EJECTED: u32 = 1 << 16;
-    /// The calls that may run on it at once are limited.
-    pub(super) const LIMITED: u32 = 1 << 8;
-    /// With any of these, picks skip the endpoint.
-    pub(super) const UNUSABLE: u32 = UNREACHABLE | SKIPPED;
-    /// With any of these, it is not chosen even where nothing else is left.
-    pub(super) const UNREACHABLE: u32 = BACKING_OFF | UNCHECKED | UNFIT;
-}
-
 /// What is kept for one endpoint. It lives as long as a published generation names the endpoint, or a call on it runs.
 pub struct EndpointCell {
     in_flight: AtomicU32,
+    /// Where it stands, and what else a pick has to know: see [`flag`].
     flags: AtomicU32,
     /// Calls that have ended, by [`Outcome`].
     ended: [AtomicU64; 4],
@@ -83,6 +59,8 @@ pub struct EndpointCell {
     part: AtomicU32,
     /// How many of its calls failed lately, of `u32::MAX`.
     failing: AtomicU32,
+    /// What its instance says of its own load, if it ever did.
+    reported: OnceLock<Box<Reported>>,
     gate: Arc<Gate>,
     attached: OnceLock<Box<dyn Any + Send + Sync>>,
 }
@@ -91,13 +69,15 @@ impl EndpointCell {
     /// What is kept for an endpoint of a service with this gate.
     pub fn new(gate: Arc<Gate>) -> Self {
         let limited = if gate.per_endpoint() == u32::MAX { 0 } else { flag::LIMITED };
+        let (_, idle) = flag::of_connectivity(Connectivity::Idle);
         Self {
             in_flight: AtomicU32::new(0),
-            flags: AtomicU32::new(limited),
+            flags: AtomicU32::new(limited | idle),
             ended: Default::default(),
             latency: PeakEwma::new(Instant::now()),
             part: AtomicU32::new(u32::MAX),
             failing: AtomicU32::new(0),
+            reported: OnceLock::new(),
             gate,
             attached: OnceLock::new(),
         }
@@ -131,7 +111,7 @@ impl EndpointCell {
     /// Whether a pick may choose it now, its weight aside: the hot path.
     pub(super) fn takes_calls(&self) -> bool {
         let flags = self.flags.load(Relaxed);
-        flags == 0
+        flags & flag::ASKED == 0
             || (flags & flag::UNUSABLE == 0
                 && !self.is_full()
                 && (flags & flag::YOUNG == 0 || fastrand::u32(..) <= self.part.load(Relaxed)))
@@ -159,6 +139,21 @@ impl EndpointCell {
         f64::from(self.failing.load(Relaxed)) / f64::from(u32::MAX)
     }
 
+    /// What its instance said last of its own load, if it ever did.
+    pub fn report(&self) -> Option<LoadReport> {
+        Some(self.reported.get()?.report())
+    }
+
+    /// A metric that its instance named when it last spoke of its load.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.reported.get()?.metric(name)
+    }
+
+    /// All metrics that its instance named when it last spoke of its load; none where there were none.
+    pub fn metrics(&self) -> Option<Arc<BTreeMap<String, f64>>> {
+        self.reported.get()?.named()
+    }
+
     fn note(&self, failed: bool) {
         let before = self.failing.load(Relaxed);
         // Two who write at once may lose one call, which an average forgives. While all goes well nothing is written.
@@ -184,33 +179,36 @@ impl EndpointCell {
         self.flags.load(Relaxed) & flag::BACKING_OFF != 0
     }
 
-    /// Says whether picks shall skip this endpoint. The data plane's connection is the only caller.
-    pub fn set_backing_off(&self, backing_off: bool) {
-        self.set(flag::BACKING_OFF, backing_off);
+    /// What its connection is doing.
+    pub fn connectivity(&self) -> Connectivity {
+        flag::connectivity(self.flags.load(Relaxed))
+    }
+
+    /// Says what its connection is doing. The data plane's connection is the only caller.
+    pub fn set_connectivity(&self, connectivity: Connectivity) {
+        let (clear, set) = flag::of_connectivity(connectivity);
+        self.change(clear, set);
     }
 
     /// What its check says of it.
     pub fn fitness(&self) -> Fitness {
-        match self.flags.load(Relaxed) {
-            flags if flags & flag::UNFIT != 0 => Fitness::Unfit,
-            flags if flags & flag::UNCHECKED != 0 => Fitness::Unchecked,
-            _ => Fitness::Fit,
-        }
+        flag::fitness(self.flags.load(Relaxed))
     }
 
     /// Says what its check says of it. Its check is the only caller.
     pub fn set_fitness(&self, fitness: Fitness) {
-        let (clear, set) = match fitness {
-            Fitness::Fit => (flag::UNFIT | flag::UNCHECKED, 0),
-            Fitness::Unchecked => (flag::UNFIT, flag::UNCHECKED),
-            Fitness::Unfit => (flag::UNCHECKED, flag::UNFIT),
-        };
+        let (clear, set) = flag::of_fitness(fitness);
         self.change(clear, set);
+    }
+
+    /// All of it in one word.
+    pub fn standing(&self) -> Standing {
+        flag::standing(self.flags.load(Relaxed))
     }
 
     /// Whether its check is about to say whether it may be used.
     pub fn is_pending(&self) -> bool {
-        pending(self.flags.load(Relaxed))
+        flag::pending(self.flags.load(Relaxed))
     }
 
     /// Whether it fails so much more than others that it was ejected. Picks skip it while ejections are heeded.
@@ -246,7 +244,7 @@ impl EndpointCell {
         let now = before & !clear | set;
         let usable = before & flag::UNUSABLE != 0 && now & flag::UNUSABLE == 0;
         // Who waits for the word of its check is told a bad one, too.
-        if usable || (pending(before) && !pending(now)) {
+        if usable || (flag::pending(before) && !flag::pending(now)) {
             self.gate.ready();
         }
     }
@@ -282,10 +280,6 @@ impl EndpointCell {
     }
 }
 
-fn pending(flags: u32) -> bool {
-    flags & flag::UNREACHABLE == flag::UNCHECKED
-}
-
 /// A call that runs on an endpoint. Dropping it ends the call.
 pub struct CallGuard {
     cell: Arc<EndpointCell>,
@@ -302,6 +296,11 @@ impl CallGuard {
             let now = Instant::now();
             self.cell.latency.record(now - self.began, now);
         }
+    }
+
+    /// The instance spoke of its load, with these metrics of its own by name.
+    pub fn reported(&self, report: &LoadReport, named: BTreeMap<String, f64>) {
+        self.cell.reported.get_or_init(|| Box::new(Reported::new())).keep(report, named);
     }
 
     /// How the call ended; the last word counts.
@@ -452,7 +451,7 @@ mod tests {
         // What cannot be connected to is not waited for.
         cell.set_fitness(Fitness::Unchecked);
         let told = gate.readied();
-        cell.set_backing_off(true);
+        cell.set_connectivity(Connectivity::BackingOff);
         assert!(told.now_or_never().is_some() && !cell.is_pending());
     }
 
@@ -460,16 +459,16 @@ mod tests {
     async fn who_waits_is_told_when_an_endpoint_can_be_used_again() {
         let cell = cell(&CallLimits::default());
         let gate = Arc::clone(&cell.gate);
-        cell.set_backing_off(true);
+        cell.set_connectivity(Connectivity::BackingOff);
         assert!(!cell.is_usable());
         let mut readied = std::pin::pin!(gate.readied());
         assert!(readied.as_mut().now_or_never().is_none());
-        cell.set_backing_off(false);
+        cell.set_connectivity(Connectivity::Ready);
         assert!(readied.now_or_never().is_some() && cell.is_usable());
         // It was usable before: no news.
         let mut readied = std::pin::pin!(gate.readied());
         assert!(readied.as_mut().now_or_never().is_none());
-        cell.set_backing_off(false);
+        cell.set_connectivity(Connectivity::Ready);
         assert!(readied.now_or_never().is_none());
     }
 }

@@ -11,17 +11,20 @@ mod endpoint;
 mod gate;
 mod hash;
 mod history;
+mod report;
 mod service;
 mod services;
+mod standing;
 mod state;
 #[cfg(test)]
 mod tests;
 mod youth;
 
-pub use endpoint::{CallGuard, EndpointCell, Fitness, Outcome};
+pub use endpoint::{CallGuard, EndpointCell, Outcome};
 pub use gate::{Gate, Overloaded, Pending, Place};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};
 pub use services::{Checker, DiscoverError, Following, Forgetter, ServiceDefaults, Services, ServicesConfig};
+pub use standing::{Connectivity, Fitness, Standing};
 pub use state::{EndpointState, FailureSink, Pick, PickRequest, ServiceCounters, ServiceState};

@@ -14,7 +14,7 @@ use std::{
 use super::{endpoint::EndpointCell, gate::Gate, hash::HashKey};
 use crate::{
     model::{Endpoint, Revision, ServiceName},
-    policy::{Decision, PickContext, PickError, Plan, RequestFacts},
+    policy::{Decision, LoadReport, PickContext, PickError, Plan, RequestFacts},
     snapshot::Staleness,
     traffic::Traffic,
 };
@@ -359,5 +359,17 @@ impl RequestFacts for Facts<'_> {
 
     fn latency_us(&self, endpoint: u32) -> u32 {
         self.state.endpoints.get(endpoint as usize).map_or(0, |e| e.cell.latency_us())
+    }
+
+    fn failure_rate(&self, endpoint: u32) -> f64 {
+        self.state.endpoints.get(endpoint as usize).map_or(0.0, |e| e.cell.failure_rate())
+    }
+
+    fn report(&self, endpoint: u32) -> Option<LoadReport> {
+        self.state.endpoints.get(endpoint as usize)?.cell.report()
+    }
+
+    fn metric(&self, endpoint: u32, name: &str) -> Option<f64> {
+        self.state.endpoints.get(endpoint as usize)?.cell.metric(name)
     }
 }

@@ -145,7 +145,7 @@ async fn a_rotation_skips_what_cannot_be_used_and_keeps_a_request_at_its_place()
     let state = service.at(1).await;
     let firsts: Vec<_> = (0..6).map(|_| pick(&state, &[])).collect();
     assert_eq!(firsts[..3], firsts[3..], "exact rotation");
-    state.endpoints[0].cell.set_backing_off(true);
+    state.endpoints[0].cell.set_connectivity(Connectivity::BackingOff);
     for _ in 0..9 {
         assert!(matches!(pick(&state, &[]), Pick::Endpoint(1 | 2)));
         assert_eq!(pick(&state, &[1]), Pick::Endpoint(2));
@@ -182,7 +182,7 @@ async fn a_policy_that_names_an_unusable_endpoint_is_asked_again_and_told() {
     service.list(1, &[(1, 1), (2, 1)]);
     let state = service.at(1).await;
     assert_eq!(pick(&state, &[]), Pick::Endpoint(0));
-    state.endpoints[0].cell.set_backing_off(true);
+    state.endpoints[0].cell.set_connectivity(Connectivity::BackingOff);
     assert_eq!(pick(&state, &[]), Pick::Endpoint(1));
 }
 

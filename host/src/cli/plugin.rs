@@ -43,7 +43,8 @@ Example:
   waymark plugin component core.wasm my_policy.wasm
 
 A module that imports WASI preview 1 gets one with nothing behind it, inside the component: no files, no arguments, a clock that counts
-its questions, the same random numbers in every instance.")]
+its questions, the same random numbers in every instance. Exports may have the plain names of the interface's functions (describe, build,
+pick): not every compiler can write waymark:plugin/balancer@0.1.0#build.")]
     Component(project::ComponentArgs),
     /// Drive a policy offline with the host's own code: who gets how much, what a pick costs, which keys move.
     #[command(after_help = "\

@@ -1,6 +1,6 @@
 //! What a policy may claim beyond the interface, and what the bundled ones do claim.
 //!
-//! The interface 0.1.0 has no field for it, so a claim comes from whoever runs the kit: from this table for what is bundled, from
+//! The interface has no field for it, so a claim comes from whoever runs the kit: from this table for what is bundled, from
 //! `--claim` for a user's own.
 
 use std::{fmt, str::FromStr};
@@ -65,6 +65,7 @@ const BUNDLED: &[(&str, &[Claim])] = &[
     ("canary_by_header", &[]),
     ("sticky", &[Claim::Stable]),
     ("priority", &[]),
+    ("reported_load", &[]),
 ];
 
 /// What a bundled policy claims; none when there is no bundled policy of this name.

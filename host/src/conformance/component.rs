@@ -11,8 +11,9 @@ const LARGE: usize = 1 << 20;
 
 pub(super) fn check(plugin: &Plugin, report: &mut Report) {
     let about = &plugin.description;
-    report.note(SECTION, "world", Outcome::Ok, plugin.kind.world());
-    report.note(SECTION, "interface version", Outcome::Ok, format!("one of {}", SUPPORTED_INTERFACES.join(", ")));
+    report.note(SECTION, "world", Outcome::Ok, plugin.world());
+    let versions = SUPPORTED_INTERFACES.join(", ");
+    report.note(SECTION, "interface version", Outcome::Ok, format!("{}, one of {versions}", plugin.interface));
     let short = |import: &String| {
         import.rsplit('/').next().unwrap_or_default().split('@').next().unwrap_or_default().to_owned()
     };

@@ -19,7 +19,7 @@ use super::{
     made_up,
 };
 use crate::{
-    balancer::{Pick, PickRequest, ServiceState},
+    balancer::{Connectivity, Pick, PickRequest, ServiceState},
     model::{Endpoint, Revision, Update},
 };
 
@@ -99,11 +99,11 @@ impl Service {
     fn unreachable(&self) -> Result<String, String> {
         let state = self.live.state();
         let result = (0..state.endpoints.len()).try_for_each(|gone| {
-            state.endpoints[(gone * 3) % ENDPOINTS].cell.set_backing_off(true);
+            state.endpoints[(gone * 3) % ENDPOINTS].cell.set_connectivity(Connectivity::BackingOff);
             (0..self.picks).try_for_each(|nth| self.expect(&state, nth, &[], ENDPOINTS - 1 - gone))
         });
         for endpoint in &*state.endpoints {
-            endpoint.cell.set_backing_off(false);
+            endpoint.cell.set_connectivity(Connectivity::Idle);
         }
         result
             .map(|()| format!("{} picks, each found one that can be, as long as there was one", ENDPOINTS * self.picks))

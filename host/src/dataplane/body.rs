@@ -20,6 +20,7 @@ use super::{
     client::OpenCall,
     errors::{Doing, Failure},
     metrics::RequestRecord,
+    orca,
     received::Received,
     streams::Slot,
 };
@@ -124,6 +125,9 @@ impl Stream {
 
     /// Notes what the server's trailers say, and adds what they should have said.
     fn ended(mut self, trailers: Option<HeaderMap>) -> Option<HeaderMap> {
+        if let Some(trailers) = &trailers {
+            orca::read(trailers, &self.guard);
+        }
         let Some(code) = trailers.as_ref().and_then(Code::of) else {
             let mut trailers = trailers.unwrap_or_default();
             trailers.extend(self.fail(&Failure::NoStatus { address: self.address.clone() }));

@@ -40,6 +40,7 @@ use super::{
     errors::{AttemptCause, AttemptError, Doing, Failure, UnfitError},
     linger,
     metrics::RequestRecord,
+    orca,
     received::Received,
     streams::Slot,
     timeout::{self, GRPC_TIMEOUT},
@@ -475,6 +476,7 @@ impl<B: RequestBody> Call<'_, B> {
                     if recv.is_end_stream() {
                         // Trailers-only: one frame in, one frame out.
                         let code = code.unwrap_or(Code::Unknown);
+                        orca::read(&head.headers, &guard);
                         guard.set_outcome(Outcome::of(code));
                         return Ok(Answered::Whole { head, code });
                     }

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! One task an endpoint makes the attempts, so that a call that is given up takes no attempt with it, and so that any number of
-//! calls wait for the same one. While it is backing off, picks skip the endpoint ([`EndpointCell::set_backing_off`]) and the
+//! calls wait for the same one. The endpoint's cell is told of each change ([`Connectivity`]): while it is backing off, picks skip it and the
 //! task goes on trying: an endpoint that comes back is used again without a call paying for the test.
 //!
 //! A server bounds the calls that run on one connection (MAX_CONCURRENT_STREAMS). When all are taken, the next call begins another
@@ -55,7 +55,7 @@ use super::{
     streams::{Slot, Streams},
 };
 use crate::{
-    balancer::{EndpointCell, EndpointState},
+    balancer::{Connectivity, EndpointCell, EndpointState},
     model::ServiceName,
 };
 
@@ -93,16 +93,24 @@ struct Live {
     streams: Arc<Streams>,
 }
 
+/// A [`Connectivity`] with what goes with it.
 #[derive(Debug, Clone)]
 enum Phase {
-    /// Nobody asked yet, or the last connection ended in good order.
     Idle,
-    /// The first attempt runs, or the first after a loss.
     Connecting,
-    /// There are connections that take calls.
     Ready,
-    /// The last attempt failed; the next one waits or runs.
     BackingOff { error: Arc<ConnectError> },
+}
+
+impl Phase {
+    fn connectivity(&self) -> Connectivity {
+        match self {
+            Self::Idle => Connectivity::Idle,
+            Self::Connecting => Connectivity::Connecting,
+            Self::Ready => Connectivity::Ready,
+            Self::BackingOff { .. } => Connectivity::BackingOff,
+        }
+    }
 }
 
 /// Attempts for connections after the first.
@@ -257,7 +265,7 @@ impl Shared {
         let begun = self.phase.send_if_modified(|phase| {
             let idle = matches!(phase, Phase::Idle);
             if idle {
-                *phase = Phase::Connecting;
+                self.enter(phase, Phase::Connecting);
             }
             idle
         });
@@ -360,18 +368,23 @@ impl Shared {
         }
     }
 
+    /// Changes the phase, which the caller has locked, and tells the cell.
+    fn enter(&self, phase: &mut Phase, next: Phase) {
+        if let Some(cell) = self.cell.upgrade() {
+            cell.set_connectivity(next.connectivity());
+        }
+        *phase = next;
+    }
+
     fn enter_ready(&self, sender: SendRequest<Bytes>, limit: usize) -> Arc<Streams> {
         let number = self.established.fetch_add(1, Relaxed) + 1;
         let streams = Arc::new(Streams::new(number, limit, Arc::clone(&self.freed)));
-        if let Some(cell) = self.cell.upgrade() {
-            cell.set_backing_off(false);
-        }
         // The phase's lock orders this against `remove`.
         self.phase.send_modify(|phase| {
             let mut live = Vec::clone(&self.live.load());
             live.push(Live { sender, streams: Arc::clone(&streams) });
             self.live.store(Arc::new(live));
-            *phase = Phase::Ready;
+            self.enter(phase, Phase::Ready);
         });
         self.freed.notify_waiters();
         debug!(number, limit, "connected");
@@ -390,7 +403,7 @@ impl Shared {
             left = if rest.is_empty() { Left::Nothing } else { Left::Others };
             self.live.store(Arc::new(rest));
             if left == Left::Nothing {
-                *phase = next;
+                self.enter(phase, next);
             }
             left == Left::Nothing
         });
@@ -412,8 +425,7 @@ impl Shared {
                 if !cell.is_backing_off() {
                     info!(error = &error as &dyn std::error::Error, address = %self.target.address, "endpoint cannot be reached");
                 }
-                cell.set_backing_off(true);
-                *phase = Phase::BackingOff { error: Arc::new(error) };
+                self.enter(phase, Phase::BackingOff { error: Arc::new(error) });
             }
             alone
         });

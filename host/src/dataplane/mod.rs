@@ -39,6 +39,7 @@ mod metrics;
 mod not_grpc;
 mod occasional;
 mod options;
+mod orca;
 mod received;
 mod route;
 mod socket;

@@ -45,6 +45,7 @@ bundled! {
     Policy "least_request",
     Policy "weighted_least_request",
     Policy "peak_ewma",
+    Policy "reported_load",
     Policy "ring_hash",
     Policy "maglev",
     Policy "sticky",

@@ -206,6 +206,8 @@ mod tests {
         let clocks = none.with(Grant::Clocks);
         for (import, grants, access, links) in [
             ("waymark:plugin/load@0.1.0", none, Access::World, true),
+            ("waymark:plugin/load@0.1.1", none, Access::World, true),
+            ("waymark:plugin/load@0.1.2", none, Access::Refused, false),
             ("waymark:plugin/load@0.2.0", none, Access::Refused, false),
             ("wasi:cli/environment@0.2.0", none, Access::Needs(Grant::Wasi), false),
             ("wasi:cli/environment@0.2.11", clocks, Access::Allowed(Grant::Wasi), true),

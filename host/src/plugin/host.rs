@@ -194,6 +194,26 @@ impl load::Host for HostState {
     fn latency_us(&mut self, endpoint: u32) -> u32 {
         facts(0, |facts| facts.latency_us(endpoint))
     }
+
+    fn failure_rate(&mut self, endpoint: u32) -> f64 {
+        facts(0.0, |facts| facts.failure_rate(endpoint))
+    }
+
+    fn report(&mut self, endpoint: u32) -> Option<load::LoadReport> {
+        let said = facts(None, |facts| facts.report(endpoint))?;
+        Some(load::LoadReport {
+            cpu_utilization: said.cpu_utilization,
+            memory_utilization: said.memory_utilization,
+            application_utilization: said.application_utilization,
+            rps: said.rps,
+            eps: said.eps,
+            age_ms: said.age.as_millis().try_into().unwrap_or(u32::MAX),
+        })
+    }
+
+    fn metric(&mut self, endpoint: u32, name: String) -> Option<f64> {
+        facts(None, |facts| facts.metric(endpoint, &name))
+    }
 }
 
 impl log::Host for HostState {

@@ -37,6 +37,8 @@ pub struct Inspection {
     pub sha256: String,
     /// What it decides; none when it is no plugin of this host.
     pub kind: Option<Kind>,
+    /// The world that it targets; none when it is no plugin of this host.
+    pub world: Option<String>,
     /// What it imports.
     pub imports: Vec<Import>,
     /// What it exports, by full name.
@@ -61,7 +63,8 @@ impl Engine {
         let invalid = |reason: String| LoadError::Invalid { origin: origin.into(), reason };
         let component = self.compile(digest, bytes).map_err(|error| invalid(format!("{error:#}")))?;
         let (imports, exports) = loader::names(self, &component);
-        let kind = loader::classify(&exports, origin).ok();
+        let target = loader::classify(&exports, origin).ok();
+        let kind = target.map(|(kind, _)| kind);
         // Of a component of another world it can still be said what a policy would be given.
         let access = |name: &String| Access::of(name, kind.unwrap_or(Kind::Policy), grants);
         Ok(Inspection {
@@ -69,6 +72,7 @@ impl Engine {
             size: bytes.len(),
             sha256: engine::hex(&digest),
             kind,
+            world: target.map(|(kind, interface)| kind.world(interface)),
             imports: imports.iter().map(|name| Import { name: name.clone(), access: access(name) }).collect(),
             exports,
             memories: memories(bytes).map_err(|error| invalid(error.to_string()))?,

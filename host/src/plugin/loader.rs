@@ -25,8 +25,10 @@ use super::{
     wasi,
 };
 
-/// The versions of `waymark:plugin` that this host runs.
-pub const SUPPORTED_INTERFACES: &[&str] = &["0.1.0"];
+/// The versions of `waymark:plugin` that this host runs, the newest last.
+pub const SUPPORTED_INTERFACES: &[&str] = &["0.1.0", "0.1.1"];
+
+const NEWEST: &str = SUPPORTED_INTERFACES[SUPPORTED_INTERFACES.len() - 1];
 
 pub(super) const PACKAGE: &str = "waymark:plugin/";
 
@@ -48,12 +50,9 @@ impl Kind {
         }
     }
 
-    /// The world a component of this kind targets.
-    pub fn world(self) -> &'static str {
-        match self {
-            Self::Policy => "waymark:plugin/balancer-plugin@0.1.0",
-            Self::KeyScheme => "waymark:plugin/key-scheme-plugin@0.1.0",
-        }
+    /// The world that a component of this kind targets in this version of the interface.
+    pub fn world(self, interface: &str) -> String {
+        format!("{PACKAGE}{}-plugin@{interface}", self.export())
     }
 
     pub(super) fn export(self) -> &'static str {
@@ -110,6 +109,8 @@ pub struct Plugin {
     pub grants: Grants,
     /// What it decides.
     pub kind: Kind,
+    /// The version of `waymark:plugin` that it was built for.
+    pub interface: &'static str,
     /// What it says of itself.
     pub description: Description,
     /// SHA-256 of its bytes, hex.
@@ -150,7 +151,7 @@ impl Engine {
             .compile(digest, bytes)
             .map_err(|error| LoadError::Invalid { origin: origin.into(), reason: format!("{error:#}") })?;
         let (imports, exports) = names(self, &component);
-        let kind = classify(&exports, origin)?;
+        let (kind, interface) = classify(&exports, origin)?;
         check_imports(kind, &imports, grants, origin)?;
         let log = Arc::new(PluginLog::new(origin, &limits));
         let mut plugin = Plugin {
@@ -161,6 +162,7 @@ impl Engine {
             memory_peak: Arc::default(),
             grants,
             kind,
+            interface,
             description: Description {
                 name: String::new(),
                 version: String::new(),
@@ -183,6 +185,11 @@ impl Engine {
 }
 
 impl Plugin {
+    /// The world that it targets.
+    pub fn world(&self) -> String {
+        self.kind.world(self.interface)
+    }
+
     /// Makes a policy of it. The configuration is a JSON object; what is in it is checked by the policy, at its first build.
     pub fn into_policy(self, config: &str) -> Result<WasmPolicy, LoadError> {
         self.want(Kind::Policy)?;
@@ -375,30 +382,40 @@ pub(super) fn check_header(bytes: &[u8], origin: &str, limits: &Limits) -> Resul
     }
 }
 
-/// Which kind of plugin exports this, and for a version that we run.
-pub(super) fn classify(exports: &[String], origin: &str) -> Result<Kind, LoadError> {
+/// Which kind of plugin exports this, and for which version of those that we run.
+pub(super) fn classify(exports: &[String], origin: &str) -> Result<(Kind, &'static str), LoadError> {
     let mut targets = Vec::new();
     for kind in [Kind::Policy, Kind::KeyScheme] {
         for export in exports {
             let Some(versioned) = export.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix(kind.export())) else {
                 continue;
             };
-            match versioned.strip_prefix('@') {
-                Some(version) if SUPPORTED_INTERFACES.contains(&version) => return Ok(kind),
-                _ => targets.push(export.clone()),
+            match versioned.strip_prefix('@').and_then(supported) {
+                Some(version) => return Ok((kind, version)),
+                None => targets.push(export.clone()),
             }
         }
     }
     if !targets.is_empty() {
-        return Err(LoadError::UnsupportedVersion {
-            origin: origin.into(),
-            targets: targets.join(", "),
-            supports: format!("waymark:plugin@{}", SUPPORTED_INTERFACES.join(", ")),
-        });
+        return Err(unsupported(origin, &targets));
     }
     let exports = if exports.is_empty() { "nothing".into() } else { exports.join(", ") };
-    let expected = [Kind::Policy, Kind::KeyScheme].map(|kind| format!("{PACKAGE}{}@0.1.0", kind.export())).join(" or ");
+    let expected =
+        [Kind::Policy, Kind::KeyScheme].map(|kind| format!("{PACKAGE}{}@{NEWEST}", kind.export())).join(" or ");
     Err(LoadError::OtherWorld { origin: origin.into(), exports, expected })
+}
+
+/// This version as it stands among those that we run.
+fn supported(version: &str) -> Option<&'static str> {
+    SUPPORTED_INTERFACES.iter().find(|supported| **supported == version).copied()
+}
+
+fn unsupported(origin: &str, targets: &[String]) -> LoadError {
+    LoadError::UnsupportedVersion {
+        origin: origin.into(),
+        targets: targets.join(", "),
+        supports: format!("waymark:plugin@{}", SUPPORTED_INTERFACES.join(", ")),
+    }
 }
 
 /// What a component imports and exports, by full name; types aside.
@@ -425,6 +442,15 @@ fn check_imports(kind: Kind, imports: &[String], grants: Grants, origin: &str) -
     }
     if refused.is_empty() {
         return Ok(());
+    }
+    // An interface of ours that its kind gets, in another version.
+    let is_ours = |import: &&&str| {
+        let name = import.strip_prefix(PACKAGE).and_then(|rest| rest.split('@').next());
+        name.is_some_and(|name| kind.granted().contains(&name))
+    };
+    let ours: Vec<String> = refused.iter().filter(is_ours).map(ToString::to_string).collect();
+    if !ours.is_empty() {
+        return Err(unsupported(origin, &ours));
     }
     let granted = kind.granted().iter().map(|name| format!("{PACKAGE}{name}")).collect::<Vec<_>>().join(", ");
     let hint = if needs_only {

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     model::{Endpoint, InstanceId, LeaseId, Locality, ServiceName, Ttl},
     naming::{Entry, KeyScheme as _, NamingError},
-    policy::{BuildError, Decision, NoRequest, PickContext, Plan, Policy as _, RequestFacts, Scope},
+    policy::{BuildError, Decision, LoadReport, NoRequest, PickContext, Plan, Policy as _, RequestFacts, Scope},
 };
 
 fn engine() -> Engine {
@@ -121,6 +121,66 @@ fn least_request_names_two_and_lets_the_host_compare() {
     assert!(seen.iter().all(|count| *count > 700), "{seen:?}");
 }
 
+/// A request whose header orders a guest to tell what it sees, and endpoints of which all is known.
+struct Told;
+
+impl RequestFacts for Told {
+    fn path(&self) -> &'static str {
+        "/a.B/C"
+    }
+    fn header(&self, name: &str) -> Option<&str> {
+        (name == "waymark-test").then_some("fail")
+    }
+    fn tried(&self, _: u32) -> bool {
+        false
+    }
+    fn in_flight(&self, _: u32) -> u32 {
+        4
+    }
+    fn latency_us(&self, _: u32) -> u32 {
+        7
+    }
+    fn failure_rate(&self, _: u32) -> f64 {
+        0.25
+    }
+    fn report(&self, endpoint: u32) -> Option<LoadReport> {
+        let age = std::time::Duration::from_millis(1500);
+        let said =
+            LoadReport { cpu_utilization: 1.25, memory_utilization: 0.5, rps: 12.0, age, ..LoadReport::default() };
+        (endpoint == 0).then_some(said)
+    }
+    fn metric(&self, endpoint: u32, name: &str) -> Option<f64> {
+        (endpoint == 0 && name == "queue").then_some(-3.0)
+    }
+}
+
+#[test]
+fn plugins_of_every_interface_run_on_this_host() {
+    let endpoints = [endpoint(1, "", 1), endpoint(2, "", 1)];
+    let before = "/a.B/C sequence 9 attempt 0 hash None";
+    for (guest, interface, told) in [
+        (include_bytes!("../../../plugins/dist/test/old_interface.wasm").as_slice(), "0.1.0", " 0:4/7us 1:4/7us"),
+        (
+            include_bytes!("../../../plugins/dist/test/reads_request.wasm"),
+            "0.1.1",
+            " 0:4/7us failing 0.25 LoadReport { cpu-utilization: 1.25, memory-utilization: 0.5, application-utilization: 0.0, \
+             rps: 12.0, eps: 0.0, age-ms: 1500 } queue -3 1:4/7us failing 0.25",
+        ),
+    ] {
+        let plugin = engine().load(guest, "guest.wasm").unwrap();
+        assert_eq!(plugin.world(), format!("waymark:plugin/balancer-plugin@{interface}"));
+        assert!(plugin.imports.contains(&format!("waymark:plugin/load@{interface}")), "{:?}", plugin.imports);
+        let inspection = engine().inspect(guest, "guest.wasm", Grants::NONE).unwrap();
+        assert_eq!(inspection.world, Some(plugin.world()));
+        assert!(inspection.imports.iter().all(|import| import.access == Access::World));
+        let Plan::EachRequest(picker) = plugin.into_policy("{}").unwrap().build(&scope(""), &endpoints).unwrap() else {
+            panic!("it decides per request");
+        };
+        let context = PickContext { sequence: 9, random: (0, 0), hash: None, attempt: 0 };
+        assert_eq!(picker.pick(context, &Told).unwrap(), Decision::Fail(format!("{before}{told}")));
+    }
+}
+
 /// A guest keeps the message of a pick until the next one instead of freeing it in a call of its own.
 #[test]
 fn messages_of_picks_arrive_whole_and_do_not_add_up() {
@@ -139,7 +199,7 @@ fn messages_of_picks_arrive_whole_and_do_not_add_up() {
 }
 
 /// A bad configuration for every bundled policy that has fields; the first name in it is the field at fault.
-const BAD_CONFIGS: [(&str, &str); 11] = [
+const BAD_CONFIGS: [(&str, &str); 12] = [
     ("zone_aware", r#"{"min_endpoints": "x"}"#),
     ("priority", r#"{"sizes": {"first": 1}}"#),
     ("subset", r#"{"size": 5}"#),
@@ -147,6 +207,7 @@ const BAD_CONFIGS: [(&str, &str); 11] = [
     ("least_request", r#"{"choice_count": 99}"#),
     ("weighted_least_request", r#"{"active_request_bias": -1}"#),
     ("peak_ewma", r#"{"explore": 99}"#),
+    ("reported_load", r#"{"utilization": "disk"}"#),
     ("ring_hash", r#"{"min_ring_size": 5000}"#),
     ("maglev", r#"{"table_size": 65536}"#),
     ("sticky", r#"{"header": ""}"#),
@@ -212,10 +273,21 @@ fn what_is_not_a_plugin_is_told_apart() {
     assert!(matches!(load(&wat::parse_str("(module)").unwrap()), LoadError::CoreModule { .. }));
     let component = |text: &str| load(&wat::parse_str(text).unwrap());
     assert!(matches!(component("(component)"), LoadError::OtherWorld { .. }));
-    let newer = component(r#"(component (instance $i) (export "waymark:plugin/balancer@9.0.0" (instance $i)))"#);
-    assert!(
-        newer.to_string().contains("targets waymark:plugin/balancer@9.0.0; this host supports waymark:plugin@0.1.0")
+    for version in ["0.1.2", "0.2.0", "9.0.0"] {
+        let newer = component(&format!(
+            r#"(component (instance $i) (export "waymark:plugin/balancer@{version}" (instance $i)))"#
+        ));
+        let told =
+            format!("x.wasm targets waymark:plugin/balancer@{version}; this host supports waymark:plugin@0.1.0, 0.1.1");
+        assert_eq!(newer.to_string(), told);
+        assert!(matches!(newer, LoadError::UnsupportedVersion { .. }));
+    }
+    // What is exported is of this version, and what is asked for is of a newer one.
+    let newer = component(
+        r#"(component (import "waymark:plugin/load@0.1.2" (instance)) (instance $i)
+            (export "waymark:plugin/balancer@0.1.1" (instance $i)))"#,
     );
+    assert!(newer.to_string().contains("targets waymark:plugin/load@0.1.2; this host supports"), "{newer}");
     let wants = component(
         r#"(component (import "wasi:filesystem/types@0.2.0" (instance)) (instance $i)
             (export "waymark:plugin/balancer@0.1.0" (instance $i)))"#,

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -22,10 +23,11 @@ use waymark::{
         self, Admin, AdminError, ClientError, NodeClient, Readiness,
         client::{PolicySource, Service, SetPolicy},
     },
-    balancer::{Candidate, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig},
+    balancer::{Candidate, Connectivity, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig},
     model::{Endpoint, Revision, ServiceName, Update},
     naming::NamingError,
     plugin::{Engine, EngineConfig, Grants, Kind},
+    policy::LoadReport,
     snapshot::{self, Writer},
 };
 
@@ -179,9 +181,17 @@ async fn a_service_is_told_as_it_is() {
     assert_eq!((service.policy.name.as_str(), service.policy.version), ("round_robin", 1));
     assert_eq!((service.plan.as_str(), service.endpoint_count), ("rotation", 3));
     assert_eq!(service.endpoints[2].address, "192.0.2.3:80");
-    assert_eq!(service.endpoints[2].state, "usable");
-    door.services.get("svc").unwrap().state().endpoints[2].cell.set_backing_off(true);
+    assert_eq!(service.endpoints[2].state, "idle");
+    door.services.get("svc").unwrap().state().endpoints[2].cell.set_connectivity(Connectivity::BackingOff);
     assert_eq!(client.service(&name("svc"), false).await.unwrap().endpoints[2].state, "backing-off");
+    let report = LoadReport { application_utilization: 0.5, rps: 12.0, ..LoadReport::default() };
+    let call = door.services.get("svc").unwrap().state().endpoints[1].cell.begin().unwrap();
+    call.reported(&report, [("queue".to_owned(), 7.0)].into());
+    let told = serde_json::to_value(client.service(&name("svc"), false).await.unwrap()).unwrap();
+    assert!(told["endpoints"][0]["load"].is_null());
+    let load = &told["endpoints"][1]["load"];
+    assert_eq!((&load["application_utilization"], &load["cpu_utilization"]), (&json!(0.5), &json!(0.0)));
+    assert_eq!((&load["rps"], &load["named"]), (&json!(12.0), &json!({"queue": 7.0})));
     let listed = client.services(false).await.unwrap();
     assert_eq!((listed.len(), listed[0].endpoints.len(), listed[0].endpoint_count), (1, 0, 3));
     door.close().await;
@@ -344,7 +354,7 @@ async fn health_is_that_of_the_node_and_of_each_service() {
         assert_eq!(check(service).await.unwrap(), ServingStatus::Serving, "{service}");
     }
     assert_eq!(check("nobody").await.unwrap_err().code(), tonic::Code::NotFound);
-    door.services.get("svc").unwrap().state().endpoints[0].cell.set_backing_off(true);
+    door.services.get("svc").unwrap().state().endpoints[0].cell.set_connectivity(Connectivity::BackingOff);
     assert_eq!(check("svc").await.unwrap(), ServingStatus::NotServing);
     door.registry_up.store(false, SeqCst);
     assert_eq!(check("").await.unwrap(), ServingStatus::NotServing);

@@ -51,7 +51,7 @@ fn only(n: usize, keep: bool) -> f64 {
 const CHANCE: f64 = 0.025;
 const EXACT: f64 = 0.002;
 
-const CASES: [Case; 22] = [
+const CASES: [Case; 23] = [
     ("round_robin", "{}", None, "rotation", |_| 1.0, EXACT),
     ("weighted", "{}", None, "rotation", weight, EXACT),
     // The even part of a zone is 10, and a has 12: everything stays.
@@ -78,6 +78,8 @@ const CASES: [Case; 22] = [
     ("weighted_least_request", "{}", None, "each-request", weight, CHANCE),
     ("weighted_least_request", r#"{"active_request_bias": 0}"#, None, "rotation", weight, EXACT),
     ("peak_ewma", "{}", None, "each-request", |_| 1.0, CHANCE),
+    // Nobody reports anything.
+    ("reported_load", "{}", None, "each-request", |_| 1.0, CHANCE),
     // A ring's shares are only roughly the weights.
     ("ring_hash", r#"{"min_ring_size": 4096}"#, None, "hash-table", weight, 0.05),
     ("maglev", "{}", None, "hash-table", weight, CHANCE),

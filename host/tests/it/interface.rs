@@ -6,7 +6,10 @@ use waymark::plugin::{Engine, EngineConfig, LoadError, SUPPORTED_INTERFACES, dig
 
 /// Every released version with the SHA-256 of its files: name, a zero byte, bytes, another zero byte, in the order of the names. A line is
 /// added with a release, and none is ever changed: components in the field were built for exactly these texts.
-const RELEASED: &[(&str, &str)] = &[("0.1.0", "7a97ff1158ae9cca8dc6c4c2a50ca41cc53f3f797a5f7586a9b59786ff60e2a5")];
+const RELEASED: &[(&str, &str)] = &[
+    ("0.1.0", "7a97ff1158ae9cca8dc6c4c2a50ca41cc53f3f797a5f7586a9b59786ff60e2a5"),
+    ("0.1.1", "ff185d3d29554acbfbf707d8af51e828ac3cdd8c1540046d3859ee9288a7ccaa"),
+];
 
 fn wit() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit")
@@ -56,7 +59,7 @@ fn a_newer_interface_is_refused_by_its_number_and_ours() {
     let told = error.to_string();
     assert!(told.contains("newer.wasm") && told.contains("waymark:plugin@0.1.0"), "{told}");
     let newer = told.split("waymark:plugin/balancer@").nth(1).expect("it names what the component targets");
-    assert!(!newer.starts_with("0.1.0"), "{told}");
+    assert!(!newer.starts_with("0.1."), "{told}");
 }
 
 #[test]

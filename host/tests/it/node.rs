@@ -23,9 +23,10 @@ use tokio::{
 };
 use tonic::{Code, Request, Status, transport::Channel};
 use waymark::{
+    Client,
     admin::client::{NodeClient, PolicySource, SetPolicy},
     app::Node,
-    config::{NodeConfig, PluginChoice, ServiceConfig},
+    config::{NodeConfig, PluginChoice, ServiceConfig, TlsFiles},
     model::{Endpoint, Locality, ServiceName},
     plugin::{Grants, Limits, bundled},
     registry::{Registration, RegistrationConfig},
@@ -338,6 +339,40 @@ async fn the_channel_in_process_is_the_same_balancer() {
         first += usize::from(instance == servers[0].address.to_string());
     }
     assert_eq!(first, 30);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_balances_its_own_calls_without_a_port() {
+    let node = node("etcd_naming").await;
+    let servers = [Server::start(&node, SERVICE, "a", 3).await, Server::start(&node, SERVICE, "a", 1).await];
+    // What is not for a client, and cannot be had, is no obstacle: the node has its ports, and there are no such certificates.
+    let config = NodeConfig {
+        listen: node.proxy_addr(),
+        admin: node.admin_addr(),
+        tls: Some(TlsFiles { identity: Some(("none.pem".into(), "none.pem".into())), ..TlsFiles::default() }),
+        policy: PluginChoice::bundled("weighted"),
+        ..Client::config(node.registry_urls())
+    };
+    let client = Client::start(config).await.unwrap();
+    let channel = client.dial(&format!("etcd:///{SERVICE}")).unwrap();
+    let mut greeter = Greeter1Client::new(channel);
+    let mut call = async || {
+        let response = greeter.say_hello1(HelloRequest { name: "hello".into() }).await.unwrap();
+        response.metadata().get(INSTANCE_HEADER).unwrap().to_str().unwrap().to_owned()
+    };
+    // The first call is for a service that nobody followed yet.
+    let mut first = 0;
+    for _ in 0..40 {
+        first += usize::from(call().await == servers[0].address.to_string());
+    }
+    assert_eq!(first, 30);
+    assert!(client.dial("dns:///a").is_err());
+    let page = client.metrics().unwrap();
+    assert!(page.contains("waymark_picks_total") && page.contains(SERVICE), "{page}");
+    // Its end is not that of its channels.
+    client.shutdown().await;
+    call().await;
     node.shutdown().await;
 }
 

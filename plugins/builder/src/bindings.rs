@@ -47,7 +47,7 @@ fn generate(workspace: &Workspace) -> Result<Vec<(PathBuf, String)>> {
         let context = || format!("cannot generate bindings for the world {world}");
         let text = world_bindings(&workspace.wit(), world, shared).with_context(context)?;
         generated.push((workspace.generated().join(file), text));
-        for (file, text) in c_bindings(&workspace.wit(), world).with_context(context)? {
+        for (file, text) in c_bindings(&workspace.older_wit(), world).with_context(context)? {
             generated.push((workspace.c_bindings().join(file), text));
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! What a guest is need not be listed: it is every package below `plugins/` that has a `cdylib`, and every example of the
 //! test guests. What is named like a guest and stands in `plugins/test-guests/foreign` is added to it (`.wit`: one more world
-//! that it targets) or taken as it is (`.wat`: a component in text form, or a core module that is made a policy).
+//! that it targets) or taken as it is (`.wat`: a component in text form, or a core module that is made a policy; `.wasm`: a component that
+//! is never built again).
 
 use std::{
     collections::BTreeMap,
@@ -43,11 +44,14 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Vec<Component>> {
             .with_context(|| format!("cannot make a component of {name}"))?;
         components.insert(file, bytes);
     }
-    for path in sorted(&foreign)?.iter().filter(|path| path.extension().is_some_and(|extension| extension == "wat")) {
+    let is_whole =
+        |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "wat" || extension == "wasm");
+    for path in sorted(&foreign)?.iter().filter(is_whole) {
         let name = path.file_stem().context("a file has a name")?.to_string_lossy();
+        // What is binary already is handed through.
         let bytes = wat::parse_file(path).with_context(|| format!("cannot read {}", path.display()))?;
         let bytes = if wasmparser::Parser::is_core_wasm(&bytes) {
-            encode_policy(bytes, &workspace.wit())
+            encode_policy(bytes, &workspace.older_wit())
                 .with_context(|| format!("cannot make a policy of {}", path.display()))?
         } else {
             bytes

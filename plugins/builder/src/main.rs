@@ -1,7 +1,7 @@
 //! Builds the bundled plugins from source, and checks that what is committed is what the source gives.
 //!
 //! ```text
-//!   wit/0.1.0 ──bindings──▶ plugins/sdk/src/generated        (committed)
+//!   wit/0.1.1 ──bindings──▶ plugins/sdk/src/generated        (committed)
 //!                                     │
 //!   plugins/policies, key-schemes ──build──▶ plugins/dist    (committed, with SHA256SUMS)
 //!   plugins/test-guests ────────────build──▶ plugins/dist/test

@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 /// The interface version that the SDK speaks. A released version keeps its directory for ever; this names the newest.
-pub(crate) const WIT_VERSION: &str = "0.1.0";
+pub(crate) const WIT_VERSION: &str = "0.1.1";
+
+/// The version that the examples in C speak, and core modules in text form: they need nothing newer, and older hosts run them too.
+const OLDER_WIT_VERSION: &str = "0.1.0";
 
 /// The repository that is being built.
 pub(crate) struct Workspace {
@@ -34,6 +37,11 @@ impl Workspace {
     /// The WIT package that the SDK is generated from.
     pub(crate) fn wit(&self) -> PathBuf {
         self.root.join("wit").join(WIT_VERSION)
+    }
+
+    /// The WIT package of what is not written with the SDK.
+    pub(crate) fn older_wit(&self) -> PathBuf {
+        self.root.join("wit").join(OLDER_WIT_VERSION)
     }
 
     /// The SDK's generated modules.

@@ -1,6 +1,6 @@
 //! What a plugin may ask of the host.
 
-use crate::Level;
+use crate::{Level, LoadReport};
 
 /// Facts about the request a pick is for, and the live figures of each endpoint. An endpoint is an index into the list that
 /// `build` got.
@@ -18,6 +18,47 @@ pub trait Host {
     fn in_flight(&self, endpoint: u32) -> u32;
     /// Peak-sensitive moving average of the time to an answer, in microseconds; 0 while no call has ended.
     fn latency_us(&self, endpoint: u32) -> u32;
+    /// How many of its calls failed or were answered by an error, from 0 to 1: an average over about the last 32.
+    fn failure_rate(&self, endpoint: u32) -> f64;
+    /// What its instance said last of its own load (ORCA); none when it never did. It stays while nothing newer comes: mind its age.
+    ///
+    /// ```
+    /// use waymark_plugin::{Host, LoadReport, testing::FakeHost};
+    ///
+    /// /// How much it is used, if it said so within the last minute.
+    /// fn utilization(host: &impl Host, endpoint: u32) -> Option<f64> {
+    ///     host.report(endpoint).filter(|report| report.age_ms < 60_000).map(|report| report.application_utilization)
+    /// }
+    ///
+    /// let said = LoadReport { application_utilization: 0.7, rps: 120.0, ..LoadReport::default() };
+    /// let host = FakeHost { reports: [(1, said)].into(), ..FakeHost::default() };
+    /// assert_eq!((utilization(&host, 0), utilization(&host, 1)), (None, Some(0.7)));
+    /// ```
+    fn report(&self, endpoint: u32) -> Option<LoadReport>;
+    /// A figure of its own that its last report named; none when that did not.
+    ///
+    /// ```
+    /// use waymark_plugin::{Host, testing::FakeHost};
+    ///
+    /// let mut host = FakeHost::default();
+    /// host.metrics.insert((0, "queue".to_owned()), 3.0);
+    /// assert_eq!((host.metric(0, "queue"), host.metric(0, "cache")), (Some(3.0), None));
+    /// ```
+    fn metric(&self, endpoint: u32, name: &str) -> Option<f64>;
+}
+
+/// Nothing that was said, just now.
+impl Default for LoadReport {
+    fn default() -> Self {
+        Self {
+            cpu_utilization: 0.0,
+            memory_utilization: 0.0,
+            application_utilization: 0.0,
+            rps: 0.0,
+            eps: 0.0,
+            age_ms: 0,
+        }
+    }
 }
 
 /// The real one: each question is an import of the component. Only those that a plugin asks become imports.
@@ -27,7 +68,7 @@ pub struct GrantedHost;
 
 #[cfg(target_arch = "wasm32")]
 mod granted {
-    use super::{GrantedHost, Host};
+    use super::{GrantedHost, Host, LoadReport};
     use crate::generated::balancer::waymark::plugin::{load, request};
 
     impl Host for GrantedHost {
@@ -49,6 +90,18 @@ mod granted {
 
         fn latency_us(&self, endpoint: u32) -> u32 {
             load::latency_us(endpoint)
+        }
+
+        fn failure_rate(&self, endpoint: u32) -> f64 {
+            load::failure_rate(endpoint)
+        }
+
+        fn report(&self, endpoint: u32) -> Option<LoadReport> {
+            load::report(endpoint)
+        }
+
+        fn metric(&self, endpoint: u32, name: &str) -> Option<f64> {
+            load::metric(endpoint, name)
         }
     }
 }

@@ -57,6 +57,7 @@ pub use generated::{
     balancer::{
         exports::waymark::plugin::balancer::{Context, Decision},
         waymark::plugin::{
+            load::LoadReport,
             log::Level,
             types::{Endpoint, Scope},
         },

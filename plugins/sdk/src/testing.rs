@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use crate::{Context, Decision, Endpoint, Host, Level, Plan, Policy, Random, Scope};
+use crate::{Context, Decision, Endpoint, Host, Level, LoadReport, Plan, Policy, Random, Scope};
 pub use crate::{
     key_scheme::{decode, encode, prefixes},
     policy::build,
@@ -28,6 +28,12 @@ pub struct FakeHost {
     pub in_flight: BTreeMap<u32, u32>,
     /// Microseconds to an answer by endpoint; 0 for those not named.
     pub latency_us: BTreeMap<u32, u32>,
+    /// How many calls fail by endpoint, from 0 to 1; 0 for those not named.
+    pub failure_rate: BTreeMap<u32, f64>,
+    /// What instances said of their load by endpoint; nothing for those not named.
+    pub reports: BTreeMap<u32, LoadReport>,
+    /// Their own figures by endpoint and name.
+    pub metrics: BTreeMap<(u32, String), f64>,
 }
 
 impl Host for FakeHost {
@@ -49,6 +55,18 @@ impl Host for FakeHost {
 
     fn latency_us(&self, endpoint: u32) -> u32 {
         self.latency_us.get(&endpoint).copied().unwrap_or_default()
+    }
+
+    fn failure_rate(&self, endpoint: u32) -> f64 {
+        self.failure_rate.get(&endpoint).copied().unwrap_or_default()
+    }
+
+    fn report(&self, endpoint: u32) -> Option<LoadReport> {
+        self.reports.get(&endpoint).copied()
+    }
+
+    fn metric(&self, endpoint: u32, name: &str) -> Option<f64> {
+        self.metrics.get(&(endpoint, name.to_owned())).copied()
     }
 }
 

@@ -48,7 +48,12 @@ impl Guest {
         let Context { sequence, hash, attempt, .. } = context;
         let each = |endpoint| {
             let tried = if host.tried(endpoint) { " tried" } else { "" };
-            format!(" {endpoint}:{}/{}us{tried}", host.in_flight(endpoint), host.latency_us(endpoint))
+            let (calls, latency, failing) =
+                (host.in_flight(endpoint), host.latency_us(endpoint), host.failure_rate(endpoint));
+            let failing = if failing > 0.0 { format!(" failing {failing}") } else { String::new() };
+            let report = host.report(endpoint).map(|report| format!(" {report:?}")).unwrap_or_default();
+            let queue = host.metric(endpoint, "queue").map(|queue| format!(" queue {queue}")).unwrap_or_default();
+            format!(" {endpoint}:{calls}/{latency}us{tried}{failing}{report}{queue}")
         };
         let endpoints: String = (0..self.endpoints).map(each).collect();
         format!("{} sequence {sequence} attempt {attempt} hash {hash:?}{endpoints}", host.path())

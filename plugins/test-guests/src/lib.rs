@@ -3,8 +3,8 @@
 //!
 //! Each is one file of `examples/`, and its first line says what it does. Those in `foreign/` are components in text form
 //! that no Rust code here could give (another world, another version of the interface, text that is no UTF-8), core modules that the
-//! builder makes policies of, and the WIT of an import that no
-//! host grants. This library holds what the guests share.
+//! builder makes policies of, the WIT of an import that no host grants, and `old_interface.wasm`: `reads_request` as the SDK of interface 0.1.0
+//! made it, kept as it was. This library holds what the guests share.
 //!
 //! Misbehaviour within `pick` takes the configuration `{"every": n}`: every n-th pick of an instance misbehaves, and the others
 //! answer in turn. It defaults to 1, so that every pick does.

@@ -153,8 +153,8 @@ fn print(inspection: &Inspection) {
         }
     }
     table.add_row(["kind", inspection.kind.map_or("no plugin of this host", |kind| kind.as_str())]);
-    if let Some(kind) = inspection.kind {
-        table.add_row(["world", kind.world()]);
+    if let Some(world) = &inspection.world {
+        table.add_row(["world", world]);
     }
     table.add_row(["host supports", &format!("waymark:plugin@{}", SUPPORTED_INTERFACES.join(", "))]);
     table.add_row(["exports", &lines(&inspection.exports)]);
@@ -204,7 +204,7 @@ fn to_json(inspection: &Inspection) -> Value {
         Ok(plugin) => plugin_json(plugin),
         Err(error) => json!({
             "kind": inspection.kind.map(Kind::as_str),
-            "world": inspection.kind.map(Kind::world),
+            "world": inspection.world,
             "exports": inspection.exports,
             "origin": inspection.origin,
             "size": inspection.size,
@@ -244,7 +244,7 @@ pub(super) fn plugin_json(plugin: &Plugin) -> Value {
         "summary": about.summary,
         "warning": about.warning,
         "config": fields,
-        "world": plugin.kind.world(),
+        "world": plugin.world(),
         "imports": plugin.imports,
         "exports": plugin.exports,
         "origin": plugin.origin,

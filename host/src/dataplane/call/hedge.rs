@@ -49,18 +49,15 @@ impl<'a, B: RequestBody> Call<'a, B> {
         record: &mut RequestRecord,
     ) -> Option<Result<Answered, Failure>> {
         let feed = Feed::new(self.source.take());
-        let answered = self.attempts_beside(&feed, state, policy, record).await;
-        match answered {
-            Some(answered) => Some(answered),
-            None => {
-                self.source = feed.into_source().expect("attempts alone read it, and all have ended");
-                (!self.source.can_replay()).then(|| {
-                    let (known, backing_off) = counts(state);
-                    let last = self.last.take();
-                    Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last })
-                })
-            }
+        if let Some(answered) = self.attempts_beside(&feed, state, policy, record).await {
+            return Some(answered);
         }
+        self.source = feed.into_source().expect("attempts alone read it, and all have ended");
+        (!self.source.can_replay()).then(|| {
+            let (known, backing_off) = counts(state);
+            let last = self.last.take();
+            Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last })
+        })
     }
 
     async fn attempts_beside(

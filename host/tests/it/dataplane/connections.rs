@@ -11,7 +11,10 @@ use std::{
 use http_body::Frame;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use waymark::dataplane::{ConnectOptions, Drained, Options, Routes};
+use waymark::{
+    balancer::Standing,
+    dataplane::{ConnectOptions, Drained, Options, Routes},
+};
 
 use super::support::{
     Caller, Client, Instance, LONG, Node, at, closed_port, echo, message, soon, text, trailers, until, written,
@@ -125,6 +128,28 @@ async fn a_connection_that_went_away_in_good_order_is_replaced() {
     first.drain().await;
     let _second = Instance::on(TcpListener::bind(address).await.unwrap(), |request| echo("second", request));
     assert_eq!(caller.unary("x").await.unwrap(), "second:x");
+}
+
+#[tokio::test]
+async fn an_endpoint_s_standing_follows_its_connection() {
+    let node = Node::new().await;
+    // Takes the connection and says nothing, until it is told to.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    node.set("svc", vec![at(silent.local_addr().unwrap())]).await;
+    let state = node.services.get("svc").unwrap().state();
+    let standing = || state.endpoints[0].cell.standing();
+    assert_eq!(standing(), Standing::Idle);
+    let mut caller = Caller::new(node.dial().await, Some("svc"));
+    let mut waiting = Caller::new(node.dial().await, Some("svc"));
+    let call = tokio::spawn(async move { waiting.unary("x").await });
+    until(|| standing() == Standing::Connecting).await;
+    let instance = Instance::on(silent, |request| echo("a", request));
+    soon(call).await.unwrap().unwrap();
+    assert_eq!(standing(), Standing::Ready);
+    instance.drain().await;
+    until(|| standing() == Standing::Idle).await;
+    caller.unary("x").await.unwrap_err();
+    assert_eq!(standing(), Standing::BackingOff);
 }
 
 /// Calls without pause from several clients until told to stop; how many were made.

@@ -14,6 +14,7 @@ mod hedges;
 mod hostile;
 mod interop;
 mod limits;
+mod loads;
 mod membership;
 mod misbehaving;
 mod places;

@@ -72,6 +72,7 @@ pub(crate) fn fates(guest: Guest) -> &'static [Fate] {
         | Guest::FloodsLog
         | Guest::HashTable
         | Guest::LopsidedPlan
+        | Guest::OldInterface
         | Guest::ReadsHeadersInBuild
         | Guest::ReadsRequest
         | Guest::Stubborn

@@ -32,7 +32,7 @@ pub mod waymark {
                     );
                     let ptr0 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "waymark:plugin/request@0.1.0")]
+                    #[link(wasm_import_module = "waymark:plugin/request@0.1.1")]
                     unsafe extern "C" {
                         #[link_name = "path"]
                         fn wit_import1(_: *mut u8);
@@ -73,7 +73,7 @@ pub mod waymark {
                     let len0 = vec0.len();
                     let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "waymark:plugin/request@0.1.0")]
+                    #[link(wasm_import_module = "waymark:plugin/request@0.1.1")]
                     unsafe extern "C" {
                         #[link_name = "header"]
                         fn wit_import2(_: *mut u8, _: usize, _: *mut u8);
@@ -115,7 +115,7 @@ pub mod waymark {
             pub fn tried(endpoint: u32) -> bool {
                 unsafe {
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "waymark:plugin/request@0.1.0")]
+                    #[link(wasm_import_module = "waymark:plugin/request@0.1.1")]
                     unsafe extern "C" {
                         #[link_name = "tried"]
                         fn wit_import0(_: i32) -> i32;
@@ -130,20 +130,54 @@ pub mod waymark {
             }
         }
         /// Live figures that the host keeps for each endpoint, shared by all its threads and kept from one snapshot to the next.
-        /// An index outside the list that `build` got answers 0.
+        /// An index outside the list that `build` got answers 0, or none. They may be asked for only while `pick` runs; at any other time they
+        /// answer the same.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod load {
             #[used]
             #[doc(hidden)]
             static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
+            /// What an instance said last of its own load, in an ORCA report (gRFC A51). A figure that it did not give is 0, and none is negative,
+            /// infinite or no number. Where two reports came at once, each figure is of either.
+            #[repr(C)]
+            #[derive(Clone, Copy, PartialEq)]
+            pub struct LoadReport {
+                /// The part of its processor time that is used; may be over 1.
+                pub cpu_utilization: f64,
+                /// The part of its memory that is used.
+                pub memory_utilization: f64,
+                /// How much it is used by its own measure; may be over 1.
+                pub application_utilization: f64,
+                /// Calls a second that it serves, of all its clients.
+                pub rps: f64,
+                /// Calls a second of these that it answers with an error.
+                pub eps: f64,
+                /// How long ago the report came, in milliseconds.
+                pub age_ms: u32,
+            }
+            impl ::core::fmt::Debug for LoadReport {
+                fn fmt(
+                    &self,
+                    f: &mut ::core::fmt::Formatter<'_>,
+                ) -> ::core::fmt::Result {
+                    f.debug_struct("LoadReport")
+                        .field("cpu-utilization", &self.cpu_utilization)
+                        .field("memory-utilization", &self.memory_utilization)
+                        .field("application-utilization", &self.application_utilization)
+                        .field("rps", &self.rps)
+                        .field("eps", &self.eps)
+                        .field("age-ms", &self.age_ms)
+                        .finish()
+                }
+            }
             #[allow(unused_unsafe, clippy::all)]
             /// Calls that have begun on it and not yet ended.
             #[allow(async_fn_in_trait)]
             pub fn in_flight(endpoint: u32) -> u32 {
                 unsafe {
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "waymark:plugin/load@0.1.0")]
+                    #[link(wasm_import_module = "waymark:plugin/load@0.1.1")]
                     unsafe extern "C" {
                         #[link_name = "in-flight"]
                         fn wit_import0(_: i32) -> i32;
@@ -162,7 +196,7 @@ pub mod waymark {
             pub fn latency_us(endpoint: u32) -> u32 {
                 unsafe {
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "waymark:plugin/load@0.1.0")]
+                    #[link(wasm_import_module = "waymark:plugin/load@0.1.1")]
                     unsafe extern "C" {
                         #[link_name = "latency-us"]
                         fn wit_import0(_: i32) -> i32;
@@ -173,6 +207,117 @@ pub mod waymark {
                     }
                     let ret = wit_import0(_rt::as_i32(&endpoint));
                     ret as u32
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// How many of its calls failed or were answered by an error, from 0 to 1: an average over about the last 32, in which later ones
+            /// weigh more. 0 while no call has ended.
+            #[allow(async_fn_in_trait)]
+            pub fn failure_rate(endpoint: u32) -> f64 {
+                unsafe {
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(wasm_import_module = "waymark:plugin/load@0.1.1")]
+                    unsafe extern "C" {
+                        #[link_name = "failure-rate"]
+                        fn wit_import0(_: i32) -> f64;
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import0(_: i32) -> f64 {
+                        unreachable!()
+                    }
+                    let ret = wit_import0(_rt::as_i32(&endpoint));
+                    ret
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// What it said last of its load; none when it never did.
+            #[allow(async_fn_in_trait)]
+            pub fn report(endpoint: u32) -> Option<LoadReport> {
+                unsafe {
+                    #[repr(align(8))]
+                    struct RetArea([::core::mem::MaybeUninit<u8>; 56]);
+                    let mut ret_area = RetArea([::core::mem::MaybeUninit::uninit(); 56]);
+                    let ptr0 = ret_area.0.as_mut_ptr().cast::<u8>();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(wasm_import_module = "waymark:plugin/load@0.1.1")]
+                    unsafe extern "C" {
+                        #[link_name = "report"]
+                        fn wit_import1(_: i32, _: *mut u8);
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import1(_: i32, _: *mut u8) {
+                        unreachable!()
+                    }
+                    wit_import1(_rt::as_i32(&endpoint), ptr0);
+                    let l2 = i32::from(*ptr0.add(0).cast::<u8>());
+                    let result9 = match l2 {
+                        0 => None,
+                        1 => {
+                            let e = {
+                                let l3 = *ptr0.add(8).cast::<f64>();
+                                let l4 = *ptr0.add(16).cast::<f64>();
+                                let l5 = *ptr0.add(24).cast::<f64>();
+                                let l6 = *ptr0.add(32).cast::<f64>();
+                                let l7 = *ptr0.add(40).cast::<f64>();
+                                let l8 = *ptr0.add(48).cast::<i32>();
+                                LoadReport {
+                                    cpu_utilization: l3,
+                                    memory_utilization: l4,
+                                    application_utilization: l5,
+                                    rps: l6,
+                                    eps: l7,
+                                    age_ms: l8 as u32,
+                                }
+                            };
+                            Some(e)
+                        }
+                        _ => _rt::invalid_enum_discriminant(),
+                    };
+                    result9
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// A figure of its own that its last report named, of any sign; none when that did not. Of one instance at least 32 are kept, with names of
+            /// up to 64 bytes.
+            #[allow(async_fn_in_trait)]
+            pub fn metric(endpoint: u32, name: &str) -> Option<f64> {
+                unsafe {
+                    #[repr(align(8))]
+                    struct RetArea([::core::mem::MaybeUninit<u8>; 16]);
+                    let mut ret_area = RetArea([::core::mem::MaybeUninit::uninit(); 16]);
+                    let vec0 = name;
+                    let ptr0 = vec0.as_ptr().cast::<u8>();
+                    let len0 = vec0.len();
+                    let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(wasm_import_module = "waymark:plugin/load@0.1.1")]
+                    unsafe extern "C" {
+                        #[link_name = "metric"]
+                        fn wit_import2(_: i32, _: *mut u8, _: usize, _: *mut u8);
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import2(
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import2(_rt::as_i32(&endpoint), ptr0.cast_mut(), len0, ptr1);
+                    let l3 = i32::from(*ptr1.add(0).cast::<u8>());
+                    let result5 = match l3 {
+                        0 => None,
+                        1 => {
+                            let e = {
+                                let l4 = *ptr1.add(8).cast::<f64>();
+                                l4
+                            };
+                            Some(e)
+                        }
+                        _ => _rt::invalid_enum_discriminant(),
+                    };
+                    result5
                 }
             }
         }
@@ -232,7 +377,7 @@ pub mod waymark {
                     let ptr0 = vec0.as_ptr().cast::<u8>();
                     let len0 = vec0.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "waymark:plugin/log@0.1.0")]
+                    #[link(wasm_import_module = "waymark:plugin/log@0.1.1")]
                     unsafe extern "C" {
                         #[link_name = "log"]
                         fn wit_import1(_: i32, _: *mut u8, _: usize);
@@ -994,25 +1139,25 @@ pub mod exports {
                 }
                 #[doc(hidden)]
                 #[macro_export]
-                macro_rules! __export_waymark_plugin_balancer_0_1_0_cabi {
+                macro_rules! __export_waymark_plugin_balancer_0_1_1_cabi {
                     ($ty:ident with_types_in $($path_to_types:tt)*) => {
                         const _ : () = { #[unsafe (export_name =
-                        "waymark:plugin/balancer@0.1.0#describe")] unsafe extern "C" fn
+                        "waymark:plugin/balancer@0.1.1#describe")] unsafe extern "C" fn
                         export_describe() -> * mut u8 { unsafe { $($path_to_types)*::
                         _export_describe_cabi::<$ty > () } } #[unsafe (export_name =
-                        "cabi_post_waymark:plugin/balancer@0.1.0#describe")] unsafe
+                        "cabi_post_waymark:plugin/balancer@0.1.1#describe")] unsafe
                         extern "C" fn _post_return_describe(arg0 : * mut u8,) { unsafe {
                         $($path_to_types)*:: __post_return_describe::<$ty > (arg0) } }
-                        #[unsafe (export_name = "waymark:plugin/balancer@0.1.0#build")]
+                        #[unsafe (export_name = "waymark:plugin/balancer@0.1.1#build")]
                         unsafe extern "C" fn export_build(arg0 : * mut u8, arg1 : usize,
                         arg2 : * mut u8, arg3 : usize, arg4 : * mut u8, arg5 : usize,
                         arg6 : * mut u8, arg7 : usize,) -> * mut u8 { unsafe {
                         $($path_to_types)*:: _export_build_cabi::<$ty > (arg0, arg1,
                         arg2, arg3, arg4, arg5, arg6, arg7) } } #[unsafe (export_name =
-                        "cabi_post_waymark:plugin/balancer@0.1.0#build")] unsafe extern
+                        "cabi_post_waymark:plugin/balancer@0.1.1#build")] unsafe extern
                         "C" fn _post_return_build(arg0 : * mut u8,) { unsafe {
                         $($path_to_types)*:: __post_return_build::<$ty > (arg0) } }
-                        #[unsafe (export_name = "waymark:plugin/balancer@0.1.0#pick")]
+                        #[unsafe (export_name = "waymark:plugin/balancer@0.1.1#pick")]
                         unsafe extern "C" fn export_pick(arg0 : i32, arg1 : i32, arg2 :
                         i32, arg3 : i32, arg4 : i32, arg5 : i32,) -> * mut u8 { unsafe {
                         $($path_to_types)*:: _export_pick_cabi::<$ty > (arg0, arg1, arg2,
@@ -1020,7 +1165,7 @@ pub mod exports {
                     };
                 }
                 #[doc(hidden)]
-                pub use __export_waymark_plugin_balancer_0_1_0_cabi;
+                pub use __export_waymark_plugin_balancer_0_1_1_cabi;
                 #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
                 #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
                 struct _RetArea(
@@ -1166,27 +1311,31 @@ macro_rules! __export_balancer_plugin_impl {
     };
     ($ty:ident with_types_in $($path_to_types_root:tt)*) => {
         $($path_to_types_root)*::
-        exports::waymark::plugin::balancer::__export_waymark_plugin_balancer_0_1_0_cabi!($ty
+        exports::waymark::plugin::balancer::__export_waymark_plugin_balancer_0_1_1_cabi!($ty
         with_types_in $($path_to_types_root)*:: exports::waymark::plugin::balancer);
         const _ : () = { #[rustfmt::skip] #[cfg(target_arch = "wasm32")] #[unsafe
         (link_section =
-        "component-type:wit-bindgen:0.60.0:waymark:plugin@0.1.0:balancer-plugin:imports and exports")]
+        "component-type:wit-bindgen:0.60.0:waymark:plugin@0.1.1:balancer-plugin:imports and exports")]
         #[doc(hidden)] #[allow(clippy::octal_escapes)] pub static
-        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 1086] = *
+        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 1282] = *
         b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xb8\x07\x01A\x02\x01\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xfc\x08\x01A\x02\x01\
 A\x0d\x01B\x07\x01@\0\0s\x04\0\x04path\x01\0\x01ks\x01@\x01\x04names\0\x01\x04\0\
 \x06header\x01\x02\x01@\x01\x08endpointy\0\x7f\x04\0\x05tried\x01\x03\x03\0\x1cw\
-aymark:plugin/request@0.1.0\x05\0\x01B\x03\x01@\x01\x08endpointy\0y\x04\0\x09in-\
-flight\x01\0\x04\0\x0alatency-us\x01\0\x03\0\x19waymark:plugin/load@0.1.0\x05\x01\
+aymark:plugin/request@0.1.1\x05\0\x01B\x0d\x01r\x06\x0fcpu-utilizationu\x12memor\
+y-utilizationu\x17application-utilizationu\x03rpsu\x03epsu\x06age-msy\x04\0\x0bl\
+oad-report\x03\0\0\x01@\x01\x08endpointy\0y\x04\0\x09in-flight\x01\x02\x04\0\x0a\
+latency-us\x01\x02\x01@\x01\x08endpointy\0u\x04\0\x0cfailure-rate\x01\x03\x01k\x01\
+\x01@\x01\x08endpointy\0\x04\x04\0\x06report\x01\x05\x01ku\x01@\x02\x08endpointy\
+\x04names\0\x06\x04\0\x06metric\x01\x07\x03\0\x19waymark:plugin/load@0.1.1\x05\x01\
 \x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\x01@\
 \x02\x05level\x01\x07messages\x01\0\x04\0\x03log\x01\x02\x03\0\x18waymark:plugin\
-/log@0.1.0\x05\x02\x01B\x0b\x01o\x02ss\x01p\0\x01r\x05\x02ids\x07addresss\x04zon\
+/log@0.1.1\x05\x02\x01B\x0b\x01o\x02ss\x01p\0\x01r\x05\x02ids\x07addresss\x04zon\
 es\x06weighty\x08metadata\x01\x04\0\x08endpoint\x03\0\x02\x01r\x02\x07services\x04\
 zones\x04\0\x05scope\x03\0\x04\x01r\x03\x04names\x07defaults\x03docs\x04\0\x0cco\
 nfig-field\x03\0\x06\x01p\x07\x01r\x05\x04names\x07versions\x07summarys\x06field\
 s\x08\x07warnings\x04\0\x0bdescription\x03\0\x09\x03\0\x1awaymark:plugin/types@0\
-.1.0\x05\x03\x02\x03\0\x03\x0bdescription\x02\x03\0\x03\x08endpoint\x02\x03\0\x03\
+.1.1\x05\x03\x02\x03\0\x03\x0bdescription\x02\x03\0\x03\x08endpoint\x02\x03\0\x03\
 \x05scope\x01B\x17\x02\x03\x02\x01\x04\x04\0\x0bdescription\x03\0\0\x02\x03\x02\x01\
 \x05\x04\0\x08endpoint\x03\0\x02\x02\x03\x02\x01\x06\x04\0\x05scope\x03\0\x04\x01\
 py\x01q\x03\x08rotation\x01\x06\0\x0ahash-table\x01\x06\0\x0ceach-request\0\0\x04\
@@ -1195,8 +1344,8 @@ h\x0a\x07attempty\x04\0\x07context\x03\0\x0b\x01q\x05\x08endpoint\x01y\0\x06eith
 er\x01\x09\0\x05queue\0\0\x04fail\x01s\0\x04drop\x01s\0\x04\0\x08decision\x03\0\x0d\
 \x01@\0\0\x01\x04\0\x08describe\x01\x0f\x01p\x03\x01j\x01\x08\x01s\x01@\x03\x06c\
 onfigs\x05scope\x05\x09endpoints\x10\0\x11\x04\0\x05build\x01\x12\x01@\x01\x07co\
-ntext\x0c\0\x0e\x04\0\x04pick\x01\x13\x04\0\x1dwaymark:plugin/balancer@0.1.0\x05\
-\x07\x04\0$waymark:plugin/balancer-plugin@0.1.0\x04\0\x0b\x15\x01\0\x0fbalancer-\
+ntext\x0c\0\x0e\x04\0\x04pick\x01\x13\x04\0\x1dwaymark:plugin/balancer@0.1.1\x05\
+\x07\x04\0$waymark:plugin/balancer-plugin@0.1.1\x04\0\x0b\x15\x01\0\x0fbalancer-\
 plugin\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070.254\
 .2\x10wit-bindgen-rust\x060.60.0";
         };
@@ -1207,25 +1356,29 @@ pub use __export_balancer_plugin_impl as export;
 #[rustfmt::skip]
 #[cfg(target_arch = "wasm32")]
 #[unsafe(
-    link_section = "component-type:wit-bindgen:0.60.0:waymark:plugin@0.1.0:balancer-plugin-with-all-of-its-exports-removed:encoded world"
+    link_section = "component-type:wit-bindgen:0.60.0:waymark:plugin@0.1.1:balancer-plugin-with-all-of-its-exports-removed:encoded world"
 )]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 749] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xc7\x04\x01A\x02\x01\
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 945] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\x8b\x06\x01A\x02\x01\
 A\x08\x01B\x07\x01@\0\0s\x04\0\x04path\x01\0\x01ks\x01@\x01\x04names\0\x01\x04\0\
 \x06header\x01\x02\x01@\x01\x08endpointy\0\x7f\x04\0\x05tried\x01\x03\x03\0\x1cw\
-aymark:plugin/request@0.1.0\x05\0\x01B\x03\x01@\x01\x08endpointy\0y\x04\0\x09in-\
-flight\x01\0\x04\0\x0alatency-us\x01\0\x03\0\x19waymark:plugin/load@0.1.0\x05\x01\
+aymark:plugin/request@0.1.1\x05\0\x01B\x0d\x01r\x06\x0fcpu-utilizationu\x12memor\
+y-utilizationu\x17application-utilizationu\x03rpsu\x03epsu\x06age-msy\x04\0\x0bl\
+oad-report\x03\0\0\x01@\x01\x08endpointy\0y\x04\0\x09in-flight\x01\x02\x04\0\x0a\
+latency-us\x01\x02\x01@\x01\x08endpointy\0u\x04\0\x0cfailure-rate\x01\x03\x01k\x01\
+\x01@\x01\x08endpointy\0\x04\x04\0\x06report\x01\x05\x01ku\x01@\x02\x08endpointy\
+\x04names\0\x06\x04\0\x06metric\x01\x07\x03\0\x19waymark:plugin/load@0.1.1\x05\x01\
 \x01B\x04\x01m\x04\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\x01@\
 \x02\x05level\x01\x07messages\x01\0\x04\0\x03log\x01\x02\x03\0\x18waymark:plugin\
-/log@0.1.0\x05\x02\x01B\x0b\x01o\x02ss\x01p\0\x01r\x05\x02ids\x07addresss\x04zon\
+/log@0.1.1\x05\x02\x01B\x0b\x01o\x02ss\x01p\0\x01r\x05\x02ids\x07addresss\x04zon\
 es\x06weighty\x08metadata\x01\x04\0\x08endpoint\x03\0\x02\x01r\x02\x07services\x04\
 zones\x04\0\x05scope\x03\0\x04\x01r\x03\x04names\x07defaults\x03docs\x04\0\x0cco\
 nfig-field\x03\0\x06\x01p\x07\x01r\x05\x04names\x07versions\x07summarys\x06field\
 s\x08\x07warnings\x04\0\x0bdescription\x03\0\x09\x03\0\x1awaymark:plugin/types@0\
-.1.0\x05\x03\x04\0Dwaymark:plugin/balancer-plugin-with-all-of-its-exports-remove\
-d@0.1.0\x04\0\x0b5\x01\0/balancer-plugin-with-all-of-its-exports-removed\x03\0\0\
+.1.1\x05\x03\x04\0Dwaymark:plugin/balancer-plugin-with-all-of-its-exports-remove\
+d@0.1.1\x04\0\x0b5\x01\0/balancer-plugin-with-all-of-its-exports-removed\x03\0\0\
 \0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070.254.2\x10wit-bind\
 gen-rust\x060.60.0";
 #[inline(never)]

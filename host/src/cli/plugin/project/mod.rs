@@ -35,7 +35,11 @@ const MANIFEST: &str = "plugin.toml";
 pub(super) enum Lang {
     Rust,
     C,
+    Cpp,
+    Zig,
     Go,
+    #[value(name = "assemblyscript")]
+    AssemblyScript,
     Python,
     Js,
 }
@@ -46,7 +50,10 @@ impl Lang {
         match self {
             Self::Rust => "rust",
             Self::C => "c",
+            Self::Cpp => "cpp",
+            Self::Zig => "zig",
             Self::Go => "go",
+            Self::AssemblyScript => "assemblyscript",
             Self::Python => "python",
             Self::Js => "js",
         }

@@ -42,6 +42,8 @@ pub(super) fn example(kind: ProjectKind, per_request: bool) -> &'static str {
 /// The files of a project; none when there is no such example in this language.
 pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str) -> Option<Vec<File>> {
     let folder = format!("examples/policies/{}/", lang.folder());
+    // The SDK speaks the newest interface, the other examples the oldest that they can do with.
+    let wit = if lang == Lang::Rust { "wit/0.1.1/" } else { "wit/0.1.0/" };
     let wanted = example(kind, per_request);
     let mut found = false;
     let mut files = Vec::new();
@@ -50,12 +52,10 @@ pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str
             let is_source = path.rsplit('/').next().is_some_and(|file| file.starts_with(&format!("{wanted}.")));
             found |= is_source && !path.contains(".README");
             place(path, kind, wanted)
-        } else if let Some(path) = template.path.strip_prefix("wit/0.1.0/") {
+        } else if let Some(path) = template.path.strip_prefix(wit) {
             Some(format!("wit/{path}"))
-        } else if lang == Lang::Rust {
-            template.path.strip_prefix("plugins/sdk/").map(|path| format!("sdk/{path}"))
         } else {
-            None
+            from_elsewhere(lang, template.path, kind, wanted)
         };
         if let Some(path) = path {
             let bytes = adapt(&path, template.bytes, kind, name);
@@ -70,6 +70,17 @@ pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str
         files.push(File { path: "README.md".into(), ..file });
     }
     found.then_some(files)
+}
+
+/// Where a file goes that a project of this language has from elsewhere: Rust the SDK, and C++ the bindings in C.
+fn from_elsewhere(lang: Lang, path: &str, kind: ProjectKind, wanted: &str) -> Option<String> {
+    match lang {
+        Lang::Rust => path.strip_prefix("plugins/sdk/").map(|path| format!("sdk/{path}")),
+        Lang::Cpp => {
+            place(path.strip_prefix("examples/policies/c/").filter(|path| path.starts_with("bindings/"))?, kind, wanted)
+        }
+        _ => None,
+    }
 }
 
 /// Where a file of a language's folder goes; none when it is of another example or another world.
@@ -157,6 +168,8 @@ mod tests {
                     assert!(!text(&files, path).is_empty());
                 }
                 assert!(files.iter().any(|file| file.path == "build.sh" && file.is_program));
+                let has_bindings = files.iter().any(|file| file.path == "bindings/balancer_plugin.h");
+                assert_eq!(has_bindings, matches!(lang, Lang::C | Lang::Cpp), "{lang:?}");
                 let other = if per_request { "weighted" } else { "least_request" };
                 for file in files.iter().filter(|file| !file.path.starts_with("sdk/")) {
                     assert!(

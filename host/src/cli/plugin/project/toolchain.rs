@@ -15,8 +15,10 @@ pub(super) struct Tool {
 pub(super) fn tools(lang: Lang) -> &'static [Tool] {
     match lang {
         Lang::Rust => &RUST,
-        Lang::C => &[ZIG],
+        Lang::C | Lang::Cpp => &[ZIG],
+        Lang::Zig => &[ZIG_0_17],
         Lang::Go => &[GO],
+        Lang::AssemblyScript => &[NODE, ASC],
         Lang::Python => &[COMPONENTIZE_PY],
         Lang::Js => &[NODE, COMPONENTIZE_QJS],
     }
@@ -34,7 +36,14 @@ const RUST: [Tool; 2] = [
 const ZIG: Tool = Tool {
     name: "zig",
     get: "pip install ziglang==0.17.1 (Zig's compiler as a Python package), or put `zig` on the PATH",
-    is_there: |_| runs("zig", &["version"]) || runs("python3", &["-m", "ziglang", "version"]),
+    is_there: |_| zig_version().is_some(),
+};
+
+/// The language itself is not the same from one version to the next.
+const ZIG_0_17: Tool = Tool {
+    name: "zig 0.17",
+    get: "pip install ziglang==0.17.1 (Zig's compiler as a Python package), or put a `zig` of that version on the PATH",
+    is_there: |_| zig_version().is_some_and(|version| version.starts_with("0.17.")),
 };
 
 const GO: Tool = Tool {
@@ -61,6 +70,12 @@ const COMPONENTIZE_QJS: Tool = Tool {
     is_there: |folder| folder.join("node_modules/.bin/componentize-qjs").exists(),
 };
 
+const ASC: Tool = Tool {
+    name: "asc, AssemblyScript's compiler",
+    get: "run `npm install` in the project's folder",
+    is_there: |folder| folder.join("node_modules/.bin/asc").exists(),
+};
+
 /// What is missing to build a project of this language, a line each: the tool, and how to get it.
 pub(super) fn missing(lang: Lang, folder: &Path) -> Vec<String> {
     let missing = tools(lang).iter().filter(|tool| !(tool.is_there)(folder));
@@ -77,6 +92,11 @@ fn runs(program: &str, arguments: &[&str]) -> bool {
 
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     String::from_utf8(command(program, arguments)?.stdout).ok()
+}
+
+/// Of the compiler that `build.sh` takes: the one on the PATH, else the Python package.
+fn zig_version() -> Option<String> {
+    output("zig", &["version"]).or_else(|| output("python3", &["-m", "ziglang", "version"]))
 }
 
 fn has_wasm_target() -> bool {
@@ -114,10 +134,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_the_way_to_get_it() {
-        let missing = missing(Lang::Js, Path::new("/no/such/project"));
-        assert!(
-            missing.iter().any(|line| line.contains("componentize-qjs") && line.contains("npm install")),
-            "{missing:?}"
-        );
+        for (lang, tool) in [(Lang::Js, "componentize-qjs"), (Lang::AssemblyScript, "asc")] {
+            let missing = missing(lang, Path::new("/no/such/project"));
+            assert!(
+                missing.iter().any(|line| line.contains(tool) && line.contains("npm install")),
+                "{lang:?} {missing:?}"
+            );
+        }
     }
 }

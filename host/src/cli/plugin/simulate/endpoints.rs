@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn only_the_address_must_be_there() {
         let list = r#"[{"address": "192.0.2.1:80"},
-            {"id": "b", "address": "192.0.2.2:80", "zone": "z", "weight": 0, "metadata": {"v": "1"}, "state": "usable"}]"#;
+            {"id": "b", "address": "192.0.2.2:80", "zone": "z", "weight": 0, "metadata": {"v": "1"}, "state": "ready"}]"#;
         let endpoints = parse(list).unwrap();
         assert_eq!((endpoints[0].id.as_str(), endpoints[0].weight), ("192.0.2.1:80", 1));
         assert_eq!((endpoints[1].id.as_str(), endpoints[1].weight, &*endpoints[1].locality.zone), ("b", 0, "z"));

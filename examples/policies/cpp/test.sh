@@ -1,0 +1,8 @@
+#!/bin/sh
+# Runs the tests on this machine, with a host that answers what they tell it to.
+set -eu
+cd "$(dirname "$0")"
+zig=$(command -v zig || echo "python3 -m ziglang")
+$zig c++ -std=c++23 -Wall -Wextra -Werror -o test policy_test.cpp
+./test
+rm -rf test test.*
