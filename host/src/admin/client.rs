@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 use tonic::{
     Code, Status,
@@ -135,8 +135,9 @@ pub struct Endpoint {
     pub weight: u32,
     /// Everything else that is registered.
     pub metadata: BTreeMap<String, String>,
-    /// A [`Standing`] as its word, or `unknown` for a state of a newer node.
-    pub state: &'static str,
+    /// Where it stands; written as a word. None, `unknown`: a state of a newer node.
+    #[serde(serialize_with = "word")]
+    pub state: Option<Standing>,
     /// Calls begun and not yet ended.
     pub in_flight: u32,
     /// Peak EWMA of the time to an answer, in microseconds; 0 while no call has ended.
@@ -428,6 +429,10 @@ impl ServiceWatch {
     }
 }
 
+fn word<S: Serializer>(state: &Option<Standing>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(state.map_or("unknown", Standing::as_str))
+}
+
 /// An error and its causes, the innermost last.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
@@ -463,14 +468,14 @@ impl From<proto::Endpoint> for Endpoint {
     fn from(from: proto::Endpoint) -> Self {
         use proto::endpoint::State;
         let state = match from.state() {
-            State::Ready => Standing::Ready.as_str(),
-            State::Idle => Standing::Idle.as_str(),
-            State::Connecting => Standing::Connecting.as_str(),
-            State::BackingOff => Standing::BackingOff.as_str(),
-            State::Ejected => Standing::Ejected.as_str(),
-            State::Unhealthy => Standing::Unhealthy.as_str(),
-            State::Checking => Standing::Checking.as_str(),
-            State::Unspecified => "unknown",
+            State::Ready => Some(Standing::Ready),
+            State::Idle => Some(Standing::Idle),
+            State::Connecting => Some(Standing::Connecting),
+            State::BackingOff => Some(Standing::BackingOff),
+            State::Ejected => Some(Standing::Ejected),
+            State::Unhealthy => Some(Standing::Unhealthy),
+            State::Checking => Some(Standing::Checking),
+            State::Unspecified => None,
         };
         Self {
             id: from.id,

@@ -25,6 +25,6 @@ pub use gate::{Gate, Overloaded, Pending, Place};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};
-pub use services::{Checker, DiscoverError, Following, ServiceDefaults, Services, ServicesConfig};
+pub use services::{Checker, DiscoverError, Following, Forgetter, ServiceDefaults, Services, ServicesConfig};
 pub use standing::{Connectivity, Fitness, Standing};
 pub use state::{EndpointState, FailureSink, Pick, PickRequest, ServiceCounters, ServiceState};

@@ -1,7 +1,7 @@
 //! The services that this node balances, by name.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -21,6 +21,9 @@ use crate::{model::ServiceName, naming::NamingError, plugin::Limits, snapshot, t
 /// Sees to it that each endpoint of this state is checked from now on, if it is not yet. Told of every generation of a service whose
 /// [`Traffic::health`] asks for checks; must not block.
 pub type Checker = dyn Fn(&ServiceState) + Send + Sync;
+
+/// Hears that a service is balanced no more; must not block.
+pub type Forgetter = dyn Fn(&ServiceName) + Send + Sync;
 
 /// What a service begins with.
 pub struct ServiceDefaults {
@@ -111,6 +114,7 @@ struct Inner {
     config: ServicesConfig,
     map: DashMap<ServiceName, Slot>,
     checker: Arc<OnceLock<Box<Checker>>>,
+    forgetters: Mutex<Vec<Box<Forgetter>>>,
 }
 
 struct Slot {
@@ -121,7 +125,14 @@ struct Slot {
 impl Services {
     /// No services yet.
     pub fn new(config: ServicesConfig) -> Self {
-        Self { inner: Arc::new(Inner { config, map: DashMap::new(), checker: Arc::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                map: DashMap::new(),
+                checker: Arc::default(),
+                forgetters: Mutex::default(),
+            }),
+        }
     }
 
     /// Has endpoints checked by this one, those that are published already too. Only the first one is heard: an endpoint has one check.
@@ -137,6 +148,16 @@ impl Services {
                 checker(&state);
             }
         }
+    }
+
+    /// Tells this one of each service that is balanced no more, so that it can forget what it keeps for it.
+    pub fn forget_by(&self, forgetter: impl Fn(&ServiceName) + Send + Sync + 'static) {
+        self.forgetters().push(Box::new(forgetter));
+    }
+
+    fn forgetters(&self) -> MutexGuard<'_, Vec<Box<Forgetter>>> {
+        // A panic while it is held leaves the list whole.
+        self.inner.forgetters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A service that is balanced already.
@@ -219,17 +240,26 @@ impl Services {
 
     /// Stops balancing a service: its task ends with the last request.
     pub fn remove(&self, name: &ServiceName) -> bool {
-        self.inner.map.remove(name).is_some()
+        let removed = self.inner.map.remove(name).is_some();
+        if removed {
+            self.forgetters().iter().for_each(|forget| forget(name));
+        }
+        removed
     }
 
     /// At the limit, forgets services that turned out to have no endpoints.
     fn make_room(&self, name: &ServiceName) -> Result<(), DiscoverError> {
         let limit = self.inner.config.max_services;
         if self.inner.map.len() >= limit {
-            self.inner.map.retain(|_, slot| {
+            let is_idle = |slot: &Slot| {
                 let state = slot.handle.state();
-                !state.listed || !state.endpoints.is_empty() || slot.since.elapsed() < KEEP_EMPTY
-            });
+                state.listed && state.endpoints.is_empty() && slot.since.elapsed() >= KEEP_EMPTY
+            };
+            let idle = self.inner.map.iter().filter(|slot| is_idle(slot)).map(|slot| slot.key().clone());
+            // Collected first: the map is locked while it is walked.
+            for name in idle.collect::<Vec<_>>() {
+                self.remove(&name);
+            }
         }
         if self.inner.map.len() >= limit {
             return Err(DiscoverError::TooMany { service: name.clone(), limit });

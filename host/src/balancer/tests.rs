@@ -293,6 +293,11 @@ async fn too_many_services_are_refused_and_empty_ones_make_room_in_time() {
     let defaults = move |_: &ServiceName| ServiceDefaults::new(policy.clone());
     let services = Services::new(ServicesConfig { max_services: 2, ..ServicesConfig::new(follow, defaults) });
     let name = |n: u8| ServiceName::new(format!("svc-{n}")).unwrap();
+    let gone = Arc::<Mutex<Vec<_>>>::default();
+    services.forget_by({
+        let gone = Arc::clone(&gone);
+        move |service| gone.lock().unwrap().push(service.clone())
+    });
     services.discover(&name(1)).await.unwrap();
     services.discover(&name(2)).await.unwrap();
     let error = services.discover(&name(3)).await.map(|_| ()).unwrap_err();
@@ -301,6 +306,8 @@ async fn too_many_services_are_refused_and_empty_ones_make_room_in_time() {
     tokio::time::advance(Duration::from_secs(61)).await;
     services.discover(&name(3)).await.unwrap();
     assert_eq!(services.list().len(), 1);
+    gone.lock().unwrap().sort();
+    assert_eq!(*gone.lock().unwrap(), [name(1), name(2)]);
 }
 
 /// Passes the trial and fails at every request.

@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -127,6 +127,7 @@ impl Metrics {
             retries: inner.retries.get_or_create_owned(&label),
             withheld: inner.withheld.get_or_create_owned(&label),
             in_flight: inner.in_flight.get_or_create_owned(&label),
+            forgotten: AtomicBool::new(false),
         });
         let mut next = HashMap::clone(&known);
         next.insert(name.into(), Arc::clone(&set));
@@ -135,12 +136,14 @@ impl Metrics {
     }
 
     /// Forgets a service that is not balanced any more.
-    pub fn forget(&self, name: &ServiceName) {
+    pub(super) fn forget(&self, name: &ServiceName) {
         let inner = &self.inner;
         // As in `add`.
         let _adding = inner.adding.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::clone(&inner.services.load());
-        next.remove(name.as_str());
+        if let Some(set) = next.remove(name.as_str()) {
+            set.forgotten.store(true, Relaxed);
+        }
         inner.services.store(Arc::new(next));
         let service = name.as_str().to_owned();
         for code in Code::ALL {
@@ -202,6 +205,8 @@ pub(super) struct ServiceMetrics {
     retries: Counter,
     withheld: Counter,
     in_flight: Gauge,
+    /// A call that outlives its service brings no series back.
+    forgotten: AtomicBool,
 }
 
 impl ServiceMetrics {
@@ -212,6 +217,9 @@ impl ServiceMetrics {
     }
 
     fn count(&self, code: Code) {
+        if self.forgotten.load(Relaxed) {
+            return;
+        }
         let make = || {
             let labels = CodeLabels { service: self.service.clone(), code: code.as_str() };
             self.requests.get_or_create_owned(&labels)
@@ -345,7 +353,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_request_is_counted_by_code_when_it_ends() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
@@ -374,7 +382,10 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+        let last = metrics.service("svc").begin(Instant::now(), None);
         metrics.forget(&ServiceName::new("svc").unwrap());
+        assert!(!show(&registry).contains("svc"));
+        drop(last);
         assert!(!show(&registry).contains("svc"));
     }
 }

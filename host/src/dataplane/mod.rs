@@ -90,11 +90,15 @@ impl Shared {
 
 impl Dataplane {
     /// A data plane over these services. It checks their endpoints where that is asked for; of several over the same services the first
-    /// does. Must be called within a tokio runtime.
+    /// does, and each forgets the figures of services that are balanced no more. Must be called within a tokio runtime.
     pub fn new(services: Services, routes: Routes, options: Options, metrics: Metrics) -> Self {
         services.check_by({
             let options = options.clone();
             move |state| Connection::check_all(state, &options)
+        });
+        services.forget_by({
+            let metrics = metrics.clone();
+            move |service| metrics.forget(service)
         });
         let admission = Admission::new(options.inbound.max_connections);
         Self { shared: Arc::new(Shared { services, routes, options, metrics, admission }) }

@@ -23,7 +23,7 @@ use waymark::{
         self, Admin, AdminError, ClientError, NodeClient, Readiness,
         client::{PolicySource, Service, SetPolicy},
     },
-    balancer::{Candidate, Connectivity, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig},
+    balancer::{Candidate, Connectivity, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig, Standing},
     model::{Endpoint, Revision, ServiceName, Update},
     naming::NamingError,
     plugin::{Engine, EngineConfig, Grants, Kind},
@@ -181,9 +181,9 @@ async fn a_service_is_told_as_it_is() {
     assert_eq!((service.policy.name.as_str(), service.policy.version), ("round_robin", 1));
     assert_eq!((service.plan.as_str(), service.endpoint_count), ("rotation", 3));
     assert_eq!(service.endpoints[2].address, "192.0.2.3:80");
-    assert_eq!(service.endpoints[2].state, "idle");
+    assert_eq!(service.endpoints[2].state, Some(Standing::Idle));
     door.services.get("svc").unwrap().state().endpoints[2].cell.set_connectivity(Connectivity::BackingOff);
-    assert_eq!(client.service(&name("svc"), false).await.unwrap().endpoints[2].state, "backing-off");
+    assert_eq!(client.service(&name("svc"), false).await.unwrap().endpoints[2].state, Some(Standing::BackingOff));
     let report = LoadReport { application_utilization: 0.5, rps: 12.0, ..LoadReport::default() };
     let call = door.services.get("svc").unwrap().state().endpoints[1].cell.begin().unwrap();
     call.reported(&report, [("queue".to_owned(), 7.0)].into());

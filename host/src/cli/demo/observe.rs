@@ -11,6 +11,7 @@ use tokio::{
 use super::{
     DemoError,
     ui::{Roster, Ui},
+    view::skipped,
 };
 use crate::{
     admin::client::{NodeClient, Service},
@@ -96,7 +97,6 @@ fn events(former: &Service, now: &Service, roster: &Roster) -> Vec<String> {
     let mut events = Vec::new();
     for endpoint in &now.endpoints {
         let before = former.endpoints.iter().find(|before| before.address == endpoint.address);
-        let is_down = endpoint.state == "backing-off";
         match before {
             None => events.push(format!(
                 "{} is registered: zone {}, weight {}",
@@ -104,9 +104,12 @@ fn events(former: &Service, now: &Service, roster: &Roster) -> Vec<String> {
                 if endpoint.zone.is_empty() { "-" } else { &endpoint.zone },
                 endpoint.weight
             )),
-            Some(before) if is_down != (before.state == "backing-off") => {
-                let change = if is_down { "cannot be reached; the node skips it" } else { "can be reached" };
-                events.push(format!("{} {change}", name(&endpoint.address)));
+            Some(before) if skipped(endpoint) != skipped(before) => {
+                let name = name(&endpoint.address);
+                events.push(match skipped(endpoint) {
+                    Some(standing) => format!("{name} is {standing}; the node skips it"),
+                    None => format!("{name} gets calls again"),
+                });
             }
             Some(_) => {}
         }

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::{
     shares::percent,
-    view::{Row, Standing, View},
+    view::{Place, Row, View},
 };
 
 /// How a line is to stand out.
@@ -90,13 +90,13 @@ fn heading(view: &View, width: usize) -> Line {
 
 fn instance(row: &Row, bar: usize, full: f64, is_narrow: bool) -> Line {
     let known = &row.known;
-    let (drawn, style) = match row.standing {
-        Standing::Usable => {
+    let (drawn, style) = match row.place {
+        Place::Usable => {
             (draw(row.share / full, row.expected.map(|expected| expected.share() / full), bar), Style::Plain)
         }
-        Standing::BackingOff => (word("unreachable: skipped", bar), Style::Bad),
-        Standing::Unregistered if known.killed => (word("killed, key gone", bar), Style::Dim),
-        Standing::Unregistered => (word("not registered", bar), Style::Dim),
+        Place::Skipped(standing) => (word(&format!("{standing}: skipped"), bar), Style::Bad),
+        Place::Unregistered if known.killed => (word("killed, key gone", bar), Style::Dim),
+        Place::Unregistered => (word("not registered", bar), Style::Dim),
     };
     let mut text = format!(
         " {:<3} {:<16} {:>4} {:>6}  {drawn} {:>8} {:>11} {:>8}",
@@ -137,10 +137,10 @@ fn cut_off(view: &View) -> String {
 
 /// One line for where there is no terminal: the shares, in the order of the instances.
 pub(super) fn plain(view: &View) -> String {
-    let share = |row: &Row| match row.standing {
-        Standing::Usable => format!("{} {}", row.known.label(), percent(row.share)),
-        Standing::BackingOff => format!("{} skipped", row.known.label()),
-        Standing::Unregistered => format!("{} gone", row.known.label()),
+    let share = |row: &Row| match row.place {
+        Place::Usable => format!("{} {}", row.known.label(), percent(row.share)),
+        Place::Skipped(standing) => format!("{} {standing}", row.known.label()),
+        Place::Unregistered => format!("{} gone", row.known.label()),
     };
     let shares: Vec<String> = view.rows.iter().map(share).collect();
     format!(
@@ -186,23 +186,26 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::demo::{
-        shares::{Expected, Member},
-        view::{Known, PolicyLine},
+    use crate::{
+        balancer::Standing,
+        cli::demo::{
+            shares::{Expected, Member},
+            view::{Known, PolicyLine},
+        },
     };
 
-    fn row(number: usize, share: f64, expected: f64, standing: Standing) -> Row {
+    fn row(number: usize, share: f64, expected: f64, place: Place) -> Row {
         Row {
             known: Known {
                 number,
                 address: format!("192.0.2.{number}:80"),
                 member: Member { zone: "a".into(), weight: 3, slow: false },
-                killed: standing == Standing::Unregistered,
+                killed: place == Place::Unregistered,
             },
-            standing,
+            place,
             calls: (share * 1000.0) as u64,
             share,
-            expected: (standing == Standing::Usable).then_some(Expected::About(expected)),
+            expected: (place == Place::Usable).then_some(Expected::About(expected)),
             in_flight: 1,
         }
     }
@@ -216,9 +219,9 @@ mod tests {
                 origin: "bundled".into(),
             },
             rows: vec![
-                row(1, 0.25, 0.25, Standing::Usable),
-                row(2, 0.0, 0.0, Standing::BackingOff),
-                row(3, 0.0, 0.0, Standing::Unregistered),
+                row(1, 0.25, 0.25, Place::Usable),
+                row(2, 0.0, 0.0, Place::Skipped(Standing::BackingOff)),
+                row(3, 0.0, 0.0, Place::Unregistered),
             ],
             per_second: 612.4,
             calls: 4210,
@@ -243,7 +246,7 @@ mod tests {
             lines[2],
             " #1  192.0.2.1:80        a      3  ███████████┃············   25.0 %      25.0 %      250          1"
         );
-        assert!(lines[3].contains("unreachable: skipped"), "{}", lines[3]);
+        assert!(lines[3].contains("backing-off: skipped"), "{}", lines[3]);
         assert!(lines[4].contains("killed, key gone"), "{}", lines[4]);
         assert_eq!(lines[5], "612 calls/s · 4210 calls · 0 failed · registry revision 42 · generation 7");
         assert_eq!(lines[6], " 12.3 s weighted is live");
@@ -274,7 +277,7 @@ mod tests {
 
     #[test]
     fn without_a_terminal_the_shares_take_one_line() {
-        assert_eq!(plain(&view()), "weighted (rotation): #1 25.0 %, #2 skipped, #3 gone | 612 calls/s, 0 failed");
+        assert_eq!(plain(&view()), "weighted (rotation): #1 25.0 %, #2 backing-off, #3 gone | 612 calls/s, 0 failed");
     }
 
     #[test]

@@ -6,7 +6,10 @@ use super::{
     load::Tally,
     shares::{Expected, Member, expected},
 };
-use crate::admin::client::Service;
+use crate::{
+    admin::client::{Endpoint, Service},
+    balancer::Standing,
+};
 
 /// How many events are kept for the screen.
 const EVENTS: usize = 5;
@@ -37,7 +40,7 @@ pub(super) struct Row {
     /// The instance.
     pub(super) known: Known,
     /// What the node holds of it.
-    pub(super) standing: Standing,
+    pub(super) place: Place,
     /// Calls it answered under the running policy.
     pub(super) calls: u64,
     /// Their share.
@@ -50,11 +53,11 @@ pub(super) struct Row {
 
 /// What the node holds of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Place {
     /// It gets calls.
     Usable,
-    /// Its key is there, and it cannot be reached: the node skips it.
-    BackingOff,
+    /// Its key is there, and the node skips it for this.
+    Skipped(Standing),
     /// The registry has no key of it.
     Unregistered,
 }
@@ -107,7 +110,7 @@ impl View {
         self.revision = service.revision;
         self.generation = service.generation;
         let known = with_strangers(service, known);
-        let usable: Vec<&Known> = known.iter().filter(|known| standing(service, known) == Standing::Usable).collect();
+        let usable: Vec<&Known> = known.iter().filter(|known| place(service, known) == Place::Usable).collect();
         let members: Vec<Member> = usable.iter().map(|known| known.member.clone()).collect();
         let shares = expected(&service.policy.name, &service.policy.config, own_zone, &members);
         let expected_of = |known: &Known| {
@@ -116,7 +119,7 @@ impl View {
         };
         let row = |known: &Known| Row {
             known: known.clone(),
-            standing: standing(service, known),
+            place: place(service, known),
             calls: tally.calls(&known.address),
             share: tally.share(&known.address),
             expected: expected_of(known),
@@ -146,16 +149,20 @@ fn with_strangers(service: &Service, known: &[Known]) -> Vec<Known> {
     known.iter().cloned().chain(strangers).collect()
 }
 
-fn endpoint<'a>(service: &'a Service, known: &Known) -> Option<&'a crate::admin::client::Endpoint> {
+fn endpoint<'a>(service: &'a Service, known: &Known) -> Option<&'a Endpoint> {
     service.endpoints.iter().find(|endpoint| endpoint.address == known.address)
 }
 
-fn standing(service: &Service, known: &Known) -> Standing {
+fn place(service: &Service, known: &Known) -> Place {
     match endpoint(service, known) {
-        None => Standing::Unregistered,
-        Some(endpoint) if endpoint.state == "backing-off" => Standing::BackingOff,
-        Some(_) => Standing::Usable,
+        None => Place::Unregistered,
+        Some(endpoint) => skipped(endpoint).map_or(Place::Usable, Place::Skipped),
     }
+}
+
+/// Why the node sends this endpoint no calls, if it does not.
+pub(super) fn skipped(endpoint: &Endpoint) -> Option<Standing> {
+    endpoint.state.filter(|standing| !standing.is_usable())
 }
 
 /// Calls a second, from a counter that is read now and then.

@@ -15,6 +15,7 @@ mod hostile;
 mod interop;
 mod limits;
 mod loads;
+mod membership;
 mod misbehaving;
 mod places;
 #[cfg(target_os = "linux")]
@@ -22,6 +23,8 @@ mod process;
 #[cfg(target_os = "linux")]
 mod program;
 mod retries;
+#[cfg(target_os = "linux")]
+mod service_config;
 mod streams;
 mod support;
 mod tls;

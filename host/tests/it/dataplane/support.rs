@@ -488,6 +488,8 @@ impl Answer {
 impl Client {
     pub(super) async fn to(address: SocketAddr) -> Self {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        // As gRPC's clients do: else a request's head and its body come 40 ms apart.
+        stream.set_nodelay(true).unwrap();
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, connection) = handshake.await.unwrap();
         tokio::spawn(connection);
