@@ -429,6 +429,7 @@ impl ServiceWatch {
     }
 }
 
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
 fn word<S: Serializer>(state: &Option<Standing>, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(state.map_or("unknown", Standing::as_str))
 }
