@@ -20,7 +20,7 @@ impl Files {
         let folder = tempfile::tempdir().unwrap();
         let (config, path) = (folder.path().join("waymark.toml"), folder.path().join("svc.json"));
         fs::write(&path, json).unwrap();
-        fs::write(&config, format!("[[service]]\nname = \"svc\"\nservice-config = {path:?}")).unwrap();
+        fs::write(&config, format!("[[service]]\nname = \"svc\"\nservice-config = '{}'", path.display())).unwrap();
         Self { config, _folder: folder }
     }
 
