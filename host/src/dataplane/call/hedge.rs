@@ -18,12 +18,21 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    Answered, AttemptCause, AttemptError, Call, Deadline, Failure, RequestBody, RequestRecord, Source, Unanswered,
-    counts, failed, rest,
+    Call, RequestBody,
+    answered::{Answered, rest},
+    attempt::Unanswered,
+    retry::failed,
+    tries::counts,
 };
 use crate::{
     balancer::{Pick, ServiceState},
-    dataplane::feed::{Fed, Feed},
+    dataplane::{
+        body::Deadline,
+        errors::{AttemptCause, AttemptError, Failure},
+        feed::{Fed, Feed},
+        metrics::RequestRecord,
+        upload::Source,
+    },
     model::Address,
     traffic::{HedgingPolicy, MOST_ATTEMPTS, Pushback, Retries, Tokens},
 };

@@ -1,0 +1,134 @@
+//! Attempt after attempt, each at an endpoint that was not tried yet, while no server can have seen the request.
+
+use std::{error::Error, sync::Arc};
+
+use super::{Call, RequestBody, answered::Answered, attempt::Unanswered};
+use crate::{
+    balancer::{Fitness, Pick, ServiceHandle, ServiceState},
+    dataplane::{
+        connection::Connection,
+        errors::{AttemptCause, AttemptError, Failure, UnfitError},
+        metrics::RequestRecord,
+        wait::{self, Waiting},
+    },
+};
+
+impl<B: RequestBody> Call<'_, B> {
+    /// Attempt after attempt until a server answers.
+    pub(super) async fn attempt_all(
+        &mut self,
+        handle: &ServiceHandle,
+        state: &mut Arc<ServiceState>,
+        record: &mut RequestRecord,
+    ) -> Result<Answered, Failure> {
+        // The first endpoint that was passed over because it was still being connected to.
+        let mut slow: Option<u32> = None;
+        loop {
+            self.idempotent = state.idempotent;
+            let mut patient = state.endpoints.len() == 1;
+            let index = match state.pick(&self.pick_request()) {
+                Pick::Endpoint(index) => index,
+                // A further attempt does not wait: there is an answer already.
+                Pick::Queue if self.retries.made() == 0 => {
+                    *state = wait::generation(&self.shared.options, handle, state, self.deadline.at()).await?;
+                    self.start_over();
+                    slow = None;
+                    continue;
+                }
+                Pick::Queue => {
+                    let (known, backing_off) = counts(state);
+                    return Err(self.none_usable(state, known, backing_off));
+                }
+                Pick::NoEndpoints { .. } => {
+                    let failure = Failure::NoEndpoints { revision: state.revision.0 };
+                    *state = self.ready(handle, state, failure).await?;
+                    continue;
+                }
+                Pick::NoneUsable { known, backing_off, full, pending } => match slow.take() {
+                    // Better late than never.
+                    Some(index) => {
+                        patient = true;
+                        index
+                    }
+                    None if (full > 0 || pending > 0) && self.tried.is_empty() => {
+                        let why = if full > 0 { Waiting::Endpoint } else { Waiting::Check };
+                        *state = wait::endpoint(&self.shared.options, handle, state, why, self.deadline.at()).await?;
+                        continue;
+                    }
+                    None => {
+                        let failure = self.none_usable(state, known, backing_off);
+                        *state = self.ready(handle, state, failure).await?;
+                        continue;
+                    }
+                },
+                Pick::Fail(message) => {
+                    let failure = Failure::PolicyFail { policy: Arc::clone(&state.policy_name), message };
+                    *state = self.ready(handle, state, failure).await?;
+                    continue;
+                }
+                Pick::Drop(message) => {
+                    return Err(Failure::PolicyDrop { policy: Arc::clone(&state.policy_name), message });
+                }
+            };
+            let endpoint = &state.endpoints[index as usize];
+            // Somebody else may have taken the last place there since the pick.
+            let Some(guard) = endpoint.cell.begin() else { continue };
+            record.attempt(self.attempts, &endpoint.endpoint.address);
+            self.attempts += 1;
+            let cause = match self.attempt(&state.service, endpoint, guard, patient).await {
+                Ok(answered) => {
+                    if self.repeat.is_some() {
+                        self.tried.push(index);
+                    }
+                    return Ok(answered);
+                }
+                Err(Unanswered::Unseen(cause)) => cause,
+                Err(Unanswered::Closing(error)) => AttemptCause::Closing(error),
+                Err(Unanswered::Failed(failure)) => {
+                    self.tried.push(index);
+                    return Err(failure);
+                }
+            };
+            tracing::debug!(address = %endpoint.endpoint.address, error = &cause as &dyn Error, "attempt failed");
+            if matches!(cause, AttemptCause::Slow) {
+                slow = slow.or(Some(index));
+            }
+            if !self.tried.contains(&index) {
+                self.tried.push(index);
+            }
+            self.last = Some(AttemptError { address: endpoint.endpoint.address.clone(), cause });
+            if self.attempts >= self.shared.options.max_attempts || !self.source.can_replay() {
+                let (known, backing_off) = counts(state);
+                return Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() });
+            }
+        }
+    }
+
+    fn none_usable(&mut self, state: &ServiceState, known: usize, backing_off: usize) -> Failure {
+        if self.attempts > 0 {
+            return Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() };
+        }
+        let unfit = state.endpoints.iter().filter(|endpoint| endpoint.cell.fitness() == Fitness::Unfit);
+        let unhealthy = unfit.clone().count();
+        if unhealthy > 0 {
+            let last = unfit.filter_map(|endpoint| {
+                let reason = Connection::of(endpoint, &state.service, &self.shared.options).unfit()?;
+                Some(UnfitError { address: endpoint.endpoint.address.clone(), reason })
+            });
+            return Failure::NoneHealthy { known, unhealthy, backing_off, last: { last }.next() };
+        }
+        if backing_off == 0 {
+            return Failure::NoneUsable { known };
+        }
+        let last = state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).find_map(|endpoint| {
+            let cause = Connection::of(endpoint, &state.service, &self.shared.options).last_error()?;
+            Some(AttemptError { address: endpoint.endpoint.address.clone(), cause: cause.into() })
+        });
+        Failure::NoneReachable { known, backing_off, last }
+    }
+}
+
+pub(super) fn counts(state: &ServiceState) -> (usize, usize) {
+    let backing_off = state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).count();
+    (state.endpoints.len(), backing_off)
+}
