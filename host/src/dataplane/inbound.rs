@@ -30,6 +30,10 @@ use super::{
 };
 use crate::traffic::Code;
 
+/// How long a client that is one too many waits to be told. gRPC's clients count a connection as made once they have its settings, without which
+/// nothing can be told; one that ends after that they make again at once, for as long as they have calls.
+const TURN_AWAY_AFTER: Duration = Duration::from_secs(1);
+
 /// How serving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -155,11 +159,15 @@ impl Connection {
         }
     }
 
-    /// Tells a client that it is one too many.
+    /// Tells a client that it is one too many, after a while.
     async fn turn_away(self, socket: Socket, _place: Place) {
         self.too_many();
+        let told = async {
+            sleep(TURN_AWAY_AFTER).await;
+            self.tell(socket, Refusal::TooMany).await;
+        };
         tokio::select! {
-            () = self.tell(socket, Refusal::TooMany) => {}
+            () = told => {}
             () = self.drain.cancelled() => {}
         }
     }
