@@ -152,7 +152,9 @@ impl ReportedLoad {
     fn weight(&self, endpoint: u32, host: &impl Host) -> Option<f64> {
         let report = host.report(endpoint).filter(|report| report.age_ms < self.expiration_ms && report.rps > 0.0)?;
         let used = self.utilization.read(endpoint, &report, host);
-        (used > 0.0).then(|| report.rps / (used + self.penalty * report.eps / report.rps))
+        let weight = report.rps / (used + self.penalty * report.eps / report.rps);
+        // Figures out of all proportion come to infinity or to nothing, of which there is no mean.
+        (used > 0.0 && weight.is_normal()).then_some(weight)
     }
 }
 
@@ -260,6 +262,17 @@ mod tests {
         let mut due = vec![0.01; 15];
         due.push(10.0);
         assert_shares("{}", &host(&reports), &due);
+    }
+
+    #[test]
+    fn a_report_whose_weight_is_no_number_counts_as_none() {
+        // An infinite weight, and one too small to tell from nothing.
+        let (high, low) = (said(1e-300, 1e300), LoadReport { eps: 1e300, ..said(0.5, 1e-300) });
+        for report in [high, low] {
+            assert_shares("{}", &host(&[report; 2]), &[1.0, 1.0]);
+            let due = [200.0, 400.0, 300.0];
+            assert_shares("{}", &host(&[said(0.5, 100.0), said(0.25, 100.0), report]), &due);
+        }
     }
 
     #[test]
