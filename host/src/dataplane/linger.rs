@@ -1,4 +1,4 @@
-//! A call that is given up right after it was sent is reset at its server only when that has had time to look at it.
+//! A call that is given up before it was answered is reset at its server only when that has had time to look at it.
 //!
 //! ```text
 //!   sent ── given up ── 50 ms after sent ──▶ a later call was answered? ── yes ──▶ reset
@@ -68,7 +68,8 @@ impl Drop for Sent {
     fn drop(&mut self) {
         let Some(parts) = self.parts.take() else { return };
         let (looked_at, id) = (self.at + GRACE, self.id);
-        if looked_at <= Instant::now() {
+        // However old it is: a server that stands still has looked at nothing.
+        if looked_at <= Instant::now() && parts.2.streams().may_reset(id) {
             return;
         }
         if let (Ok(runtime), Ok(place)) = (Handle::try_current(), Arc::clone(&LINGERING).try_acquire_owned()) {

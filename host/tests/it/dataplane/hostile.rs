@@ -248,6 +248,13 @@ async fn a_call_that_is_given_up_at_once_is_reset_a_moment_later() {
 /// Far more than would be reset before a test is given up. An answer to a call after them shows that the instance has looked at them.
 #[tokio::test]
 async fn calls_that_are_given_up_are_reset_one_by_one_until_the_instance_answers() {
+    // As soon as the instance has them all, and when they are past the time that each has at least.
+    for age in [Duration::ZERO, Duration::from_millis(100)] {
+        given_up_without_a_sign(age).await;
+    }
+}
+
+async fn given_up_without_a_sign(age: Duration) {
     const CALLS: usize = 500;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let node = Node::new().await;
@@ -270,6 +277,7 @@ async fn calls_that_are_given_up_are_reset_one_by_one_until_the_instance_answers
     for _ in 0..CALLS {
         next(kind::HEADERS).await;
     }
+    tokio::time::sleep(age).await;
     raw.write(&(0..CALLS).flat_map(|n| reset(stream(n), code::CANCEL)).collect::<Vec<_>>()).await.unwrap();
     // More than are reset at once without a sign.
     while next(kind::RST_STREAM).await.1 < 12 {}
