@@ -101,7 +101,7 @@ async fn a_command_that_a_signal_ends_is_told_from_one_that_fails() {
 async fn the_instance_is_gone_before_the_command_hears_of_the_end() {
     let mut registry = Registry::embedded().await;
     let (_listener, address) = instance().await;
-    let script = "trap 'echo term' TERM; echo up; while :; do sleep 0.05; done";
+    let script = "trap 'echo term' TERM; echo up; while kill -0 $PPID; do sleep 0.05; done";
     let mut register = Register::start(&registry, &["--advertise", &address, "--", "sh", "-c", script]);
     assert_eq!(register.line().await, "up");
     until_registered(&mut registry.client, &address, true).await;
@@ -117,7 +117,7 @@ async fn the_instance_is_gone_before_the_command_hears_of_the_end() {
 async fn signals_that_mean_no_end_reach_the_command_alone() {
     let mut registry = Registry::embedded().await;
     let (_listener, address) = instance().await;
-    let script = "trap 'echo hup' HUP; trap 'echo usr2' USR2; echo up; while :; do sleep 0.05; done";
+    let script = "trap 'echo hup' HUP; trap 'echo usr2' USR2; echo up; while kill -0 $PPID; do sleep 0.05; done";
     let mut register = Register::start(&registry, &["--advertise", &address, "--", "sh", "-c", script]);
     assert_eq!(register.line().await, "up");
     until_registered(&mut registry.client, &address, true).await;
