@@ -126,6 +126,21 @@ pub fn context(random: (u32, u32)) -> Context {
     Context { sequence: 0, random, hash: None, attempt: 0 }
 }
 
+/// Asks for a further attempt of a request that failed on `tried`, and panics unless that goes to one endpoint which may receive something, and
+/// to none that was tried while another is left. `policy` was built for endpoints of these weights.
+pub fn assert_avoids_tried<P: Policy>(policy: &mut P, weights: &[u32], tried: &BTreeSet<u32>, random: (u32, u32)) {
+    let may_receive: Vec<u32> = (0..).zip(weights).filter(|(_, weight)| **weight > 0).map(|(i, _)| i).collect();
+    let host = FakeHost { tried: tried.clone(), ..FakeHost::default() };
+    let Decision::Endpoint(index) = policy.pick(Context { attempt: 1, ..context(random) }, &host) else {
+        panic!("not an endpoint");
+    };
+    let left = may_receive.iter().any(|index| !tried.contains(index));
+    assert!(
+        may_receive.contains(&index) && (!left || !tried.contains(&index)),
+        "{index} of {may_receive:?}, tried {tried:?}"
+    );
+}
+
 /// How often each of `n` endpoints stands in a list.
 pub fn counts(entries: &[u32], n: usize) -> Vec<u32> {
     let mut counts = vec![0; n];

@@ -179,7 +179,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use proptest::prelude::*;
-    use waymark_plugin::testing::{FakeHost, asked, build, context, endpoints, pick_shares, scope};
+    use waymark_plugin::testing::{FakeHost, asked, assert_avoids_tried, build, endpoints, pick_shares, scope};
 
     use super::*;
 
@@ -302,15 +302,8 @@ mod tests {
             weights in prop::collection::vec(0u32..3, 2..12), random: (u32, u32),
             tried in prop::collection::btree_set(0u32..12, 0..12),
         ) {
-            let may_receive: Vec<u32> = (0..).zip(&weights).filter(|(_, weight)| **weight > 0).map(|(i, _)| i).collect();
-            prop_assume!(may_receive.len() > 1);
-            let host = FakeHost { tried: tried.clone(), ..FakeHost::default() };
-            let again = Context { attempt: 1, ..context(random) };
-            let Decision::Endpoint(index) = policy("{}", &weights).pick(again, &host) else {
-                panic!("not an endpoint");
-            };
-            let left = may_receive.iter().any(|index| !tried.contains(index));
-            prop_assert!(may_receive.contains(&index) && (!left || !tried.contains(&index)));
+            prop_assume!(weights.iter().filter(|weight| **weight > 0).count() > 1);
+            assert_avoids_tried(&mut policy("{}", &weights), &weights, &tried, random);
         }
 
         #[test]
