@@ -179,11 +179,6 @@ impl EndpointCell {
         self.flags.load(Relaxed) & flag::BACKING_OFF != 0
     }
 
-    /// What its connection is doing.
-    pub fn connectivity(&self) -> Connectivity {
-        flag::connectivity(self.flags.load(Relaxed))
-    }
-
     /// Says what its connection is doing. The data plane's connection is the only caller.
     pub fn set_connectivity(&self, connectivity: Connectivity) {
         let (clear, set) = flag::of_connectivity(connectivity);

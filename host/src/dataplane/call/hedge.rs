@@ -62,11 +62,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
             return Some(answered);
         }
         self.source = feed.into_source().expect("attempts alone read it, and all have ended");
-        (!self.source.can_replay()).then(|| {
-            let (known, backing_off) = counts(state);
-            let last = self.last.take();
-            Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last })
-        })
+        (!self.source.can_replay()).then(|| Err(self.all_tried(counts(state))))
     }
 
     async fn attempts_beside(

@@ -98,15 +98,19 @@ impl<B: RequestBody> Call<'_, B> {
             }
             self.last = Some(AttemptError { address: endpoint.endpoint.address.clone(), cause });
             if self.attempts >= self.shared.options.max_attempts || !self.source.can_replay() {
-                let (known, backing_off) = counts(state);
-                return Err(Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() });
+                return Err(self.all_tried(counts(state)));
             }
         }
     }
 
+    /// Nobody is left to send it to; of the endpoints so many are known, and so many are backing off.
+    pub(super) fn all_tried(&mut self, (known, backing_off): (usize, usize)) -> Failure {
+        Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() }
+    }
+
     fn none_usable(&mut self, state: &ServiceState, known: usize, backing_off: usize) -> Failure {
         if self.attempts > 0 {
-            return Failure::AllTried { attempts: self.attempts, known, backing_off, last: self.last.take() };
+            return self.all_tried((known, backing_off));
         }
         let unfit = state.endpoints.iter().filter(|endpoint| endpoint.cell.fitness() == Fitness::Unfit);
         let unhealthy = unfit.clone().count();
@@ -128,6 +132,7 @@ impl<B: RequestBody> Call<'_, B> {
     }
 }
 
+/// How many endpoints are known, and how many of them are backing off.
 pub(super) fn counts(state: &ServiceState) -> (usize, usize) {
     let backing_off = state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).count();
     (state.endpoints.len(), backing_off)
