@@ -1,5 +1,5 @@
-//! Compiles the node's own protos, in pure Rust: no `protoc` is needed. Lists the guests that misbehave, for the tests. And embeds what
-//! `waymark plugin new` writes.
+//! Compiles the node's own protos, in pure Rust: no `protoc` is needed. Lists the guests that
+//! misbehave, for the tests. And embeds what `waymark plugin new` writes.
 
 use std::{
     env,
@@ -17,14 +17,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Served by reflection.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("waymark.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
-    let orca = protox::compile(["xds/data/orca/v3/orca_load_report.proto"], [&protos])?;
-    tonic_prost_build::configure().btree_map(".").compile_fds(orca)?;
     println!("cargo::rerun-if-changed={}", protos.display());
     guests()?;
     templates()
 }
 
-/// The examples of every language, the SDK and the interface, as `(path, bytes)`; and the WASI that has nothing behind it, in binary.
+/// The examples of every language, the SDK and the interface, as `(path, bytes)`; and the WASI that
+/// has nothing behind it, in binary.
 fn templates() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     let mut files = Vec::new();
@@ -66,8 +65,8 @@ fn walk(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// An enum of the test guests that were built, so that a test that matches on it does not compile when a guest is added and nothing is
-/// said of it.
+/// An enum of the test guests that were built, so that a test that matches on it does not compile
+/// when a guest is added and nothing is said of it.
 fn guests() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../plugins/dist/test");
     println!("cargo::rerun-if-changed={}", folder.display());

@@ -1,4 +1,5 @@
-//! A service-discovery node whose load balancing and key naming are WebAssembly components.
+//! The node as a program: its API, its configuration and its command line around the stages that
+//! the crates below it are.
 //!
 //! ```text
 //!       register, keep alive (lease)             built per snapshot, off the hot path     once per request
@@ -10,29 +11,33 @@
 //!                                  └────────────── plugin (wasmtime) ┘
 //! ```
 //!
-//! One module a box; a module uses only the ones above it in this list. `host/ARCHITECTURE.md` has the whole story.
+//! One crate a box; a module uses only the ones above it in this list. `host/ARCHITECTURE.md` has
+//! the whole story.
 #![forbid(unsafe_code)]
 
-pub mod model;
-pub mod naming;
-pub mod policy;
-pub mod snapshot;
+// The crates and their modules under the names that this crate's modules, tests and benchmarks know
+// them by.
+#[doc(no_inline)]
+pub use waymark_balancer as balancer;
+#[doc(no_inline)]
+pub use waymark_core::{check, exposition, model, naming, policy, secret, snapshot, text, traffic};
+#[doc(no_inline)]
+pub use waymark_dataplane as dataplane;
+#[doc(no_inline)]
+pub use waymark_embedded as embedded;
+#[doc(no_inline)]
+pub use waymark_net::{health, reach, resolve};
+#[doc(no_inline)]
+pub use waymark_registry as registry;
+#[doc(no_inline)]
+pub use waymark_runtime as plugin;
+#[doc(no_inline)]
+pub use waymark_stages as stages;
 
-pub mod embedded;
-pub mod health;
-pub mod plugin;
-pub mod registry;
-pub mod traffic;
-
-pub mod balancer;
 pub mod conformance;
-pub mod dataplane;
 
 pub mod admin;
 
 pub mod app;
 pub mod cli;
 pub mod config;
-
-pub use app::Client;
-pub use dataplane::Channel;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    waymark::cli::main()
+    waymark_node::cli::main()
 }

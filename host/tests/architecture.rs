@@ -1,4 +1,5 @@
-//! Holds the sources against the module table of `host/ARCHITECTURE.md`: who may use whom, and who alone may name what.
+//! Holds the sources against the tables of `host/ARCHITECTURE.md`: which crate may depend on which,
+//! which module may use which, and who alone may depend on what.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
@@ -7,50 +8,86 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The modules of the crate in their order: each may use only those before it.
-const ORDER: &[&str] = &[
-    "model",
-    "naming",
-    "snapshot",
-    "policy",
-    "health",
-    "traffic",
-    "registry",
-    "embedded",
-    "plugin",
-    "balancer",
-    "conformance",
-    "dataplane",
-    "admin",
-    "config",
-    "app",
-    "cli",
+/// The crates in their order, by folder under `host`, each with its modules in theirs: a crate
+/// depends only on those before it, and a module uses only those before it. No modules: their order
+/// is free.
+const ORDER: &[(&str, &[&str])] = &[
+    ("testing", &[]),
+    ("core", &["secret", "text", "exposition", "model", "naming", "policy", "snapshot", "check", "traffic"]),
+    ("net", &["resolve", "reach", "health"]),
+    ("registry", &[]),
+    ("embedded", &[]),
+    ("runtime", &[]),
+    ("balancer", &[]),
+    ("dataplane", &[]),
+    ("stages", &[]),
+    ("library", &[]),
+    (".", &["conformance", "admin", "config", "app", "cli"]),
 ];
 
-/// Crates that only some modules may name, and which.
+/// Crates that only some of ours may depend on, and which. Tests may use what they like.
 const ALONE: &[(&str, &[&str])] = &[
-    ("etcd_client", &["registry", "embedded"]),
-    ("wasmtime", &["plugin"]),
+    ("etcd-client", &["registry", "embedded"]),
+    ("wasmtime", &["runtime"]),
     ("h2", &["dataplane"]),
-    ("hyper", &["health", "dataplane"]),
-    ("hyper_util", &["health", "dataplane"]),
-    ("tokio_rustls", &["dataplane"]),
-    ("rustls_native_certs", &["dataplane"]),
+    ("hyper", &["net", "dataplane", "."]),
+    ("hyper-util", &["net", "dataplane", "."]),
+    ("tokio-rustls", &["dataplane"]),
+    ("webpki", &["dataplane"]),
+    ("simple-dns", &["net"]),
+    ("resolv-conf", &["net"]),
+    ("listenfd", &["."]),
+    ("rustls-native-certs", &["dataplane"]),
+    ("axum", &["."]),
+    ("tonic-health", &["net", "embedded", "."]),
+    ("tonic-reflection", &["."]),
+    ("clap", &["."]),
+    ("comfy-table", &["."]),
+    ("crossterm", &["."]),
+    ("greeter", &["."]),
+    ("anyhow", &["runtime", "."]),
+    ("prometheus-client", &["core", "registry", "dataplane", "stages", "."]),
+];
+
+/// Crates that only some modules of the program may name.
+const ALONE_IN_PROGRAM: &[(&str, &[&str])] = &[
+    ("hyper", &["admin"]),
+    ("hyper_util", &["admin"]),
+    ("listenfd", &["app"]),
     ("axum", &["admin"]),
-    ("tonic_health", &["health", "embedded", "admin"]),
+    ("tonic_health", &["admin"]),
     ("tonic_reflection", &["admin"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),
     ("crossterm", &["cli"]),
     ("greeter", &["cli"]),
-    ("prometheus_client", &["registry", "dataplane", "admin"]),
+    ("prometheus_client", &["admin"]),
 ];
 
-/// Modules that know no async runtime.
-const NO_TOKIO: &[&str] = &["model", "naming", "policy", "traffic"];
+/// Modules that know no async runtime, of the crate `core`.
+const NO_TOKIO: &[&str] = &["secret", "text", "exposition", "model", "naming", "policy", "check", "traffic"];
 
 /// A server like any other: it knows nothing of ours.
-const STANDS_ALONE: &[&str] = &["embedded"];
+const STANDS_ALONE: &str = "embedded";
+
+fn host() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+/// What the crate in this folder depends on, tests and build scripts left out.
+fn dependencies(folder: &str) -> BTreeSet<String> {
+    let manifest: toml::Table = fs::read_to_string(host().join(folder).join("Cargo.toml")).unwrap().parse().unwrap();
+    manifest["dependencies"].as_table().unwrap().keys().cloned().collect()
+}
+
+/// The folder of one of our crates.
+fn folder(package: &str) -> Option<&str> {
+    match package {
+        "waymark" => Some("library"),
+        "waymark-node" => Some("."),
+        _ => package.strip_prefix("waymark-"),
+    }
+}
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -75,7 +112,8 @@ fn code(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The first segments of all paths `crate::x` in this code, those in `use crate::{a, b::c}` included.
+/// The first segments of all paths `crate::x` in this code, those in `use crate::{a, b::c}`
+/// included.
 fn used_modules(code: &str) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
@@ -114,13 +152,15 @@ fn names_crate(code: &str, name: &str) -> bool {
     })
 }
 
-fn walk(mut visit: impl FnMut(&str, &str, &str)) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// Visits each source file of the crate in this folder, tests left out: its name, its module and
+/// its code.
+fn walk(folder: &str, mut visit: impl FnMut(&str, &str, &str)) {
+    let root = host().join(folder).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
-    assert!(files.len() > 30, "the sources are not where they were");
+    assert!(!files.is_empty(), "the sources of {folder} are not where they were");
     for file in files {
-        let name = file.strip_prefix(&root).unwrap().display().to_string();
+        let name = file.strip_prefix(host()).unwrap().display().to_string();
         if !name.ends_with("tests.rs") && !name.contains("/tests/") {
             visit(&name, &module(&file, &root), &code(&fs::read_to_string(&file).unwrap()));
         }
@@ -128,40 +168,83 @@ fn walk(mut visit: impl FnMut(&str, &str, &str)) {
 }
 
 #[test]
-fn a_module_uses_only_those_before_it() {
+fn a_crate_depends_only_on_those_before_it() {
     let mut wrong = Vec::new();
-    walk(|file, module, code| {
-        if module == "lib" || module == "main" {
-            return;
-        }
-        let Some(place) = ORDER.iter().position(|name| *name == module) else {
-            wrong.push(format!("{file}: module {module} is not in the table"));
-            return;
-        };
-        for used in used_modules(code) {
-            let Some(its_place) = ORDER.iter().position(|name| *name == used) else { continue };
-            if its_place > place || (its_place != place && STANDS_ALONE.contains(&module)) {
-                wrong.push(format!("{file}: {module} must not use {used}"));
+    for (place, (name, _)) in ORDER.iter().enumerate() {
+        for used in dependencies(name) {
+            let Some(used) = folder(&used) else { continue };
+            let before = ORDER[..place].iter().any(|(name, _)| *name == used);
+            if !before || *name == STANDS_ALONE {
+                wrong.push(format!("{name} must not depend on {used}"));
             }
         }
-    });
-    assert!(wrong.is_empty(), "against the module table:\n{}", wrong.join("\n"));
+    }
+    assert!(wrong.is_empty(), "against the table of crates:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn a_crate_is_named_only_where_the_table_allows_it() {
+fn every_crate_is_in_the_table() {
+    let listed: BTreeSet<_> = ORDER.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let there = fs::read_dir(host()).unwrap().map(|entry| entry.unwrap().path());
+    let there = there.filter(|path| path.join("src").is_dir() && path.join("Cargo.toml").is_file());
+    let there: BTreeSet<_> = there.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let missing: Vec<_> = there.iter().filter(|name| !listed.contains(*name) && *name != "fuzz").collect();
+    assert!(missing.is_empty(), "these crates have no place in the table: {missing:?}");
+}
+
+#[test]
+fn a_crate_is_used_only_where_the_table_allows_it() {
     let mut wrong = Vec::new();
-    walk(|file, module, code| {
-        for (name, modules) in ALONE {
+    for (name, _) in ORDER {
+        let used = dependencies(name);
+        for (alone, folders) in ALONE {
+            if used.contains(*alone) && !folders.contains(name) {
+                wrong.push(format!("{name}: only {} may depend on {alone}", folders.join(", ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "against the table of crates:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_module_uses_only_those_before_it() {
+    let mut wrong = Vec::new();
+    for (folder, modules) in ORDER.iter().filter(|(_, modules)| !modules.is_empty()) {
+        walk(folder, |file, module, code| {
+            if module == "lib" || module == "main" {
+                return;
+            }
+            let Some(place) = modules.iter().position(|name| *name == module) else {
+                wrong.push(format!("{file}: module {module} is not in the table"));
+                return;
+            };
+            for used in used_modules(code) {
+                let Some(its_place) = modules.iter().position(|name| *name == used) else { continue };
+                if its_place > place {
+                    wrong.push(format!("{file}: {module} must not use {used}"));
+                }
+            }
+        });
+    }
+    assert!(wrong.is_empty(), "against the table of modules:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_module_names_only_the_crates_that_the_table_allows_it() {
+    let mut wrong = Vec::new();
+    walk(".", |file, module, code| {
+        for (name, modules) in ALONE_IN_PROGRAM {
             if names_crate(code, name) && !modules.contains(&module) {
                 wrong.push(format!("{file}: {name} may be named only in {}", modules.join(", ")));
             }
         }
+    });
+    walk("core", |file, module, code| {
         if NO_TOKIO.contains(&module) && names_crate(code, "tokio") {
             wrong.push(format!("{file}: {module} knows no async runtime"));
         }
     });
-    assert!(wrong.is_empty(), "against the module table:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "against the table of modules:\n{}", wrong.join("\n"));
 }
 
 #[test]

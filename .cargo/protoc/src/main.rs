@@ -1,7 +1,7 @@
 //! `protoc` for build scripts: writes a descriptor set, with the pure Rust compiler `protox`.
 //!
-//! It understands what `prost-build` passes (`-I`, `-o`, `--include_imports`, `--include_source_info`, `--version` and
-//! the files) and refuses anything else by name.
+//! It understands what `prost-build` passes (`-I`, `-o`, `--include_imports`,
+//! `--include_source_info`, `--version` and the files) and refuses anything else by name.
 
 use std::{env, error::Error, fs, path::PathBuf, process::ExitCode};
 

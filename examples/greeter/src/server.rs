@@ -73,8 +73,8 @@ pub struct GreeterConfig {
     pub name: Option<String>,
     /// How long each call takes: a slow instance. Default: no time at all.
     pub delay: Duration,
-    /// How long calls and streams that run at shutdown may go on before they are cut off. Bounded because a health watch
-    /// never ends by itself. Default: 5 s.
+    /// How long calls and streams that run at shutdown may go on before they are cut off. Bounded
+    /// because a health watch never ends by itself. Default: 5 s.
     pub drain: Duration,
 }
 
@@ -98,8 +98,8 @@ pub enum ServeError {
     Transport(#[source] tonic::transport::Error),
 }
 
-/// Serves until `shutdown` completes, then drains: no new connection, a GOAWAY on each open one, the running calls
-/// finished, and after [`GreeterConfig::drain`] whatever still runs is cut off.
+/// Serves until `shutdown` completes, then drains: no new connection, a GOAWAY on each open one,
+/// the running calls finished, and after [`GreeterConfig::drain`] whatever still runs is cut off.
 ///
 /// # Cancel safety
 ///

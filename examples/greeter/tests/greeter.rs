@@ -71,7 +71,8 @@ async fn a_call_that_runs_at_shutdown_is_finished() {
     let running = start(GreeterConfig { delay: Duration::from_millis(300), ..GreeterConfig::default() }).await;
     let mut client = Greeter1Client::new(running.channel.clone());
     let call = tokio::spawn(async move { client.say_hello1(hello()).await });
-    // Lets the call be sent first. A health check on the same connection is then answered only after the server has it.
+    // Lets the call be sent first. A health check on the same connection is then answered only
+    // after the server has it.
     tokio::task::yield_now().await;
     let mut health = HealthClient::new(running.channel.clone());
     health.check(HealthCheckRequest::default()).await.unwrap();

@@ -293,7 +293,8 @@ async fn timeout_on_sleeping_server(mut client: Client) -> anyhow::Result<()> {
             Err(status) => Some(status),
         }
     };
-    // tonic's own timer says CANCELLED where it is first, and ends with the answer's head: then the caller has to mind the time.
+    // tonic's own timer says CANCELLED where it is first, and ends with the answer's head: then the
+    // caller has to mind the time.
     let Ok(status) = timeout(Duration::from_secs(1), call).await else { return Ok(()) };
     let status = status.context("it succeeded")?;
     ensure!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");

@@ -1,10 +1,12 @@
-//! gRPC's public interoperability tests (`doc/interop-test-descriptions.md` of the grpc project): the server that they are run
-//! against, and a client with the cases. Neither knows anything of Waymark, so that a case can be run directly, through a proxy, and
-//! against other languages' clients and servers.
+//! gRPC's public interoperability tests (`doc/interop-test-descriptions.md` of the grpc project):
+//! the server that they are run against, and a client with the cases. Neither knows anything of
+//! Waymark, so that a case can be run directly, through a proxy, and against other languages'
+//! clients and servers.
 //!
 //! Left out, and why:
 //! - `cacheable_unary` is a GET request, which tonic does not send.
-//! - `client_compressed_*` and `server_compressed_*` ask which messages came compressed and which did not, which tonic does not tell.
+//! - `client_compressed_*` and `server_compressed_*` ask which messages came compressed and which
+//!   did not, which tonic does not tell.
 //! - `orca_oob` needs a second service with a stream of reports.
 //! - What is about credentials (`*_creds`, `oauth2_auth_token`) is about services of Google's.
 

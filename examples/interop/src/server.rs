@@ -35,7 +35,8 @@ use crate::{
 /// More than any case asks for; an answer is not made as large as a stranger likes.
 const LARGEST_ANSWER: i32 = 64 << 20;
 
-/// Serves `grpc.testing.TestService` on this listener until `shutdown` completes and all calls have ended.
+/// Serves `grpc.testing.TestService` on this listener until `shutdown` completes and all calls have
+/// ended.
 ///
 /// # Errors
 ///

@@ -9,8 +9,15 @@ function instance() {
   const inFlight = [];
   const tried = [];
   const { exports } = new WebAssembly.Instance(module, {
-    "waymark:plugin/request@0.1.0": { tried: (endpoint) => tried.includes(endpoint) },
-    "waymark:plugin/load@0.1.0": { "in-flight": (endpoint) => inFlight[endpoint] ?? 0, "latency-us": () => 0 },
+    "waymark:plugin/request@0.1.1": { tried: (endpoint) => tried.includes(endpoint) },
+    "waymark:plugin/load@0.1.1": {
+      "in-flight": (endpoint) => inFlight[endpoint] ?? 0,
+      "latency-us": () => 0,
+      "failure-rate": () => 0,
+      // No instance spoke of its load.
+      report: (endpoint, said) => new DataView(exports.memory.buffer).setUint8(said, 0),
+      metric: (endpoint, name, length, said) => new DataView(exports.memory.buffer).setUint8(said, 0),
+    },
     fake: { inFlight: (endpoint, calls) => (inFlight[endpoint] = calls), tried: (endpoint) => tried.push(endpoint) },
     env: {
       abort(message, file, line) {

@@ -1,4 +1,4 @@
-// The interface waymark:plugin@0.1.0 in AssemblyScript. What it means is in wit/; border.ts crosses the border.
+// The interface waymark:plugin@0.1.1 in AssemblyScript. What it means is in wit/; border.ts crosses the border.
 
 /** One endpoint of a service. Elsewhere it goes by its index in the list that `build` got. */
 export class Endpoint {
@@ -128,25 +128,35 @@ export class Decision {
 
 // What may be asked while `pick` runs.
 
-@external("waymark:plugin/request@0.1.0", "tried")
+@external("waymark:plugin/request@0.1.1", "tried")
 export declare function tried(endpoint: u32): bool;
 
-@external("waymark:plugin/load@0.1.0", "in-flight")
+@external("waymark:plugin/load@0.1.1", "in-flight")
 export declare function inFlight(endpoint: u32): u32;
 
-@external("waymark:plugin/load@0.1.0", "latency-us")
+@external("waymark:plugin/load@0.1.1", "latency-us")
 export declare function latencyUs(endpoint: u32): u32;
 
-@external("waymark:plugin/request@0.1.0", "path")
+/** The part of its calls that failed of late, from 0 to 1. */
+@external("waymark:plugin/load@0.1.1", "failure-rate")
+export declare function failureRate(endpoint: u32): f64;
+
+@external("waymark:plugin/load@0.1.1", "report")
+declare function loadReport(endpoint: u32, said: usize): void;
+
+@external("waymark:plugin/load@0.1.1", "metric")
+declare function loadMetric(endpoint: u32, name: usize, length: usize, said: usize): void;
+
+@external("waymark:plugin/request@0.1.1", "path")
 declare function requestPath(said: usize): void;
 
-@external("waymark:plugin/request@0.1.0", "header")
+@external("waymark:plugin/request@0.1.1", "header")
 declare function requestHeader(name: usize, length: usize, said: usize): void;
 
-@external("waymark:plugin/log@0.1.0", "log")
+@external("waymark:plugin/log@0.1.1", "log")
 declare function hostLog(level: u32, message: usize, length: usize): void;
 
-const said = memory.data(12);
+const said = memory.data(56, 8);
 
 /** The gRPC path. */
 export function path(): string {
@@ -159,6 +169,43 @@ export function header(name: string): string | null {
   const asked = String.UTF8.encode(name);
   requestHeader(changetype<usize>(asked), asked.byteLength, said);
   return load<u8>(said) == 0 ? null : textAt(said, 1);
+}
+
+/** What an instance said last of its own load. A figure that it did not give is 0. */
+export class LoadReport {
+  /** The part of its processor time that is used; may be over 1. */
+  cpuUtilization: f64 = 0;
+  /** The part of its memory that is used. */
+  memoryUtilization: f64 = 0;
+  /** How much it is used by its own measure; may be over 1. */
+  applicationUtilization: f64 = 0;
+  /** Calls a second that it serves, of all its clients. */
+  rps: f64 = 0;
+  /** Calls a second of these that it answers with an error. */
+  eps: f64 = 0;
+  /** How long ago the report came, in milliseconds. */
+  ageMs: u32 = 0;
+}
+
+/** What an instance said last of its own load; null when it never did. */
+export function report(endpoint: u32): LoadReport | null {
+  loadReport(endpoint, said);
+  if (load<u8>(said) == 0) return null;
+  const made = new LoadReport();
+  made.cpuUtilization = load<f64>(said, 8);
+  made.memoryUtilization = load<f64>(said, 16);
+  made.applicationUtilization = load<f64>(said, 24);
+  made.rps = load<f64>(said, 32);
+  made.eps = load<f64>(said, 40);
+  made.ageMs = load<u32>(said, 48);
+  return made;
+}
+
+/** A figure of its own that its last report named; no number when that did not: ask `isNaN`. */
+export function metric(endpoint: u32, name: string): f64 {
+  const asked = String.UTF8.encode(name);
+  loadMetric(endpoint, changetype<usize>(asked), asked.byteLength, said);
+  return load<u8>(said) == 0 ? NaN : load<f64>(said, 8);
 }
 
 export enum Level {

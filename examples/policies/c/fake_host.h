@@ -13,6 +13,13 @@ static bool fake_tried[16];
 
 uint32_t waymark_plugin_load_in_flight(uint32_t endpoint) { return fake_in_flight[endpoint]; }
 bool waymark_plugin_request_tried(uint32_t endpoint) { return fake_tried[endpoint]; }
+double waymark_plugin_load_failure_rate(uint32_t endpoint) { return (void)endpoint, 0; }
+bool waymark_plugin_load_report(uint32_t endpoint, waymark_plugin_load_load_report_t *ret) {
+  return (void)endpoint, (void)ret, false;
+}
+bool waymark_plugin_load_metric(uint32_t endpoint, balancer_plugin_string_t *name, double *ret) {
+  return (void)endpoint, (void)name, (void)ret, false;
+}
 
 void balancer_plugin_string_dup_n(balancer_plugin_string_t *ret, const char *s, size_t len) {
   ret->ptr = memcpy(malloc(len + 1), s, len);

@@ -21,6 +21,9 @@ bool waymark::host::tried(uint32_t endpoint) {
 }
 uint32_t waymark::host::in_flight(uint32_t endpoint) { return endpoint < fake::in_flight.size() ? fake::in_flight[endpoint] : 0; }
 uint32_t waymark::host::latency_us(uint32_t) { return 0; }
+double waymark::host::failure_rate(uint32_t) { return 0; }
+std::optional<waymark::LoadReport> waymark::host::report(uint32_t) { return std::nullopt; }
+std::optional<double> waymark::host::metric(uint32_t, std::string_view) { return std::nullopt; }
 void waymark::host::log(Level, std::string_view) {}
 
 inline void expect_refusal(std::string_view config, std::string_view message) {

@@ -66,6 +66,20 @@ std::optional<std::string> header(std::string_view name) {
 bool tried(uint32_t endpoint) { return waymark_plugin_request_tried(endpoint); }
 uint32_t in_flight(uint32_t endpoint) { return waymark_plugin_load_in_flight(endpoint); }
 uint32_t latency_us(uint32_t endpoint) { return waymark_plugin_load_latency_us(endpoint); }
+double failure_rate(uint32_t endpoint) { return waymark_plugin_load_failure_rate(endpoint); }
+
+std::optional<LoadReport> report(uint32_t endpoint) {
+  waymark_plugin_load_load_report_t said;
+  if (!waymark_plugin_load_report(endpoint, &said)) return std::nullopt;
+  return LoadReport{said.cpu_utilization, said.memory_utilization, said.application_utilization, said.rps, said.eps, said.age_ms};
+}
+
+std::optional<double> metric(uint32_t endpoint, std::string_view name) {
+  balancer_plugin_string_t asked = borrow(name);
+  double said;
+  if (!waymark_plugin_load_metric(endpoint, &asked, &said)) return std::nullopt;
+  return said;
+}
 
 void log(Level level, std::string_view message) {
   balancer_plugin_string_t text = borrow(message);

@@ -1,4 +1,4 @@
-// The interface waymark:plugin@0.1.0 in C++. What it means is in wit/; waymark.cpp crosses the border.
+// The interface waymark:plugin@0.1.1 in C++. What it means is in wit/; waymark.cpp crosses the border.
 #pragma once
 
 #include <array>
@@ -74,6 +74,16 @@ Description describe();
 std::expected<Plan, std::string> build(std::string_view config, const Scope &scope, std::span<const Endpoint> endpoints);
 Decision pick(const Context &context);
 
+// What an instance said last of its own load. A figure that it did not give is 0.
+struct LoadReport {
+  double cpu_utilization = 0;          // The part of its processor time that is used; may be over 1.
+  double memory_utilization = 0;       // The part of its memory that is used.
+  double application_utilization = 0;  // How much it is used by its own measure; may be over 1.
+  double rps = 0;                      // Calls a second that it serves, of all its clients.
+  double eps = 0;                      // Calls a second of these that it answers with an error.
+  uint32_t age_ms = 0;                 // How long ago the report came, in milliseconds.
+};
+
 // What may be asked while `pick` runs.
 namespace host {
 std::string path();
@@ -81,6 +91,9 @@ std::optional<std::string> header(std::string_view name);
 bool tried(uint32_t endpoint);
 uint32_t in_flight(uint32_t endpoint);
 uint32_t latency_us(uint32_t endpoint);
+double failure_rate(uint32_t endpoint);                // The part of its calls that failed of late, from 0 to 1.
+std::optional<LoadReport> report(uint32_t endpoint);   // None when the instance never spoke of its load.
+std::optional<double> metric(uint32_t endpoint, std::string_view name);  // A figure of its own that its last report named.
 enum Level : uint8_t { Debug, Info, Warn, Error };
 void log(Level level, std::string_view message);
 }  // namespace host

@@ -18,6 +18,8 @@ func (h fakeHost) Tried(endpoint uint32) bool      { return h.tried[endpoint] }
 
 func built(t *testing.T, config string, host fakeHost, weights ...uint32) *policy {
 	t.Helper()
+	// What it does not answer itself is as without a host.
+	host.HostFunctions = waymark.Host
 	waymark.Host = host
 	var endpoints []waymark.Endpoint
 	for _, weight := range weights {

@@ -2,8 +2,8 @@
 //
 // Asked for each request, because load is not known before. The host compares the last two itself, by the newest figures.
 
-import { inFlight } from "waymark:plugin/load@0.1.0";
-import { tried } from "waymark:plugin/request@0.1.0";
+import { inFlight } from "waymark:plugin/load@0.1.1";
+import { tried } from "waymark:plugin/request@0.1.1";
 import { readInteger, unsigned } from "./config.js";
 
 // What `build` leaves for `pick`: the endpoints that may get anything, and how many of them to look at.

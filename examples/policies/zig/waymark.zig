@@ -1,4 +1,4 @@
-//! The interface waymark:plugin@0.1.0 in Zig. What it means is in wit/. Texts and lists cross the border as they lie in memory: an
+//! The interface waymark:plugin@0.1.1 in Zig. What it means is in wit/. Texts and lists cross the border as they lie in memory: an
 //! `extern struct` of addresses and lengths has the layout that the component model asks for, so that nothing is copied.
 
 const std = @import("std");
@@ -104,6 +104,22 @@ pub fn refuse(comptime sentence: []const u8, values: anytype) error{Refused} {
 /// How much a message to the host's log matters.
 pub const Level = enum(u32) { debug, info, warn, @"error" };
 
+/// What an instance said last of its own load. A figure that it did not give is 0.
+pub const LoadReport = extern struct {
+    /// The part of its processor time that is used; may be over 1.
+    cpu_utilization: f64 = 0,
+    /// The part of its memory that is used.
+    memory_utilization: f64 = 0,
+    /// How much it is used by its own measure; may be over 1.
+    application_utilization: f64 = 0,
+    /// Calls a second that it serves, of all its clients.
+    rps: f64 = 0,
+    /// Calls a second of these that it answers with an error.
+    eps: f64 = 0,
+    /// How long ago the report came, in milliseconds.
+    age_ms: u32 = 0,
+};
+
 /// What may be asked while `pick` runs. In a test it is what the test put into `fake`.
 pub const host = if (is_wasm) struct {
     pub fn path() []const u8 {
@@ -131,6 +147,26 @@ pub const host = if (is_wasm) struct {
         return imports.@"latency-us"(endpoint);
     }
 
+    /// The part of its calls that failed of late, from 0 to 1.
+    pub fn failureRate(endpoint: u32) f64 {
+        return imports.@"failure-rate"(endpoint);
+    }
+
+    /// Null when the instance never spoke of its load.
+    pub fn report(endpoint: u32) ?LoadReport {
+        var said: extern struct { is_some: u8, value: LoadReport } = undefined;
+        imports.report(endpoint, &said);
+        return if (said.is_some != 0) said.value else null;
+    }
+
+    /// A figure of its own that its last report named; null when that did not.
+    pub fn metric(endpoint: u32, name: []const u8) ?f64 {
+        var said: extern struct { is_some: u8, value: f64 } = undefined;
+        const asked: Text = .of(name);
+        imports.metric(endpoint, asked.ptr, asked.len, &said);
+        return if (said.is_some != 0) said.value else null;
+    }
+
     pub fn log(level: Level, message: []const u8) void {
         const text: Text = .of(message);
         imports.log(level, text.ptr, text.len);
@@ -156,6 +192,18 @@ pub const host = if (is_wasm) struct {
         return 0;
     }
 
+    pub fn failureRate(_: u32) f64 {
+        return 0;
+    }
+
+    pub fn report(endpoint: u32) ?LoadReport {
+        return if (endpoint < fake.reports.len) fake.reports[endpoint] else null;
+    }
+
+    pub fn metric(_: u32, _: []const u8) ?f64 {
+        return null;
+    }
+
     pub fn log(_: Level, _: []const u8) void {}
 };
 
@@ -165,15 +213,19 @@ pub var fake: struct {
     header: ?[]const u8 = null,
     tried: []const u32 = &.{},
     in_flight: []const u32 = &.{},
+    reports: []const ?LoadReport = &.{},
 } = .{};
 
 const imports = struct {
-    extern "waymark:plugin/request@0.1.0" fn path(said: *anyopaque) void;
-    extern "waymark:plugin/request@0.1.0" fn header(name: [*]const u8, len: usize, said: *anyopaque) void;
-    extern "waymark:plugin/request@0.1.0" fn tried(endpoint: u32) u32;
-    extern "waymark:plugin/load@0.1.0" fn @"in-flight"(endpoint: u32) u32;
-    extern "waymark:plugin/load@0.1.0" fn @"latency-us"(endpoint: u32) u32;
-    extern "waymark:plugin/log@0.1.0" fn log(level: Level, message: [*]const u8, len: usize) void;
+    extern "waymark:plugin/request@0.1.1" fn path(said: *anyopaque) void;
+    extern "waymark:plugin/request@0.1.1" fn header(name: [*]const u8, len: usize, said: *anyopaque) void;
+    extern "waymark:plugin/request@0.1.1" fn tried(endpoint: u32) u32;
+    extern "waymark:plugin/load@0.1.1" fn @"in-flight"(endpoint: u32) u32;
+    extern "waymark:plugin/load@0.1.1" fn @"latency-us"(endpoint: u32) u32;
+    extern "waymark:plugin/load@0.1.1" fn @"failure-rate"(endpoint: u32) f64;
+    extern "waymark:plugin/load@0.1.1" fn report(endpoint: u32, said: *anyopaque) void;
+    extern "waymark:plugin/load@0.1.1" fn metric(endpoint: u32, name: [*]const u8, len: usize, said: *anyopaque) void;
+    extern "waymark:plugin/log@0.1.1" fn log(level: Level, message: [*]const u8, len: usize) void;
 };
 
 /// Lets the host log what a panic said; the trap that follows says only "unreachable".
@@ -189,9 +241,9 @@ pub fn exportPolicy(comptime policy: type) void {
     if (!is_wasm) return;
     const Exports = Exported(policy);
     @export(&Exports.realloc, .{ .name = "cabi_realloc" });
-    @export(&Exports.describe, .{ .name = "waymark:plugin/balancer@0.1.0#describe" });
-    @export(&Exports.build, .{ .name = "waymark:plugin/balancer@0.1.0#build" });
-    @export(&Exports.pick, .{ .name = "waymark:plugin/balancer@0.1.0#pick" });
+    @export(&Exports.describe, .{ .name = "waymark:plugin/balancer@0.1.1#describe" });
+    @export(&Exports.build, .{ .name = "waymark:plugin/balancer@0.1.1#build" });
+    @export(&Exports.pick, .{ .name = "waymark:plugin/balancer@0.1.1#pick" });
 }
 
 fn Exported(comptime policy: type) type {

@@ -21,7 +21,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 use tower_service::Service;
-use waymark::dataplane::WAYMARK_SERVICE;
+use waymark_node::dataplane::WAYMARK_SERVICE;
 
 /// The length of a message's payload.
 pub(crate) const PAYLOAD: usize = 64;
@@ -124,10 +124,11 @@ where
     T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
     <T::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Calls over `channel`. Every request names `service`, whether a node is there to heed it or not: all contestants send
-    /// the same.
-    pub(crate) fn new(channel: T, service: &'static str) -> Self {
-        let headers = HeaderMap::from_iter([(WAYMARK_SERVICE, HeaderValue::from_static(service))]);
+    /// Calls over `channel`. Every request names `service`, whether a node is there to heed it or
+    /// not: all contestants send the same.
+    pub(crate) fn new(channel: T, service: &str) -> Self {
+        let name = HeaderValue::from_str(service).expect("a benchmark's service has a plain name");
+        let headers = HeaderMap::from_iter([(WAYMARK_SERVICE, name)]);
         Self { grpc: tonic::client::Grpc::new(channel), metadata: MetadataMap::from_headers(headers) }
     }
 

@@ -4,7 +4,7 @@ use std::{iter, net::SocketAddr, str::FromStr, time::Duration};
 
 use anyhow::Context as _;
 use tonic::transport::Channel;
-use waymark::{dataplane::Dataplane, model::ServiceName, plugin::EngineConfig};
+use waymark_node::{dataplane::Dataplane, model::ServiceName, plugin::EngineConfig};
 
 use super::{
     parts::{EACH_REQUEST, PLAN, dataplane, settled},
@@ -46,8 +46,8 @@ impl Contestant {
             Self::Proxy(PLAN) => "proxied by the node, plan (round_robin.wasm)",
             Self::Proxy(_) => "proxied by the node, Wasm each request (least_request.wasm)",
             Self::TonicBalancer => "in process: tonic's own balancer",
-            Self::InProcess(PLAN) => "in process: waymark::Channel, plan (round_robin.wasm)",
-            Self::InProcess(_) => "in process: waymark::Channel, Wasm each request (least_request.wasm)",
+            Self::InProcess(PLAN) => "in process: waymark_node::Channel, plan (round_robin.wasm)",
+            Self::InProcess(_) => "in process: waymark_node::Channel, Wasm each request (least_request.wasm)",
         }
     }
 

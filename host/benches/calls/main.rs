@@ -1,16 +1,18 @@
-//! What a call costs through the node and through the in-process channel, beside a direct connection.
+//! What a call costs through the node and through the in-process channel, beside a direct
+//! connection.
 //!
 //! ```text
 //!   cargo bench --bench calls                 the figures, in about two minutes
 //!   cargo bench --bench calls -- --quick      whether it still works
 //!
-//!   load generator ──────────────────────────▶ backend (some instances)      direct, tonic's balancer, waymark::Channel
+//!   load generator ──────────────────────────▶ backend (some instances)      direct, tonic's balancer, waymark_node::Channel
 //!   load generator ──────────▶ node ─────────▶ backend                       proxied
 //! ```
 //!
-//! Each box is a process of its own, so that its processor time can be told from the others': this program starts itself again
-//! with a role. A fixed number of streams calls as fast as answers come (a closed loop), and every answer is compared with what
-//! was sent. The contestants use the same backend, over equally many connections.
+//! Each box is a process of its own, so that its processor time can be told from the others': this
+//! program starts itself again with a role. A fixed number of streams calls as fast as answers come
+//! (a closed loop), and every answer is compared with what was sent. The contestants use the same
+//! backend, over equally many connections.
 
 mod echo;
 #[path = "../harness/mod.rs"]
@@ -91,7 +93,8 @@ struct Processes {
     node: Child,
     /// For what goes over tonic's own channels.
     plain: Child,
-    /// For what goes over Waymark's: a process of its own, so that the engine's threads are in nobody else's processor time.
+    /// For what goes over Waymark's: a process of its own, so that the engine's threads are in
+    /// nobody else's processor time.
     balancing: Child,
 }
 

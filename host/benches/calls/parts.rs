@@ -1,4 +1,5 @@
-//! What the processes of a benchmark of calls are made of: instances that echo, and a node's data plane.
+//! What the processes of a benchmark of calls are made of: instances that echo, and a node's data
+//! plane.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -8,7 +9,7 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 use tonic::transport::{Server, server::TcpIncoming};
-use waymark::{
+use waymark_node::{
     balancer::{Candidate, Services},
     dataplane::{self, Dataplane, Metrics, Routes},
     model::ServiceName,

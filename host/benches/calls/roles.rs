@@ -3,7 +3,7 @@
 use std::{future::pending, net::SocketAddr};
 
 use anyhow::Context as _;
-use waymark::{dataplane, plugin::EngineConfig};
+use waymark_node::{dataplane, plugin::EngineConfig};
 
 pub(crate) use super::parts::backend;
 use super::{

@@ -1,4 +1,5 @@
-//! Streams of calls over some channels: each calls again as soon as it is answered, or as a clock says.
+//! Streams of calls over some channels: each calls again as soon as it is answered, or as a clock
+//! says.
 
 use std::error::Error;
 
@@ -30,7 +31,8 @@ pub(crate) struct Load {
     /// Bytes of a message's payload.
     pub(crate) payload: usize,
     pub(crate) until: Until,
-    /// Calls begin this often a second, all streams together; else as soon as the one before is answered.
+    /// Calls begin this often a second, all streams together; else as soon as the one before is
+    /// answered.
     pub(crate) pace: Option<f64>,
 }
 
@@ -112,8 +114,8 @@ where
                 // The streams' calls lie between each other's.
                 let nth = call as f64 * f64::from(load.streams) + f64::from(stream);
                 let due = began + Duration::from_secs_f64(nth / pace);
-                // A call that is late because the one before was slow has waited since it was due. What the timer is late by (up to a
-                // millisecond) is not the answer's fault.
+                // A call that is late because the one before was slow has waited since it was due.
+                // What the timer is late by (up to a millisecond) is not the answer's fault.
                 if Instant::now() < due {
                     sleep_until(due).await;
                     Instant::now()
@@ -123,7 +125,8 @@ where
             }
         };
         let over = match load.until {
-            // One call at least, however late a busy machine is; paced, the first one is due at once.
+            // One call at least, however late a busy machine is; paced, the first one is due at
+            // once.
             Until::Over(time) => sent - began >= time && (call > 0 || load.pace.is_some()),
             Until::Calls(calls) => call >= calls,
         };

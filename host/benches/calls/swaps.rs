@@ -1,4 +1,5 @@
-//! A thousand swaps in the node while calls run through it: how long one takes, and whether memory comes back.
+//! A thousand swaps in the node while calls run through it: how long one takes, and whether memory
+//! comes back.
 
 use std::{
     thread,
@@ -7,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use waymark::{
+use waymark_node::{
     balancer::{Candidate, ServiceHandle, Services},
     plugin::{Engine, EngineConfig},
 };
@@ -24,7 +25,8 @@ use super::{
     parts::{EACH_REQUEST, PLAN},
 };
 
-/// What takes over, in turn: plans of different kinds and a policy that is asked for each request. The last one is the service's own.
+/// What takes over, in turn: plans of different kinds and a policy that is asked for each request.
+/// The last one is the service's own.
 const POLICIES: [&str; 4] = ["zone_aware", EACH_REQUEST, "weighted", PLAN];
 
 /// In the node: swaps the policy of a service that is called.
@@ -36,7 +38,8 @@ pub(crate) struct Swaps {
 /// What some swaps came to.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Swapped {
-    /// Each swap's time in microseconds: from the wish to the moment when the next pick is by the new policy.
+    /// Each swap's time in microseconds: from the wish to the moment when the next pick is by the
+    /// new policy.
     took_us: Vec<f64>,
     /// Bytes in use before and after.
     memory: [f64; 2],

@@ -1,4 +1,5 @@
-//! Counting user instructions with valgrind's callgrind: exact where times are not, however busy the machine is.
+//! Counting user instructions with valgrind's callgrind: exact where times are not, however busy
+//! the machine is.
 
 use std::{
     fs,

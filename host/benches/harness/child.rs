@@ -1,6 +1,8 @@
-//! The processes of this benchmark and how they talk: a line asked on standard input, a line answered on standard output.
+//! The processes of this benchmark and how they talk: a line asked on standard input, a line
+//! answered on standard output.
 //!
-//! A child ends when its standard input does, so that none outlives the benchmark however that ends.
+//! A child ends when its standard input does, so that none outlives the benchmark however that
+//! ends.
 
 use std::{
     env,

@@ -1,11 +1,14 @@
 //! What the benchmarks share: fair rounds, statistics that show their spread, and tables.
 //!
-//! - Contestants take turns, one short sample each a round, in an order that is drawn anew for every round: a busy spell of the
-//!   machine falls on all of them, and so does what one leaves behind for the next.
-//! - A ratio is taken within a round and only then summed up, so that what all contestants suffer cancels out.
-//! - What is computed is measured in processor time, which waiting for a busy machine does not add to; only what waits by its nature
-//!   (a swap, a call's latency) is measured in real time.
-//! - A figure is a median with its quartiles. A benchmark takes no average: one interrupted sample would move it.
+//! - Contestants take turns, one short sample each a round, in an order that is drawn anew for
+//!   every round: a busy spell of the machine falls on all of them, and so does what one leaves
+//!   behind for the next.
+//! - A ratio is taken within a round and only then summed up, so that what all contestants suffer
+//!   cancels out.
+//! - What is computed is measured in processor time, which waiting for a busy machine does not add
+//!   to; only what waits by its nature (a swap, a call's latency) is measured in real time.
+//! - A figure is a median with its quartiles. A benchmark takes no average: one interrupted sample
+//!   would move it.
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
 pub(crate) mod callgrind;
@@ -147,7 +150,8 @@ pub(crate) fn process_cpu() -> Duration {
     clock(ClockId::ProcessCPUTime)
 }
 
-/// Bytes of memory that this process has in use, the allocator's slack included; 0 where the system does not tell.
+/// Bytes of memory that this process has in use, the allocator's slack included; 0 where the system
+/// does not tell.
 pub(crate) fn resident() -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
@@ -158,8 +162,9 @@ fn clock(id: ClockId) -> Duration {
     Duration::try_from(clock_gettime(id)).expect("processor time is not negative")
 }
 
-/// Keeps this thread on the `n`th of the cores it may use, where the system allows it. Threads that start together are otherwise
-/// left on one core for longer than a sample takes, and what they share would seem to cost nothing.
+/// Keeps this thread on the `n`th of the cores it may use, where the system allows it. Threads that
+/// start together are otherwise left on one core for longer than a sample takes, and what they
+/// share would seem to cost nothing.
 pub(crate) fn stay_on_core(n: usize) {
     #[cfg(target_os = "linux")]
     if let Ok(allowed) = sched_getaffinity(None)

@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use waymark::{
+use waymark_node::{
     balancer::{Candidate, HashKey, PolicyInfo, ServiceDefaults, ServiceHandle, Services, ServicesConfig},
     model::{Address, Endpoint, InstanceId, Locality, Revision, ServiceName, Update},
     plugin::{Engine, Grants, Kind, Limits, WasmPolicy},
@@ -132,6 +132,8 @@ pub(crate) fn services(
     };
     let defaults = move |service: &ServiceName| ServiceDefaults {
         hash_key: hash_key.clone(),
+        // Whoever does nothing but pick fills its thread with picks.
+        limits: Limits { pick_share: 100, ..Limits::default() },
         ..ServiceDefaults::new(policy(service))
     };
     Services::new(ServicesConfig { zone: ZONE.into(), ..ServicesConfig::new(follow, defaults) })

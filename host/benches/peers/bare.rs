@@ -1,4 +1,5 @@
-//! What a proxy costs that does nothing but take turns: hyper on both sides, and not a line more than that needs.
+//! What a proxy costs that does nothing but take turns: hyper on both sides, and not a line more
+//! than that needs.
 
 use std::{
     net::SocketAddr,

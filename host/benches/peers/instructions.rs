@@ -1,7 +1,8 @@
-//! User instructions a call in the proxy's process, counted by valgrind's callgrind: a busy machine does not change them, and the kernel's
-//! work is left out.
+//! User instructions a call in the proxy's process, counted by valgrind's callgrind: a busy machine
+//! does not change them, and the kernel's work is left out.
 //!
-//! A proxy runs twice under valgrind, the second time for more calls; the difference is what the further calls took.
+//! A proxy runs twice under valgrind, the second time for more calls; the difference is what the
+//! further calls took.
 
 use std::path::Path;
 
@@ -22,7 +23,8 @@ pub(crate) fn count(
 ) -> anyhow::Result<f64> {
     let (few, many) = if quick { (1, 3) } else { (10, 60) };
     if matches!(contestant, Contestant::Plan | Contestant::EachRequest) {
-        // Compiles, for the processor that valgrind pretends to be. Later runs find that in the cache.
+        // Compiles, for the processor that valgrind pretends to be. Later runs find that in the
+        // cache.
         run(arena, contestant, Load { until: Until::Calls(1), ..load }, None)?;
     }
     let less = run(arena, contestant, Load { until: Until::Calls(few), ..load }, None)?;

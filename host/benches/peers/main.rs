@@ -1,4 +1,5 @@
-//! What a call costs through Waymark, beside other proxies and beside the least that could do its work.
+//! What a call costs through Waymark, beside other proxies and beside the least that could do its
+//! work.
 //!
 //! ```text
 //!   cargo bench --bench peers                     the figures, in about ten minutes
@@ -9,9 +10,10 @@
 //!                      direct (none), bare hyper, Waymark with a plan, Waymark with Wasm each request, haproxy, nginx, Pingora, Envoy
 //! ```
 //!
-//! Each box is a process of its own. Every answer is compared with what was sent. All proxies get equally many connections from the
-//! clients, have as many workers, and speak HTTP/2 in cleartext on both sides; what is not installed is skipped, and says so. The
-//! program itself has to be on the PATH, not a script that starts it: its process is what is measured.
+//! Each box is a process of its own. Every answer is compared with what was sent. All proxies get
+//! equally many connections from the clients, have as many workers, and speak HTTP/2 in cleartext
+//! on both sides; what is not installed is skipped, and says so. The program itself has to be on
+//! the PATH, not a script that starts it: its process is what is measured.
 
 mod bare;
 #[path = "../calls/echo.rs"]
@@ -103,7 +105,8 @@ enum Role {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    // A thousand connections are more than many systems allow without being asked. Children inherit it.
+    // A thousand connections are more than many systems allow without being asked. Children inherit
+    // it.
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     match args.role {
@@ -286,7 +289,8 @@ fn calls(args: &Args, arena: &mut Arena, contestants: &[Contestant], part: &Part
     Ok(table)
 }
 
-/// Instructions a call; none where they are not counted. Unoptimized only what is Waymark's is: the others count for nothing there.
+/// Instructions a call; none where they are not counted. Unoptimized only what is Waymark's is: the
+/// others count for nothing there.
 #[expect(clippy::print_stderr, reason = "what is left out of a table is told beside it")]
 fn instructions_of(args: &Args, arena: &mut Arena, contestant: Contestant, part: &Part) -> anyhow::Result<Samples> {
     let quick = args.options.quick;
@@ -296,7 +300,8 @@ fn instructions_of(args: &Args, arena: &mut Arena, contestant: Contestant, part:
     let keep: Option<&Path> = args.keep.as_deref();
     match instructions::count(arena, contestant, part.load, quick, keep) {
         Ok(count) => Ok(Samples::one(count)),
-        // Some programs do not run under valgrind; what was measured of them so far is not lost for that.
+        // Some programs do not run under valgrind; what was measured of them so far is not lost for
+        // that.
         Err(error) if contestant.is_theirs() => {
             eprintln!("instructions of {} not counted: {error:#}", contestant.title());
             Ok(Samples::default())

@@ -1,4 +1,5 @@
-//! What the system knows about a process and its children: processor time and memory. Linux only; elsewhere the figures stay out.
+//! What the system knows about a process and its children: processor time and memory. Linux only;
+//! elsewhere the figures stay out.
 
 use std::{fs, time::Duration};
 
@@ -14,8 +15,8 @@ fn tree(id: u32) -> Vec<u32> {
     found
 }
 
-/// The processor time of all its threads, the kernel's on their behalf included. To the nanosecond, where `/proc/ID/stat` counts in
-/// hundredths of a second.
+/// The processor time of all its threads, the kernel's on their behalf included. To the nanosecond,
+/// where `/proc/ID/stat` counts in hundredths of a second.
 pub(crate) fn cpu(id: u32) -> Option<Duration> {
     let mut nanos = 0;
     for id in tree(id) {

@@ -110,7 +110,8 @@ struct Theirs(std::process::Child);
 
 impl Drop for Theirs {
     fn drop(&mut self) {
-        // It may have ended, and it has nothing to lose. Asked and not killed: nginx would leave its workers behind.
+        // It may have ended, and it has nothing to lose. Asked and not killed: nginx would leave
+        // its workers behind.
         let _ = self.end();
     }
 }
@@ -208,8 +209,8 @@ fn theirs(contestant: Contestant, setting: Setting<'_>) -> anyhow::Result<(Socke
     Ok((address, theirs))
 }
 
-/// A configuration that does what the bare proxy does: HTTP/2 in cleartext on both sides, each instance in turn, connections kept, no
-/// access log.
+/// A configuration that does what the bare proxy does: HTTP/2 in cleartext on both sides, each
+/// instance in turn, connections kept, no access log.
 fn config(contestant: Contestant, setting: Setting<'_>, address: SocketAddr) -> (&'static str, String) {
     let (workers, port) = (setting.workers, address.port());
     let each = |f: &dyn Fn(usize, &SocketAddr) -> String| -> String {

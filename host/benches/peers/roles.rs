@@ -5,7 +5,7 @@ use std::{collections::HashMap, future::pending, iter, net::SocketAddr, path::Pa
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
-use waymark::{
+use waymark_node::{
     dataplane,
     plugin::{EngineConfig, Limits},
 };
@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// A node that proxies to these instances.
 pub(crate) fn node(workers: usize, cache: Option<PathBuf>, instances: &[SocketAddr]) -> anyhow::Result<()> {
     let runtime = runtime(Some(workers))?;
-    // Under valgrind a pick takes many times as long, and the thread's clock, which is read when half of its deadline is over, cannot be
-    // read at all. Calls that are in time cost the same whatever the deadline is.
+    // Under valgrind a pick takes many times as long, and the thread's clock, which is read when
+    // half of its deadline is over, cannot be read at all. Calls that are in time cost the same
+    // whatever the deadline is.
     let limits = Limits { pick_deadline: PATIENCE, build_deadline: PATIENCE, ..Limits::default() };
     let (services, dataplane) =
         dataplane(instances, EngineConfig { cache_dir: cache, limits, ..EngineConfig::default() })?;
@@ -56,7 +57,8 @@ fn answer(address: SocketAddr, runtime: Runtime) -> anyhow::Result<()> {
 pub(crate) struct Order {
     /// Connect to these, once each.
     pub(crate) to: Vec<SocketAddr>,
-    /// Whether calls are for the service whose policy is asked for each request. Only a node heeds it.
+    /// Whether calls are for the service whose policy is asked for each request. Only a node heeds
+    /// it.
     pub(crate) each_request: bool,
     pub(crate) what: What,
 }
@@ -65,7 +67,8 @@ pub(crate) struct Order {
 pub(crate) enum What {
     /// Call over connections that are kept for the next time.
     Call(Load),
-    /// Open so many more connections to each, make one call on each, and keep them until the next order.
+    /// Open so many more connections to each, make one call on each, and keep them until the next
+    /// order.
     Idle(usize),
 }
 

@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
-use waymark::{
+use waymark_node::{
     model::ServiceName,
     plugin::Engine,
     policy::{Policy, Scope},

@@ -1,7 +1,8 @@
-//! How many instructions a pick takes, counted by valgrind's callgrind: exact where times are not, however busy the machine is.
+//! How many instructions a pick takes, counted by valgrind's callgrind: exact where times are not,
+//! however busy the machine is.
 //!
-//! This program runs itself twice for each way to pick, once with twice as many picks; the difference is what the picks take. Only the
-//! thread that picks is counted.
+//! This program runs itself twice for each way to pick, once with twice as many picks; the
+//! difference is what the picks take. Only the thread that picks is counted.
 
 use std::{
     env,

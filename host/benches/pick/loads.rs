@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use waymark::plugin::{Engine, EngineConfig};
+use waymark_node::plugin::{Engine, EngineConfig};
 
 use super::harness::{
     Options, Samples,

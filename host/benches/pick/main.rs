@@ -1,4 +1,5 @@
-//! What a pick costs, what a plan costs to build, and what a swap costs: native code beside each way a component can balance.
+//! What a pick costs, what a plan costs to build, and what a swap costs: native code beside each
+//! way a component can balance.
 //!
 //! ```text
 //!   cargo bench --bench pick                     the figures, in about three minutes
@@ -17,7 +18,7 @@ mod picks;
 mod swaps;
 
 use clap::Parser as _;
-use waymark::plugin::{Engine, EngineConfig};
+use waymark_node::plugin::{Engine, EngineConfig};
 
 use self::{
     harness::{Options, report::Report},
@@ -66,7 +67,8 @@ fn main() -> anyhow::Result<()> {
     if wanted(What::Picks) {
         report.table(picks::measure(runtime.block_on(Way::all(None))?, &options));
     }
-    // Compiling under valgrind takes minutes where this program is not optimised: a quick run counts only when asked by name.
+    // Compiling under valgrind takes minutes where this program is not optimised: a quick run
+    // counts only when asked by name.
     if wanted(What::Instructions) && !(options.quick && only.is_empty()) {
         let names: Vec<_> = runtime.block_on(Way::all(None))?.into_iter().map(|way| way.name).collect();
         match instructions::count(&names, &options)? {

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use tokio::runtime::Runtime;
-use waymark::{
+use waymark_node::{
     balancer::Candidate,
     model::ServiceName,
     plugin::{Engine, Kind, bundled::ALL},
@@ -40,7 +40,8 @@ pub(super) fn measure(runtime: &Runtime, engine: &Engine, options: &Options) -> 
     let mut turn = names.iter().cycle();
     let figures = watched(swaps, || {
         let name = turn.next().expect("there are bundled policies");
-        // Refused: one that has no default configuration. There is none such today, and it would show here.
+        // Refused: one that has no default configuration. There is none such today, and it would
+        // show here.
         runtime.block_on(handle.set_policy(Candidate::new(bundled(engine, name)?, "bench")))?;
         Ok(())
     })?;

@@ -1,4 +1,5 @@
-//! What a pick costs: natively, by each kind of plan, and by a component that asks the host for nothing or for something.
+//! What a pick costs: natively, by each kind of plan, and by a component that asks the host for
+//! nothing or for something.
 
 use std::{
     convert::Infallible,
@@ -13,7 +14,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue};
-use waymark::{
+use waymark_node::{
     balancer::{Candidate, HashKey, Pick, PickRequest, ServiceState, Services},
     model::ServiceName,
     plugin::{self, Engine, EngineConfig, WasmPolicy},
@@ -37,12 +38,14 @@ const ASKS: u32 = 3;
 /// One way to pick.
 pub(super) struct Way {
     pub(super) name: String,
-    /// Makes this many picks. Two of the same kind with nothing in common: threads share one, or have one each.
+    /// Makes this many picks. Two of the same kind with nothing in common: threads share one, or
+    /// have one each.
     pub(super) run: [Box<dyn Fn(u64) + Sync>; 2],
 }
 
 impl Way {
-    /// All ways; the first one is the baseline. Compiled components are kept in `cache`, if there is one.
+    /// All ways; the first one is the baseline. Compiled components are kept in `cache`, if there
+    /// is one.
     pub(super) async fn all(cache: Option<PathBuf>) -> anyhow::Result<Vec<Self>> {
         let config = EngineConfig { cache_dir: cache, ..EngineConfig::default() };
         let engine = Engine::new(config.clone())?;
@@ -94,7 +97,7 @@ impl Way {
             let requests = Requests::new();
             let run = move |times: u64| {
                 for n in 0..times {
-                    pick(&state, &requests.get(n));
+                    pick(&state, &requests.get(n, state.next_place()));
                 }
             };
             Box::new(run) as Box<dyn Fn(u64) + Sync>
@@ -111,7 +114,7 @@ impl Way {
                 for n in 0..times {
                     let handle = services.get(black_box(name)).expect("it was started");
                     let state = Arc::clone(&handle.state());
-                    pick(&state, &requests.get(n));
+                    pick(&state, &requests.get(n, state.next_place()));
                 }
             };
             Box::new(run) as Box<dyn Fn(u64) + Sync>
@@ -167,7 +170,8 @@ fn pick(state: &ServiceState, request: &PickRequest<'_>) {
     black_box(picked);
 }
 
-/// The requests that picks are for. Many, so that neither their keys nor their memory is always the same.
+/// The requests that picks are for. Many, so that neither their keys nor their memory is always the
+/// same.
 struct Requests(Vec<HeaderMap>);
 
 impl Requests {
@@ -186,9 +190,9 @@ impl Requests {
         Self((0..Self::COUNT as u32).map(request).collect())
     }
 
-    fn get(&self, n: u64) -> PickRequest<'_> {
+    fn get(&self, n: u64, place: u32) -> PickRequest<'_> {
         let headers = &self.0[n as usize % Self::COUNT];
-        PickRequest { path: "/bench.Echo/Echo", headers, peer: None, tried: &[] }
+        PickRequest { path: "/bench.Echo/Echo", headers, peer: None, place, tried: &[] }
     }
 }
 
@@ -197,9 +201,11 @@ struct Contestant {
     way: Way,
     /// Picks that take about as long as a sample shall.
     times: u64,
-    /// Nanoseconds of processor time a pick: on one thread, on two that share, on two with a service each.
+    /// Nanoseconds of processor time a pick: on one thread, on two that share, on two with a
+    /// service each.
     cost: [Samples; 3],
-    /// How many cores the two threads had: below 2 they ran in turns for part of the time, and did not get in each other's way.
+    /// How many cores the two threads had: below 2 they ran in turns for part of the time, and did
+    /// not get in each other's way.
     cores: Samples,
     /// Picks a second of real time by two threads that share, to one alone.
     rate: Samples,

@@ -1,10 +1,11 @@
-//! What a swap costs on a live service, with its component compiled before and not; and how soon a policy that fails is taken out.
+//! What a swap costs on a live service, with its component compiled before and not; and how soon a
+//! policy that fails is taken out.
 
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use tokio::runtime::Runtime;
-use waymark::{
+use waymark_node::{
     balancer::{Candidate, PickRequest, ServiceHandle},
     plugin::{Engine, EngineConfig, Limits},
 };
@@ -25,7 +26,8 @@ struct Swap {
     anew: bool,
 }
 
-/// Real time of a swap, as whoever asked for it waits for it. When it is over, the next pick is by the new policy.
+/// Real time of a swap, as whoever asked for it waits for it. When it is over, the next pick is by
+/// the new policy.
 pub(super) fn measure(runtime: &Runtime, engine: &Engine, options: &Options) -> anyhow::Result<Table> {
     let precompiled = [NATIVE, "round_robin", "weighted", "zone_aware", "least_request"];
     let swaps = precompiled.map(|policy| Swap { policy, anew: false }).into_iter();
@@ -77,8 +79,8 @@ pub(super) fn measure(runtime: &Runtime, engine: &Engine, options: &Options) -> 
     Ok(table)
 }
 
-/// Real time from a policy's last failure, the one that is too many, to the moment when another policy serves; every pick on the way
-/// is answered.
+/// Real time from a policy's last failure, the one that is too many, to the moment when another
+/// policy serves; every pick on the way is answered.
 pub(super) fn quarantine(runtime: &Runtime, options: &Options) -> anyhow::Result<Table> {
     let engine = Engine::new(EngineConfig::default())?;
     let mut table = Table::new(
@@ -96,7 +98,7 @@ pub(super) fn quarantine(runtime: &Runtime, options: &Options) -> anyhow::Result
             runtime.block_on(handle.set_policy(candidate))?;
             let generation = handle.state().generation;
             let headers = HeaderMap::new();
-            let request = PickRequest { path: "/bench.Echo/Echo", headers: &headers, peer: None, tried: &[] };
+            let request = PickRequest { path: "/bench.Echo/Echo", headers: &headers, peer: None, place: 0, tried: &[] };
             let failed = handle.state().counters().fallback_picks();
             let mut last = Instant::now();
             while handle.state().counters().fallback_picks() == failed {

@@ -1,4 +1,5 @@
-//! From an instance's registration to the first call that it serves, beside the raw watch of the same put.
+//! From an instance's registration to the first call that it serves, beside the raw watch of the
+//! same put.
 
 use std::{
     net::Ipv4Addr,
@@ -28,13 +29,14 @@ use super::{
         quantile,
         report::{Table, Unit},
     },
-    roles::runtime,
+    processes::runtime,
     server::Server,
 };
 
 const SERVICE: &str = "join";
 
-/// The balancer takes the first change at once and further ones at most every 50 ms: this is longer.
+/// The balancer takes the first change at once and further ones at most every 50 ms: this is
+/// longer.
 const PAUSE: Duration = Duration::from_millis(70);
 
 /// An instance that counts its calls.
@@ -72,7 +74,8 @@ fn entry(address: &str) -> (String, String) {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Table> {
     let runtime = runtime()?;
     let server = Server::start(args, &runtime)?;
-    let (_node, address) = Child::start(&["node", &server.url])?;
+    let (_node, ready) = Child::start(&["node", &server.url])?;
+    let (address, _) = ready.split_once(' ').context("a node says where it is")?;
     let times = if args.options.quick { 3 } else { 300 };
     let mut raw = Vec::new();
     let mut called = Vec::new();

@@ -1,4 +1,5 @@
-//! What following a registry costs, beside the same done by hand with an etcd client in the same run.
+//! What following a registry costs, beside the same done by hand with an etcd client in the same
+//! run.
 //!
 //! ```text
 //!   cargo bench --bench registry                    the figures, in about five minutes
@@ -10,8 +11,9 @@
 //!                                                              registrar    a `Registry` that registers instances
 //! ```
 //!
-//! Each box is a process of its own, so that its processor time and memory can be told from the others'. The services are laid out
-//! as etcd's naming package has them, and the key scheme is the bundled component.
+//! Each box is a process of its own, so that its processor time and memory can be told from the
+//! others'. The services are laid out as etcd's naming package has them, and the key scheme is the
+//! bundled component.
 
 #[path = "../calls/echo.rs"]
 #[allow(dead_code, reason = "the calls' benchmark uses the rest")]
@@ -20,6 +22,7 @@ mod echo;
 mod harness;
 mod join;
 mod layout;
+mod processes;
 mod roles;
 mod scale;
 mod server;
@@ -76,11 +79,11 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match &args.role {
         None => compare(&args),
-        Some(Role::Server { listen }) => roles::server(*listen),
+        Some(Role::Server { listen }) => processes::server(*listen),
         Some(Role::Raw { url }) => roles::raw(url),
         Some(Role::View { url }) => roles::view(url),
         Some(Role::Registrar { url }) => roles::registrar(url),
-        Some(Role::Node { url }) => roles::node(url),
+        Some(Role::Node { url }) => processes::node(url),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The roles that a process of this benchmark can have.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,22 +9,21 @@ use anyhow::Context as _;
 use etcd_client::{Client, GetOptions};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-use tokio::runtime::{Builder, Runtime};
-use waymark::{
-    app::{Node, load_key_scheme},
+use waymark_node::{
     balancer::{Candidate, ServiceDefaults, Services, ServicesConfig},
-    config::{NodeConfig, PluginChoice, RegistrySource},
-    embedded,
+    config::PluginChoice,
     model::{Endpoint, LeaseId, Revision, ServiceName},
     naming::KeyScheme,
-    plugin::{Engine, EngineConfig, prepare_thread},
+    plugin::{Engine, EngineConfig},
     registry::{Registration, RegistrationConfig, RegistrationState, Registry, RegistryConfig},
     snapshot::Reader,
+    stages::load::load_key_scheme,
 };
 
 use super::{
     harness::{child, process_cpu, resident, services::bundled},
     layout::Layout,
+    processes::runtime,
 };
 
 /// How many services to ask for at once.
@@ -33,10 +31,6 @@ const AT_ONCE: usize = 256;
 
 /// How long anything may take before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-pub(crate) fn runtime() -> anyhow::Result<Runtime> {
-    Ok(Builder::new_multi_thread().on_thread_start(prepare_thread).enable_all().build()?)
-}
 
 /// What one piece of work came to.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -68,15 +62,6 @@ impl Meter {
             memory: resident() - self.memory,
         }
     }
-}
-
-/// The embedded registry.
-pub(crate) fn server(listen: SocketAddr) -> anyhow::Result<()> {
-    let runtime = runtime()?;
-    let server = runtime.block_on(embedded::Server::start(listen, embedded::Options::default()))?;
-    child::serve(server.url(), |line| anyhow::bail!("a server is not asked {line:?}"))?;
-    runtime.shutdown_background();
-    Ok(())
 }
 
 /// An etcd client that reads everything in pages at one revision, and keeps it.
@@ -244,22 +229,6 @@ pub(crate) fn registrar(url: &str) -> anyhow::Result<()> {
         })?;
         Ok(serde_json::to_string(&meter.stop())?)
     })?;
-    runtime.shutdown_background();
-    Ok(())
-}
-
-/// A whole node as `waymark node` starts it.
-pub(crate) fn node(url: &str) -> anyhow::Result<()> {
-    let runtime = runtime()?;
-    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = NodeConfig {
-        listen: free,
-        admin: free,
-        registry: RegistrySource::Etcd(Box::new(RegistryConfig::new([url]))),
-        ..NodeConfig::default()
-    };
-    let node = runtime.block_on(Node::start(config))?;
-    child::serve(&node.proxy_addr().to_string(), |line| anyhow::bail!("a node is not asked {line:?}"))?;
     runtime.shutdown_background();
     Ok(())
 }

@@ -12,7 +12,8 @@ use super::{
         report::{Table, Unit},
     },
     layout::Layout,
-    roles::{Cost, runtime},
+    processes::runtime,
+    roles::Cost,
     server::Server,
 };
 

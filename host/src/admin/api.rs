@@ -1,15 +1,19 @@
-//! The `waymark.v1.Node` service. What each call means and answers stands in `proto/waymark/v1/node.proto`.
+//! The `waymark.v1.Node` service. What each call means and answers stands in
+//! `proto/waymark/v1/node.proto`.
 
 use std::pin::Pin;
 
 use futures::{Stream, stream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
 use super::{
+    access::Caller,
     candidate::{Candidates, NotLoaded, Wanted, short},
     convert,
+    nearest::nearest,
     proto::{self, node_server::Node},
+    roles::Role,
 };
 use crate::{
     balancer::{DiscoverError, ServiceClosed, ServiceHandle, Services, StateReader, SwapError},
@@ -31,9 +35,15 @@ impl NodeApi {
         Self { services, candidates, closing }
     }
 
-    async fn handle(&self, name: &str, discover: bool) -> Result<ServiceHandle, Status> {
+    async fn handle(&self, name: &str, discover: bool, asker: &Extensions) -> Result<ServiceHandle, Status> {
         if let Some(handle) = self.services.get(name) {
             return Ok(handle);
+        }
+        // To have a service watched changes what this node does.
+        if discover && asker.get::<Caller>().is_none_or(|caller| caller.role < Role::Write) {
+            return Err(Status::permission_denied(
+                "to have this node watch a further service (`discover`) takes what it takes to change a policy",
+            ));
         }
         let name = ServiceName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if !discover {
@@ -58,8 +68,8 @@ impl Node for NodeApi {
         &self,
         request: Request<proto::GetServiceRequest>,
     ) -> Result<Response<proto::Service>, Status> {
-        let request = request.into_inner();
-        let handle = self.handle(&request.service, request.discover).await?;
+        let (_, asker, request) = request.into_parts();
+        let handle = self.handle(&request.service, request.discover, &asker).await?;
         Ok(Response::new(convert::service(&handle, true)))
     }
 
@@ -69,8 +79,8 @@ impl Node for NodeApi {
         &self,
         request: Request<proto::GetServiceRequest>,
     ) -> Result<Response<Self::WatchServiceStream>, Status> {
-        let request = request.into_inner();
-        let handle = self.handle(&request.service, request.discover).await?;
+        let (_, asker, request) = request.into_parts();
+        let handle = self.handle(&request.service, request.discover, &asker).await?;
         let follow = Follow {
             services: self.services.clone(),
             name: handle.name().clone(),
@@ -78,7 +88,8 @@ impl Node for NodeApi {
             closing: self.closing.clone(),
             begun: false,
         };
-        // Nothing is read ahead: a message is made when the transport has room for it, from what is published then.
+        // Nothing is read ahead: a message is made when the transport has room for it, from what is
+        // published then.
         let messages = stream::unfold(Some(follow), |follow| async {
             let mut follow = follow?;
             match follow.next().await {
@@ -93,7 +104,7 @@ impl Node for NodeApi {
         &self,
         request: Request<proto::GetPolicyRequest>,
     ) -> Result<Response<proto::PolicyStatus>, Status> {
-        let handle = self.handle(&request.into_inner().service, false).await?;
+        let handle = self.handle(&request.into_inner().service, false, &Extensions::default()).await?;
         Ok(Response::new(convert::policy_status(&handle)))
     }
 
@@ -101,7 +112,9 @@ impl Node for NodeApi {
         &self,
         request: Request<proto::SetPolicyRequest>,
     ) -> Result<Response<proto::PolicyStatus>, Status> {
-        let proto::SetPolicyRequest { service, source, config, by, origin, discover, allow } = request.into_inner();
+        let (_, asker, request) = request.into_parts();
+        let proto::SetPolicyRequest { service, source, config, by, origin, discover, allow } = request;
+        let by = signed(&asker, by);
         let source = source.ok_or_else(|| {
             Status::invalid_argument(
                 "no policy was sent: set `bundled` to a name, or `component` to a component's bytes",
@@ -109,7 +122,7 @@ impl Node for NodeApi {
         })?;
         let allow = Grants::parse(allow.iter().map(String::as_str))
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let handle = self.handle(&service, discover).await?;
+        let handle = self.handle(&service, discover, &asker).await?;
         let limits = self.services.limits(handle.name());
         let candidate = match self.candidates.load(Wanted { source, config, allow, by, origin }, limits).await {
             Ok(candidate) => candidate,
@@ -130,10 +143,20 @@ impl Node for NodeApi {
         &self,
         request: Request<proto::RollbackPolicyRequest>,
     ) -> Result<Response<proto::PolicyStatus>, Status> {
-        let proto::RollbackPolicyRequest { service, version, by } = request.into_inner();
-        let handle = self.handle(&service, false).await?;
-        let published = handle.roll_back(version, short(&by)).await.map_err(|error| not_swapped(&error))?;
+        let (_, asker, request) = request.into_parts();
+        let proto::RollbackPolicyRequest { service, version, by } = request;
+        let handle = self.handle(&service, false, &asker).await?;
+        let published =
+            handle.roll_back(version, short(&signed(&asker, by))).await.map_err(|error| not_swapped(&error))?;
         Ok(Response::new(convert::swapped(&handle, &published)))
+    }
+}
+
+/// Who makes a change, for the history.
+fn signed(asker: &Extensions, by: String) -> String {
+    match asker.get::<Caller>() {
+        Some(caller) => caller.sign(by),
+        None => by,
     }
 }
 
@@ -147,7 +170,8 @@ struct Follow {
 }
 
 impl Follow {
-    /// The service as it is now, at first; afterwards as it is after a change that was not told yet.
+    /// The service as it is now, at first; afterwards as it is after a change that was not told
+    /// yet.
     async fn next(&mut self) -> Result<proto::Service, Status> {
         if self.begun {
             tokio::select! {
@@ -165,16 +189,16 @@ fn gone(closed: ServiceClosed) -> Status {
     Status::unavailable(closed.to_string())
 }
 
-/// Says what is watched instead, the most similar name first.
+/// Says what is watched instead, the most similar names first.
 fn unknown(name: &ServiceName, services: &Services) -> Status {
     const SHOWN: usize = 5;
-    let mut known: Vec<_> = services.list().iter().map(|handle| handle.name().clone()).collect();
-    let hint = if known.is_empty() {
+    let handles = services.list();
+    let hint = if handles.is_empty() {
         "it watches none yet".to_owned()
     } else {
-        known.sort_by_cached_key(|other| strsim::damerau_levenshtein(other.as_str(), name.as_str()));
-        let more = if known.len() > SHOWN { format!(" and {} more", known.len() - SHOWN) } else { String::new() };
-        let shown: Vec<_> = known.iter().take(SHOWN).map(ServiceName::as_str).collect();
+        let shown = nearest(name.as_str(), handles.iter().map(|handle| handle.name().as_str()), SHOWN);
+        let more = handles.len() - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!("it watches {}{more}", shown.join(", "))
     };
     Status::not_found(format!(
@@ -188,6 +212,7 @@ fn not_discovered(error: &DiscoverError) -> Status {
         DiscoverError::Naming(NamingError::Failed { .. }) => Status::internal(message),
         DiscoverError::Naming(_) => Status::invalid_argument(message),
         DiscoverError::TooMany { .. } => Status::resource_exhausted(message),
+        DiscoverError::NotAllowed { .. } => Status::permission_denied(message),
     }
 }
 

@@ -8,7 +8,8 @@ use tonic::{Code, Status};
 use super::proto::set_policy_request::Source;
 use crate::{
     balancer::{Candidate, PolicyInfo},
-    plugin::{self, Engine, Grants, Kind, Limits, LoadError, bundled},
+    plugin::{self, Abandon, Engine, Grants, Kind, Limits, LoadError, bundled},
+    text,
 };
 
 /// The longest configuration, in bytes: it is kept in the history with each version.
@@ -17,11 +18,12 @@ const CONFIG_LEN: usize = 1 << 20;
 /// Room in a message for what is not the component: configuration and names.
 pub(super) const BESIDE_COMPONENT: usize = 2 << 20;
 
-/// How much of a free text of the history is kept, in characters.
+/// How much of a free text of the history is kept, in bytes.
 const TEXT_LEN: usize = 200;
 
-/// How many components may be compiled at once: it takes all cores for a while, and calls run beside it.
-const AT_ONCE: usize = 2;
+/// How many components may be in hand at once: each is some MiB. How many of them are compiled at
+/// once is the engine's business.
+const AT_ONCE: usize = 16;
 
 /// What SetPolicy was sent.
 pub(super) struct Wanted {
@@ -75,12 +77,21 @@ impl Candidates {
             (_, named) => named,
         };
         let closed = |closed| Status::internal(format!("plugins cannot be loaded any more: {closed}"));
-        let _permit = self.permits.acquire().await.map_err(|error| NotLoaded::of_host(closed(error)))?;
+        // What is bundled waits for nobody's component.
+        let _permit = match source {
+            Source::Bundled(_) => None,
+            Source::Component(_) => {
+                Some(self.permits.acquire().await.map_err(|error| NotLoaded::of_host(closed(error)))?)
+            }
+        };
         let engine = self.engine.clone();
+        // Who asked may go while it is compiled: then this future is dropped, and compiling ends.
+        let abandon = Abandon::default();
+        let _abandons = abandon.on_drop();
         let load = move || {
             let loaded = match &source {
                 Source::Bundled(name) => engine.load_bundled_with(Kind::Policy, name, limits),
-                Source::Component(bytes) => engine.load_with(bytes, &origin, limits, allow),
+                Source::Component(bytes) => engine.load_unless(bytes, &origin, limits, allow, &abandon),
             };
             let error = match loaded.and_then(|plugin| plugin.into_policy(&config)) {
                 Ok(policy) => return Ok(Candidate::new(policy, by)),
@@ -105,6 +116,7 @@ fn refused(error: &LoadError) -> Status {
         | LoadError::CoreModule { .. }
         | LoadError::TooLarge { .. }
         | LoadError::Invalid { .. }
+        | LoadError::TooCostly { .. }
         | LoadError::OtherWorld { .. }
         | LoadError::UnsupportedVersion { .. }
         | LoadError::NotGranted { .. }
@@ -113,11 +125,12 @@ fn refused(error: &LoadError) -> Status {
         | LoadError::BadConfig { .. }
         | LoadError::NoSuchBundled { .. } => Code::InvalidArgument,
         LoadError::Failed { .. } | LoadError::BadDescription { .. } => Code::FailedPrecondition,
+        LoadError::NotCompiled { .. } => Code::ResourceExhausted,
     };
     Status::new(code, error.to_string())
 }
 
-/// A free text as the history keeps it: short, and nothing in it that moves a terminal's cursor.
+/// A free text as the history keeps it.
 pub(super) fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(TEXT_LEN).collect()
+    text::printable(text, TEXT_LEN)
 }

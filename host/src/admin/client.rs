@@ -1,16 +1,24 @@
-//! A client of the node's API for the command line and the demo: plain types, and errors that say what a person can do.
+//! A client of the node's API for the command line and the demo: plain types, and errors that say
+//! what a person can do.
 
-use std::{collections::BTreeMap, error::Error, time::Duration};
+mod connect;
+
+use std::{collections::BTreeMap, error::Error};
 
 use serde::{Serialize, Serializer};
 use thiserror::Error;
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint as Target},
-};
+use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
+
+use self::connect::Bearer;
+pub use self::connect::Credentials;
 
 use super::proto::{self, node_client, set_policy_request::Source};
-use crate::{balancer::Standing, model::ServiceName, plugin::Grants};
+use crate::{
+    balancer::Standing,
+    model::ServiceName,
+    plugin::Grants,
+    text::{SCREEN, shown},
+};
 
 /// Why a node did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -27,7 +35,7 @@ pub enum ClientError {
         problem: String,
     },
     /// Nobody answers there, or the connection broke. Retry when a node runs there.
-    #[error("cannot reach a node at {address}: {reason}")]
+    #[error("cannot reach a node at {address}: {reason}", reason = shown(.reason, SCREEN))]
     Unreachable {
         /// The node's address.
         address: String,
@@ -35,7 +43,7 @@ pub enum ClientError {
         reason: String,
     },
     /// Something answers there that is no node. Do not retry.
-    #[error("what answers at {address} is not a node's API: {reason}")]
+    #[error("what answers at {address} is not a node's API: {reason}", reason = shown(.reason, SCREEN))]
     NotANode {
         /// The address.
         address: String,
@@ -43,13 +51,13 @@ pub enum ClientError {
         reason: String,
     },
     /// The node refused, and says why. Nothing was changed. Do not retry the same.
-    #[error("{reason}")]
+    #[error("{reason}", reason = shown(.reason, SCREEN))]
     Refused {
         /// The node's words.
         reason: String,
     },
     /// The node tried, and failed, or is shutting down.
-    #[error("the node at {address} failed: {reason}")]
+    #[error("the node at {address} failed: {reason}", reason = shown(.reason, SCREEN))]
     Failed {
         /// The node's address.
         address: String,
@@ -104,8 +112,10 @@ pub struct Service {
     pub stale_seconds: Option<f64>,
     /// The registry's last failure; empty while it answers.
     pub stale_reason: String,
-    /// Entries in etcd that the key scheme could not read.
+    /// Entries in etcd, and instances of them, that were left out.
     pub skipped_entries: u64,
+    /// Why, in words; empty where none were.
+    pub skipped_reasons: String,
     /// Requests picked for.
     pub picks: u64,
     /// Of these, the ones that a fallback answered.
@@ -190,7 +200,8 @@ pub struct PolicyVersion {
     pub at_unix_ms: i64,
     /// `rotation`, `hash-table` or `each-request`; empty while it has no plan.
     pub plan: String,
-    /// `running`, `superseded`, `refused`, `quarantined`, or `unknown` for an outcome of a newer node.
+    /// `running`, `superseded`, `refused`, `quarantined`, or `unknown` for an outcome of a newer
+    /// node.
     pub outcome: &'static str,
     /// Why it was refused or taken out; empty otherwise.
     pub reason: String,
@@ -207,13 +218,18 @@ pub struct PolicyStatus {
     pub service: String,
     /// The one that runs.
     pub running: PolicyVersion,
-    /// Why another policy than the chosen one serves; empty when all is well.
+    /// Why another policy than the chosen one serves, or that its picks take too much time; empty
+    /// when all is well.
     pub degraded: String,
     /// All, newest first.
     pub history: Vec<PolicyVersion>,
     /// After a swap: how long its parts took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<SwapTimes>,
+    /// After a swap: what whoever made it ought to know, that its picks are slow; empty when there
+    /// is nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub warning: String,
     /// After a swap: the generation that was published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
@@ -228,63 +244,46 @@ pub struct SwapTimes {
     pub build_seconds: f64,
     /// Publishing it.
     pub publish_seconds: f64,
+    /// Of a policy that is asked for every request: processor time of the quickest pick that it was
+    /// tried with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pick_seconds: Option<f64>,
 }
 
 /// A client of one node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct NodeClient {
-    inner: node_client::NodeClient<Channel>,
+    inner: node_client::NodeClient<InterceptedService<Channel, Bearer>>,
     address: String,
 }
-
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A node that answers neither a call nor a ping for this long is gone. Calls have no deadline of their own: compiling a large component
-/// takes as long as it takes.
-const PING_EVERY: Duration = Duration::from_secs(10);
 
 impl NodeClient {
     /// Where a node's API listens unless it was told otherwise.
     pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7001";
 
-    /// Connects to the node at `host:port`, or `http://host:port`.
+    /// Connects to the node at `host:port`, `http://host:port`, `https://host:port` or
+    /// `unix:/PATH`.
     ///
     /// # Cancel safety
     ///
     /// Safe.
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
-        let bad = |problem: &str| ClientError::Address {
-            address: address.chars().take(200).collect(),
-            problem: problem.to_owned(),
-        };
-        let text = match address.trim().split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(bad("the node's API has no TLS")),
-            Some(_) => return Err(bad("its scheme is not http")),
-            None => address.trim(),
-        };
-        let text = text.trim_end_matches('/');
-        text.parse::<crate::model::Address>().map_err(|error| match error {
-            crate::model::ModelError::Address { problem, .. } => bad(&format!("it {problem}")),
-            other => bad(&other.to_string()),
-        })?;
-        let target = Target::from_shared(format!("http://{text}")).map_err(|error| bad(&error.to_string()))?;
-        let channel = target
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_EVERY)
-            .user_agent(concat!("waymark/", env!("CARGO_PKG_VERSION")))
-            .map_err(|error| bad(&error.to_string()))?
-            .connect()
-            .await
-            .map_err(|error| ClientError::Unreachable { address: text.to_owned(), reason: innermost(&error) })?;
-        // Its answers may be long; whoever dials a node trusts it.
-        let inner = node_client::NodeClient::new(channel).max_decoding_message_size(256 << 20);
-        Ok(Self { inner, address: text.to_owned() })
+        Self::connect_as(address, &Credentials::default()).await
     }
 
-    /// The node's address, `host:port`.
+    /// The same, with what proves who we are, and what the node has to prove.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn connect_as(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
+        let (channel, bearer, address) = connect::connect(address, credentials).await?;
+        // Its answers may be long; whoever dials a node trusts it.
+        let inner = node_client::NodeClient::with_interceptor(channel, bearer).max_decoding_message_size(256 << 20);
+        Ok(Self { inner, address })
+    }
+
+    /// The node's address, `host:port` or `unix:/PATH`.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -357,7 +356,8 @@ impl NodeClient {
             allow: set.allow.names().map(ToOwned::to_owned).collect(),
         };
         let answer = self.inner.clone().set_policy(request).await.map_err(|status| match status.code() {
-            // The message was not taken in at all, so that the node could not say what it was about.
+            // The message was not taken in at all, so that the node could not say what it was
+            // about.
             Code::OutOfRange => ClientError::Refused { reason: format!("{too_large} ({})", status.message()) },
             _ => self.error(&status),
         })?;
@@ -378,7 +378,8 @@ impl NodeClient {
     /// What a status means for whoever asked.
     fn error(&self, status: &Status) -> ClientError {
         let address = self.address.clone();
-        // A status with a cause was made here, of a fault on the way; the others are the node's words.
+        // A status with a cause was made here, of a fault on the way; the others are the node's
+        // words.
         if let Some(cause) = status.source() {
             let reason = innermost(cause);
             let lost = chain(cause).any(<dyn Error>::is::<std::io::Error>) || status.code() == Code::Unavailable;
@@ -412,7 +413,8 @@ pub struct ServiceWatch {
 }
 
 impl ServiceWatch {
-    /// The service as it is now, at first; then as it is after a change. States that came and went between two calls are left out.
+    /// The service as it is now, at first; then as it is after a change. States that came and went
+    /// between two calls are left out.
     ///
     /// # Cancel safety
     ///
@@ -454,6 +456,7 @@ impl From<proto::Service> for Service {
             stale_seconds: from.stale_seconds,
             stale_reason: from.stale_reason,
             skipped_entries: from.skipped_entries,
+            skipped_reasons: from.skipped_reasons,
             picks: from.picks,
             fallback_picks: from.fallback_picks,
             plan: from.plan,
@@ -473,6 +476,7 @@ impl From<proto::Endpoint> for Endpoint {
             State::Idle => Some(Standing::Idle),
             State::Connecting => Some(Standing::Connecting),
             State::BackingOff => Some(Standing::BackingOff),
+            State::Silent => Some(Standing::Silent),
             State::Ejected => Some(Standing::Ejected),
             State::Unhealthy => Some(Standing::Unhealthy),
             State::Checking => Some(Standing::Checking),
@@ -548,7 +552,9 @@ impl From<proto::PolicyStatus> for PolicyStatus {
                 load_seconds: swap.load_seconds,
                 build_seconds: swap.build_seconds,
                 publish_seconds: swap.publish_seconds,
+                pick_seconds: swap.pick_seconds,
             }),
+            warning: from.warning,
         }
     }
 }

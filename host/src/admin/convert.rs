@@ -3,9 +3,12 @@
 use std::time::UNIX_EPOCH;
 
 use super::proto;
-use crate::balancer::{
-    EndpointCell, EndpointState, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, Standing,
-    SwapTimes,
+use crate::{
+    balancer::{
+        EndpointCell, EndpointState, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, Standing,
+        SwapTimes,
+    },
+    conformance::slow_picks,
 };
 
 /// One service as it is now.
@@ -28,6 +31,7 @@ pub(super) fn service(handle: &ServiceHandle, with_endpoints: bool) -> proto::Se
         plan: state.plan_kind().into(),
         endpoint_count: u32::try_from(state.endpoints.len()).unwrap_or(u32::MAX),
         degraded: degraded(&state),
+        skipped_reasons: state.skips.to_string(),
     }
 }
 
@@ -41,6 +45,7 @@ pub(super) fn policy_status(handle: &ServiceHandle) -> proto::PolicyStatus {
         history: history.iter().map(policy_version).collect(),
         swap: None,
         generation: 0,
+        warning: String::new(),
     }
 }
 
@@ -53,12 +58,13 @@ pub(super) fn swapped(handle: &ServiceHandle, published: &Published) -> proto::P
     proto::PolicyStatus {
         swap: Some(swap_times(&published.times)),
         generation: published.generation,
+        warning: published.times.pick.and_then(slow_picks).unwrap_or_default(),
         ..policy_status(handle)
     }
 }
 
-/// The version that the published generation runs. Before the first generation it is the one that will run; when every policy
-/// was taken out of service, the native rotation stands in its place.
+/// The version that the published generation runs. Before the first generation it is the one that
+/// will run; when every policy was taken out of service, the native rotation stands in its place.
 fn running(state: &ServiceState, history: &[PolicyVersion]) -> proto::PolicyVersion {
     let found = history.iter().find(|version| {
         version.version == state.policy_version || (state.generation == 0 && version.outcome == PolicyOutcome::Running)
@@ -113,6 +119,7 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
             Standing::BackingOff => State::BackingOff,
             Standing::Unhealthy => State::Unhealthy,
             Standing::Checking => State::Checking,
+            Standing::Silent => State::Silent,
             Standing::Ejected => State::Ejected,
             Standing::Connecting => State::Connecting,
             Standing::Ready => State::Ready,
@@ -148,5 +155,6 @@ fn swap_times(times: &SwapTimes) -> proto::SwapTimes {
         load_seconds: times.load.as_secs_f64(),
         build_seconds: times.build.as_secs_f64(),
         publish_seconds: times.publish.as_secs_f64(),
+        pick_seconds: times.pick.map(|pick| pick.as_secs_f64()),
     }
 }

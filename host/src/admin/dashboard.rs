@@ -1,4 +1,5 @@
-//! The page at `/`: what this node knows, for a person with a browser. One string, no scripts, nothing from elsewhere.
+//! The page at `/`: what this node knows, for a person with a browser. One string, no scripts,
+//! nothing from elsewhere.
 
 use std::{
     fmt::{self, Write as _},
@@ -8,7 +9,10 @@ use std::{
 use serde::Deserialize;
 
 use super::readiness::Report;
-use crate::balancer::{PolicyOutcome, ServiceHandle, Services};
+use crate::{
+    balancer::{PolicyOutcome, ServiceHandle, Services},
+    text::{WORDS, shown},
+};
 
 /// How many services a page shows; the rest are found by name.
 const SHOWN_SERVICES: usize = 50;
@@ -26,7 +30,8 @@ pub(super) struct Filter {
     service: String,
 }
 
-/// Text as HTML, in an element or a quoted attribute.
+/// Text as HTML, in an element or a quoted attribute: whoever's words they are, printable and
+/// short.
 struct Esc<T>(T);
 
 impl<T: fmt::Display> fmt::Display for Esc<T> {
@@ -47,7 +52,7 @@ impl<T: fmt::Display> fmt::Display for Esc<T> {
                 Ok(())
             }
         }
-        write!(Escaping(f), "{}", self.0)
+        write!(Escaping(f), "{}", shown(&self.0, WORDS))
     }
 }
 
@@ -119,7 +124,7 @@ fn write_service(html: &mut String, service: &ServiceHandle) -> fmt::Result {
         write!(html, r#" · <span class="bad">{fallback} by a fallback</span>"#)?;
     }
     if state.skipped > 0 {
-        write!(html, r#" · <span class="bad">{} unreadable entries skipped</span>"#, state.skipped)?;
+        write!(html, r#" · <span class="bad">{} skipped: {}</span>"#, state.skipped, state.skips)?;
     }
     let policy = Esc(&state.policy_name);
     writeln!(html, "</p><p>policy <b>{policy}</b> version {} · {}</p>", state.policy_version, state.plan_kind())?;
@@ -213,5 +218,11 @@ mod tests {
     fn nothing_of_a_text_is_read_as_html() {
         let escaped = Esc("<script>\"it's\" & more</script>").to_string();
         assert_eq!(escaped, "&lt;script&gt;&quot;it&#39;s&quot; &amp; more&lt;/script&gt;");
+    }
+
+    #[test]
+    fn a_text_of_others_is_short_and_swaps_nothing() {
+        assert_eq!(Esc("a\u{202e}<").to_string(), "a\\u{202e}&lt;");
+        assert!(Esc("x".repeat(5 << 20)).to_string().len() < 2 * WORDS);
     }
 }

@@ -1,5 +1,6 @@
-//! The node's own front door: its gRPC API, gRPC health and reflection, and over plain HTTP `/healthz`, `/readyz`, `/metrics` and a
-//! dashboard. One port speaks all of it, HTTP/1.1 and cleartext HTTP/2.
+//! The node's own front door: its gRPC API, gRPC health and reflection, and over plain HTTP
+//! `/healthz`, `/readyz`, `/metrics` and a dashboard. One port speaks all of it: pages over
+//! HTTP/1.1 and HTTP/2, calls over HTTP/2 alone.
 //!
 //! ```text
 //!   grpcurl, waymark policy ──▶ waymark.v1.Node ─────────────┐
@@ -8,23 +9,36 @@
 //!   people ───────────────────▶ / (dashboard) ───────────────┘
 //! ```
 //!
-//! Everything is read when it is asked for: nothing here keeps a copy that could be old. There is no authentication, and
-//! whoever reaches the port can change policies: listen on loopback, or where only operators get through.
+//! Everything is read when it is asked for: nothing here keeps a copy that could be old. Each
+//! request passes the `guard` before it gets to any of this: no web page gets through, and who may
+//! do what is [`Access`]'s business. There is a port (cleartext or TLS), a Unix socket, and a port
+//! that answers probes and nothing else.
 //!
-//! Calls of services go through the data plane, on another port. [`NodeClient`] is the client of this API for the command line
-//! and the demo. Nothing outside this module names axum or tonic servers.
+//! Calls of services go through the data plane, on another port. [`NodeClient`] is the client of
+//! this API for the command line and the demo. Nothing outside this module names axum or tonic
+//! servers.
 
+mod access;
 mod api;
+mod body;
 mod candidate;
 pub mod client;
 mod convert;
 mod dashboard;
+mod guard;
 mod health;
-mod metrics;
+mod nearest;
+mod plugin_memory;
 mod proto;
 mod readiness;
+mod refused;
+mod roles;
+mod scrape;
+mod seat;
+mod server;
+mod tokens;
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -32,24 +46,27 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
-    serve::ListenerExt as _,
 };
-/// Where modules register their metric families: begin with [`metrics_registry`].
-pub use prometheus_client::registry::Registry as MetricFamilies;
 use thiserror::Error;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tracing::{info, warn};
+use waymark_stages::metrics::{self, MetricFamilies, Metrics};
 
-use self::{api::NodeApi, candidate::Candidates, dashboard::Filter, health::HealthApi, proto::node_server::NodeServer};
 pub use self::{
-    client::{ClientError, NodeClient},
-    metrics::{Metrics, registry as metrics_registry},
+    access::Access,
+    client::{ClientError, Credentials, NodeClient},
+    plugin_memory::memory_of_plugins,
     readiness::{Check, CheckReport, Readiness, Report},
+    server::Doors,
+    tokens::{Tokens, TokensError},
 };
-use crate::{balancer::Services, plugin::Engine};
+use self::{
+    api::NodeApi, candidate::Candidates, dashboard::Filter, proto::node_server::NodeServer, refused::Refused,
+    scrape::Scrapes, server::Front,
+};
+use crate::{balancer::Services, plugin::Engine, text};
 
 /// What the front door shows and changes.
 pub struct Admin {
@@ -61,9 +78,13 @@ pub struct Admin {
     pub metrics: MetricFamilies,
     /// What has to be there before the node counts as ready.
     pub readiness: Readiness,
-    /// The largest component that SetPolicy takes for any service, in bytes. Default: the engine's limit.
+    /// Who may do what. Default: whoever gets here may do all.
+    pub access: Access,
+    /// The largest component that SetPolicy takes for any service, in bytes. Default: the engine's
+    /// limit.
     pub component_size: usize,
-    /// How long calls may go on after shutdown was asked for. Streams of this API end by themselves at once. Default 5 s.
+    /// How long calls may go on after shutdown was asked for. Streams of this API end by themselves
+    /// at once. Default 5 s.
     pub grace: Duration,
 }
 
@@ -74,8 +95,9 @@ impl Admin {
             services,
             component_size: engine.limits().component_size,
             engine,
-            metrics: metrics_registry(),
+            metrics: metrics::registry(),
             readiness: Readiness::default(),
+            access: Access::default(),
             grace: Duration::from_secs(5),
         }
     }
@@ -87,9 +109,6 @@ pub enum AdminError {
     /// The descriptors in the binary are damaged: a fault of the build.
     #[error("the descriptors for gRPC reflection cannot be read")]
     Reflection(#[source] tonic_reflection::server::Error),
-    /// The server ended by itself.
-    #[error("the node's API stopped")]
-    Serve(#[source] std::io::Error),
 }
 
 /// Serves until `shutdown` completes and the last call has ended, or its grace period is over.
@@ -98,56 +117,49 @@ pub enum AdminError {
 ///
 /// Dropping the future stops taking connections; calls that run then end with the runtime.
 pub async fn serve(
-    listener: TcpListener,
+    doors: impl Into<Doors>,
     admin: Admin,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
+    let doors = doors.into();
     let grace = admin.grace;
     let closing = CancellationToken::new();
-    let router = router(admin, &closing)?;
-    if let Ok(address) = listener.local_addr() {
-        info!(%address, "the node's API, health, metrics and dashboard are up");
+    let front = front(admin, &closing)?;
+    if let Ok(address) = doors.control.address() {
+        let probe = doors.probe.as_ref().and_then(|probe| probe.address().ok()).map(|address| address.to_string());
+        let (probe, tls) = (probe.as_deref().unwrap_or("none"), doors.tls.is_some());
+        info!(%address, tls, probe, "the node's API, health, metrics and dashboard are up");
     }
-    // Small answers must not wait for a full segment.
-    let listener = listener.tap_io(|connection| {
-        let _ = connection.set_nodelay(true); // Only slower without.
-    });
-    let asked = {
-        let closing = closing.clone();
-        async move {
-            shutdown.await;
-            closing.cancel();
-        }
-    };
-    let mut server = pin!(axum::serve(listener, router).with_graceful_shutdown(asked).into_future());
     let out_of_time = async {
-        closing.cancelled().await;
+        shutdown.await;
+        closing.cancel();
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
-        done = &mut server => done.map_err(AdminError::Serve),
+        () = server::serve(doors, front, closing.clone()) => {}
         () = out_of_time => {
             warn!(grace_seconds = grace.as_secs_f64(), "calls of the node's API did not end in time and are cut off");
-            Ok(())
         }
     }
+    Ok(())
 }
 
 /// What the plain HTTP pages read.
 struct Pages {
     services: Services,
     readiness: Arc<Readiness>,
-    metrics: Metrics,
+    scrapes: Scrapes,
     closing: CancellationToken,
 }
 
-fn router(admin: Admin, closing: &CancellationToken) -> Result<Router, AdminError> {
-    let Admin { services, engine, metrics, readiness, component_size, grace: _ } = admin;
+fn front(admin: Admin, closing: &CancellationToken) -> Result<Front, AdminError> {
+    let Admin { services, engine, mut metrics, readiness, access, component_size, grace: _ } = admin;
+    let refused = Refused::register(&mut metrics);
     let readiness = Arc::new(readiness);
     let candidates = Candidates::new(engine);
     let message_size = component_size.saturating_add(candidate::BESIDE_COMPONENT);
     let node = NodeApi::new(services.clone(), candidates, closing.clone());
-    let health = HealthApi::new(services.clone(), Arc::clone(&readiness), closing.clone());
+    let health = health::api(services.clone(), Arc::clone(&readiness), closing.clone());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -159,7 +171,7 @@ fn router(admin: Admin, closing: &CancellationToken) -> Result<Router, AdminErro
         .add_service(reflection().build_v1alpha().map_err(AdminError::Reflection)?)
         .into_axum_router();
     let pages = Arc::new(Pages {
-        metrics: Metrics::new(metrics, services.clone()),
+        scrapes: Scrapes::new(Metrics::new(metrics, services.clone())),
         services,
         readiness,
         closing: closing.clone(),
@@ -167,16 +179,19 @@ fn router(admin: Admin, closing: &CancellationToken) -> Result<Router, AdminErro
     let http = Router::new()
         .route("/", get(index))
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
         .with_state(pages);
-    Ok(grpc.merge(http).fallback(nothing_here))
+    let router = grpc.merge(http).fallback(nothing_here);
+    Ok(Front { router, access, message_size, refused })
 }
 
 async fn index(State(pages): State<Arc<Pages>>, Query(filter): Query<Filter>) -> Response {
     let report = pages.report();
     let page = dashboard::page(&pages.services, &report, &filter);
-    // The page is made of other people's names: a browser shall run none of it, whatever it looks like.
+    // The page is made of other people's names: a browser shall run none of it, whatever it looks
+    // like.
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
@@ -193,12 +208,7 @@ async fn readyz(State(pages): State<Arc<Pages>>) -> Response {
 }
 
 async fn scrape(State(pages): State<Arc<Pages>>) -> Response {
-    match pages.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {error}\n")).into_response()
-        }
-    }
+    pages.scrapes.answer()
 }
 
 /// Answers each in its own language: gRPC clients with a status, people with a text.
@@ -209,13 +219,14 @@ async fn nothing_here(request: Request) -> Response {
         .get(header::CONTENT_TYPE)
         .is_some_and(|content| content.as_bytes().starts_with(b"application/grpc"));
     if is_grpc {
-        let shown: String = path.chars().take(200).collect();
+        let shown = text::shown(path, text::NAME);
         return tonic::Status::unimplemented(format!(
             "{shown} is not served here: this is the node's own API; calls of services go to the node's proxy port"
         ))
         .into_http();
     }
-    let text = "not found; there are /, /healthz, /readyz and /metrics, and the gRPC services that reflection lists\n";
+    let text =
+        "not found; there are /, /healthz, /livez, /readyz and /metrics, and the gRPC services that reflection lists\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

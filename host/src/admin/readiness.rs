@@ -1,21 +1,26 @@
 //! Whether this node should be sent calls, and if not, why.
 //!
-//! A policy that was taken out of service, or that cannot serve the present endpoints, makes no node unready: every call is served, by
-//! another policy, and taking the node out of rotation would turn a policy's fault into lost capacity. The report says "degraded"
-//! with the reason instead, for whoever looks and for alerts.
+//! A policy that was taken out of service, or that cannot serve the present endpoints, makes no
+//! node unready: every call is served, by another policy, and taking the node out of rotation would
+//! turn a policy's fault into lost capacity. The report says "degraded" with the reason instead,
+//! for whoever looks and for alerts.
 
 use serde::Serialize;
 
-use crate::{balancer::Services, model::ServiceName};
+use crate::{
+    balancer::Services,
+    model::ServiceName,
+    text::{WORDS, printable},
+};
 
-/// Something else the node needs, asked at every request for `/readyz`: it must answer at once. `Ok` and `Err` both carry a text for
-/// people.
+/// Something else the node needs, asked at every request for `/readyz`: it must answer at once.
+/// `Ok` and `Err` both carry a text for people.
 pub type Check = Box<dyn Fn() -> Result<String, String> + Send + Sync>;
 
 /// What has to be there before the node counts as ready.
 ///
-/// A configured service is there when the registry has listed it once; from then on the last known set is served, so that an
-/// etcd that goes away makes no node unready.
+/// A configured service is there when the registry has listed it once; from then on the last known
+/// set is served, so that an etcd that goes away makes no node unready.
 #[derive(Default)]
 pub struct Readiness {
     expected: Vec<ServiceName>,
@@ -27,7 +32,8 @@ pub struct Readiness {
 pub struct Report {
     /// Whether all checks passed.
     pub ready: bool,
-    /// Whether a service is not balanced by the policy that was chosen for it. Its calls are served.
+    /// Whether a service is not balanced by the policy that was chosen for it. Its calls are
+    /// served.
     pub degraded: bool,
     /// Each check.
     pub checks: Vec<CheckReport>,
@@ -69,7 +75,8 @@ impl Readiness {
         let mut add = |name: String, outcome: Result<String, String>| {
             let ok = outcome.is_ok();
             let (Ok(detail) | Err(detail)) = outcome;
-            checks.push(CheckReport { name, ok, detail });
+            // It holds words of policies and of the registry.
+            checks.push(CheckReport { name, ok, detail: printable(&detail, WORDS) });
         };
         add("node".into(), if closing { Err("is shutting down".into()) } else { Ok("is running".into()) });
         for (name, check) in &self.checks {

@@ -1,12 +1,9 @@
 //! The composition root: joins the stages to a running node.
 
-mod client;
-mod defaults;
-mod follow_file;
-mod follow_policy;
-mod follow_tls;
-mod load;
-mod stages;
+mod follow_tokens;
+mod fronts;
+mod sockets;
+mod take_over;
 
 use std::{
     io,
@@ -16,26 +13,24 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
+use waymark_stages::{Stages, StartError};
 
-use self::stages::Stages;
-pub use self::{
-    client::Client,
-    follow_tls::CertificateError,
-    load::{PluginError, default_plugin_cache, default_state_dir, load_key_scheme, load_plugin, load_policy},
+pub use self::{follow_tokens::TokenFileError, sockets::Inherited};
+use self::{
+    fronts::{Front, Fronts, address},
+    sockets::Sockets,
 };
 use crate::{
-    admin::{self, Admin, AdminError, Readiness},
+    admin::{self, Access, Admin, Doors, Readiness},
     balancer::Services,
     config::NodeConfig,
-    dataplane::{self, AccessLog, AccessTarget, Channel, Drained, TargetError},
-    embedded::EmbeddedError,
+    dataplane::{self, AccessLog, Channel, Drained, Listener, TargetError},
     model::ServiceName,
     naming::KeyScheme,
-    policy::BuildError,
-    registry::{Registry, RegistryError},
+    reach::{Allow, Reach},
+    registry::Registry,
 };
 
 /// Why a node does not start. Nothing of it runs.
@@ -55,47 +50,57 @@ pub enum AppError {
         source: io::Error,
     },
     /// A Unix socket cannot be listened on.
-    #[error("cannot listen for gRPC calls on unix:{path}: {source}", path = path.display())]
+    #[error("cannot listen for {what} on unix:{path}: {source}", path = path.display())]
     ListenUnix {
+        /// For what.
+        what: &'static str,
         /// The socket's path.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// The access log cannot be opened.
-    #[error("cannot write the access log to {to}: {source}; name another place with --access-log")]
-    AccessLog {
-        /// Where it should go.
-        to: AccessTarget,
+    /// Whoever reaches the node's API from beyond this machine could change policies.
+    #[error(
+        "not starting: whoever reaches the node's API on {address} could change its policies, from beyond this machine. Say who may: --admin-token-file \
+         FILE, or allow-clients with tls.client-ca-file of [admin]; or let nobody but this machine's users: --admin 127.0.0.1:{port}, and \
+         for health and metrics --probe {address}; or, if something else keeps strangers from it, --admin-insecure",
+        port = address.port()
+    )]
+    AdminIsOpen {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The configured tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
+    /// The service manager passed on what nobody can listen on.
+    #[error("socket {which} of LISTEN_FDS cannot be used: {source}")]
+    Inherited {
+        /// Which of them, from 1, and its name.
+        which: String,
         /// Why.
         source: io::Error,
     },
-    /// The configured certificates cannot be used.
-    #[error(transparent)]
-    Certificates(#[from] CertificateError),
-    /// The plugin engine does not run on this machine.
-    #[error("cannot start the plugin engine: {0}")]
-    Engine(String),
-    /// A configured plugin cannot be loaded.
-    #[error(transparent)]
-    Plugin(#[from] PluginError),
-    /// A configured policy refuses its configuration.
-    #[error("{whose}: {source}")]
-    Policy {
-        /// The service, or the default.
-        whose: String,
-        /// What the policy said.
-        source: BuildError,
+    /// The service manager passed on a socket that the configuration has no use for.
+    #[error(
+        "the service manager passed on the socket {socket}, and nothing of this node listens there; name it with FileDescriptorName=proxy, admin \
+         or unix, or give its address with --listen, --admin or --listen-unix"
+    )]
+    NotOurs {
+        /// Its name and address.
+        socket: String,
     },
-    /// The registry cannot be used, and trying again would not help.
+    /// The node that is to be taken over from does not give its sockets.
+    #[error("cannot take over from the node at {path}: {source}", path = path.display())]
+    TakeOver {
+        /// Where it listens.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The registry, a plugin, a certificate or the access log cannot be used.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The embedded registry does not start.
-    #[error(transparent)]
-    Embedded(#[from] EmbeddedError),
-    /// A configured service cannot be balanced.
-    #[error(transparent)]
-    Service(#[from] crate::balancer::DiscoverError),
+    Stages(#[from] StartError),
 }
 
 fn hint(source: &io::Error, flag: &str) -> String {
@@ -110,44 +115,143 @@ fn hint(source: &io::Error, flag: &str) -> String {
 pub struct Node {
     proxy: SocketAddr,
     admin: SocketAddr,
+    probe: Option<SocketAddr>,
     unix: Option<PathBuf>,
+    admin_unix: Option<PathBuf>,
     stages: Stages,
-    stop: CancellationToken,
-    /// One a listener.
-    proxy_tasks: Vec<JoinHandle<Drained>>,
-    admin_task: JoinHandle<Result<(), AdminError>>,
+    fronts: Fronts,
+    /// Offers the sockets to a node that comes after this one, if one may.
+    offer: Option<AbortOnDropHandle<()>>,
+    /// Cancelled when one has taken over.
+    succeeded: CancellationToken,
 }
 
 impl Node {
-    /// Starts everything and returns when calls are taken. An etcd that cannot be reached is no obstacle: the node says so and goes on
-    /// trying.
+    /// Starts everything and returns when calls are taken. An etcd that cannot be reached is no
+    /// obstacle: the node says so and goes on trying.
     pub async fn start(config: NodeConfig) -> Result<Self, AppError> {
+        Self::start_on(config, Inherited::default()).await
+    }
+
+    /// As [`Self::start`], on the sockets that the service manager has.
+    pub async fn start_on(config: NodeConfig, inherited: Inherited) -> Result<Self, AppError> {
+        let control = &config.control;
+        if control.is_open_to_others(config.admin) {
+            return Err(AppError::AdminIsOpen { address: config.admin });
+        }
+        let tokens = control.token_file.as_deref().map(follow_tokens::load).transpose()?;
         // The ports first: the most common fault, and the cheapest to find.
-        let proxy_listener = listen("gRPC calls", config.listen, "--listen").await?;
-        let admin_listener = listen("the node's API", config.admin, "--admin").await?;
-        let (proxy, admin_address) = (address(&proxy_listener, config.listen), address(&admin_listener, config.admin));
-        let unix_listener = config.listen_unix.as_deref().map(|path| {
-            dataplane::Listener::unix(path, config.listen_unix_mode)
-                .map_err(|source| AppError::ListenUnix { path: path.to_owned(), source })
-        });
-        let unix_listener = unix_listener.transpose()?;
-        let (stages, metrics) = Stages::start(&config).await?;
-        let Stages { engine, services, dataplane, registry_urls, .. } = &stages;
-        let stop = CancellationToken::new();
-        let listeners = [Some(proxy_listener.into()), unix_listener].into_iter().flatten();
-        let serve = |listener: dataplane::Listener| {
-            tokio::spawn(dataplane::serve(listener, dataplane.clone(), stop.clone().cancelled_owned()))
+        let (predecessor, passed) = match &config.take_over {
+            Some(path) => take_over::ask(path).await?.unzip(),
+            None => (None, None),
         };
-        let proxy_tasks = listeners.map(serve).collect();
+        let mut sockets = Sockets::new(inherited, passed.unwrap_or_default(), config.take_over.is_some());
+        let proxy_listener = sockets.proxy(Front::PROXY, config.listen).await?;
+        let admin_listener = sockets.tcp(Front::ADMIN, config.admin).await?;
+        let unix = sockets.unix(Front::UNIX, config.listen_unix.as_deref(), config.listen_unix_mode)?;
+        let probe_listener = match control.probe {
+            Some(probe) => Some(sockets.tcp(Front::PROBE, probe).await?),
+            None => None,
+        };
+        // Who else is listed has to get to it; who he is the system says.
+        let mode = if control.uids.is_empty() { 0o600 } else { 0o666 };
+        let admin_unix = sockets.unix(Front::ADMIN_UNIX, control.unix.as_deref(), Some(mode))?;
+        let successor = match &config.take_over {
+            Some(path) => sockets.unix(Front::TAKE_OVER, Some(path), Some(0o600))?,
+            None => None,
+        };
+        let shared = sockets.finish()?;
+        let (proxy, admin_address) =
+            (address(proxy_listener.address(), config.listen), address(admin_listener.local_addr(), config.admin));
+        // Whoever passed it on may have bound it elsewhere.
+        if control.is_open_to_others(admin_address) {
+            return Err(AppError::AdminIsOpen { address: admin_address });
+        }
+        let probe = probe_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let ((unix_listener, unix), (admin_unix_listener, admin_unix)) = (unix.unzip(), admin_unix.unzip());
+        // Callers from elsewhere shall not reach through us what listens for this machine alone.
+        let allowed = if proxy.ip().to_canonical().is_loopback() { Allow::here() } else { Allow::elsewhere() };
+        let reach = Reach::new(config.client.allow.clone().unwrap_or(allowed));
+        reach.listens(proxy, "the node's own port for calls");
+        reach.listens(admin_address, "the node's own API");
+        if let Some(probe) = probe {
+            reach.listens(probe, "the node's own port for probes");
+        }
+        if let Some(path) = &admin_unix {
+            reach.listens_unix(path, "the socket of the node's own API");
+        }
+        if let Some(path) = &unix {
+            reach.listens_unix(path, "the node's own socket for calls");
+        }
+        if let Some(path) = &config.take_over {
+            reach.listens_unix(path, "the node's own socket for who takes over");
+        }
+        let (mut stages, metrics) = Stages::start(&config.client, &config.ports, control.tls.as_ref(), reach).await?;
+        let (tokens, handled) = tokens.unwrap_or_default();
+        if let Some(path) = control.token_file.clone() {
+            if stages.admin_tls.is_none() && !config.admin.ip().to_canonical().is_loopback() {
+                warn!(address = %config.admin, "tokens are sent in cleartext to the node's API; give it certificates (admin.tls)");
+            }
+            stages.followers.spawn(follow_tokens::follow_tokens(path, tokens.clone(), handled));
+        }
+        let doors = Doors {
+            control: admin_listener.into(),
+            tls: stages.admin_tls.clone(),
+            unix: admin_unix_listener.map(Into::into),
+            probe: probe_listener.map(Into::into),
+        };
+        let access = Access {
+            tokens,
+            clients: control.clients.clone(),
+            uids: control.uids.clone(),
+            require_auth: control.require_auth,
+            protect_reads: control.protect_reads,
+            hosts: control.hosts.clone(),
+        };
+        let Stages { engine, services, dataplane, registry_urls, .. } = &stages;
+        let mut fronts = Fronts::default();
+        let listeners = [
+            Some((Front::PROXY, proxy_listener.for_service(config.listen_service.clone()))),
+            unix_listener
+                .map(|socket| (Front::UNIX, Listener::from(socket).for_service(config.listen_unix_service.clone()))),
+        ];
+        for (front, listener) in listeners.into_iter().flatten() {
+            fronts.begin(front, |stop| dataplane::serve(listener, dataplane.clone(), stop));
+        }
         let front = Admin {
             metrics,
-            readiness: Readiness::default().with_services(config.services.iter().map(|service| service.name.clone())),
-            component_size: config.largest_component(),
+            readiness: Readiness::default()
+                .with_services(config.client.services.iter().map(|service| service.name.clone()))
+                .with_check("memory of plugins", admin::memory_of_plugins(engine)),
+            component_size: config.client.largest_component(),
+            access,
             ..Admin::new(services.clone(), engine.clone())
         };
-        let admin_task = tokio::spawn(admin::serve(admin_listener, front, stop.clone().cancelled_owned()));
+        fronts.begin(Front::ADMIN, |stop| async move {
+            if let Err(error) = admin::serve(doors, front, stop).await {
+                warn!(%error, "the admin server ended badly");
+            }
+            Drained { cut_off: 0 }
+        });
         info!(%proxy, admin = %admin_address, registry = registry_urls.join(","), "node is up");
-        Ok(Self { proxy, admin: admin_address, unix: config.listen_unix, stages, stop, proxy_tasks, admin_task })
+        if let Some(predecessor) = predecessor {
+            predecessor.release(shared.iter().map(|shared| shared.name)).await;
+            sockets::settle(&shared);
+        }
+        let succeeded = CancellationToken::new();
+        let offer = successor.map(|(socket, _)| take_over::offer(socket, shared, succeeded.clone()));
+        let offer = offer.map(|offer| AbortOnDropHandle::new(tokio::spawn(offer)));
+        Ok(Self { proxy, admin: admin_address, probe, unix, admin_unix, stages, fronts, offer, succeeded })
+    }
+
+    /// Ready when another node has taken over: it serves on the same sockets, and this one is to be
+    /// shut down. Never, where none may.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn taken_over(&self) {
+        self.succeeded.cancelled().await;
     }
 
     /// Where gRPC calls come in.
@@ -168,6 +272,21 @@ impl Node {
     /// Where the node's API, health, metrics and dashboard are.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Whether they are behind TLS.
+    pub fn admin_speaks_tls(&self) -> bool {
+        self.stages.admin_tls.is_some()
+    }
+
+    /// The Unix socket where they are too, if there is one.
+    pub fn admin_unix_path(&self) -> Option<&Path> {
+        self.admin_unix.as_deref()
+    }
+
+    /// Where health, readiness and metrics are answered and nothing else, if anywhere.
+    pub fn probe_addr(&self) -> Option<SocketAddr> {
+        self.probe
     }
 
     /// etcd's endpoints, or the embedded registry's.
@@ -195,40 +314,26 @@ impl Node {
         self.stages.dataplane.channel(service)
     }
 
-    /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1`, or the bare name.
+    /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`,
+    /// `etcd:///ayang/server1`, or the bare name.
     pub fn dial(&self, target: &str) -> Result<Channel, TargetError> {
         self.stages.dataplane.dial(target)
     }
 
-    /// Stops: takes no more calls, finishes what runs within the drain timeout, then closes everything. Returns how that went.
+    /// Stops: takes no more calls, finishes what runs within the drain timeout, then closes
+    /// everything. Returns how that went.
     ///
     /// # Cancel safety
     ///
     /// Once begun the shutdown goes on; only its end is not waited for.
     pub async fn shutdown(self) -> Drained {
-        self.stop.cancel();
-        let mut drained = Drained { cut_off: 0 };
-        for task in self.proxy_tasks {
-            match task.await {
-                Ok(one) => drained.cut_off += one.cut_off,
-                Err(panic) => warn!(%panic, "the data plane ended badly"),
-            }
+        if let Some(offer) = self.offer {
+            // First what is offered: it would keep the ports open.
+            offer.abort();
+            let _ = offer.await;
         }
-        match self.admin_task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the admin server ended badly"),
-            Err(panic) => warn!(%panic, "the admin server ended badly"),
-        }
+        let drained = self.fronts.end().await;
         self.stages.end().await;
         drained
     }
-}
-
-async fn listen(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|source| AppError::Listen { what, address, flag, source })
-}
-
-/// The port that was taken, where any was asked for.
-fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
-    listener.local_addr().unwrap_or(asked)
 }

@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, process::ExitCode};
 
-use super::{output::Failure, registry::listen_address, terminated};
+use super::{
+    output::{self, Failure},
+    registry::listen_address,
+    signals::Signals,
+};
 use crate::embedded;
 
 /// Flags of `waymark etcd`.
@@ -22,11 +26,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new()?;
     let server = embedded::Server::bind(args.listen, embedded::Options::default()).await?;
-    println!("embedded registry on {}; stop it with Ctrl-C", server.url());
+    output::announce(format_args!("embedded registry on {}; stop it with Ctrl-C", server.url()));
     server
-        .serve(async {
-            terminated().await;
+        .serve(async move {
+            signals.end().await;
         })
         .await?;
     Ok(ExitCode::SUCCESS)

@@ -11,11 +11,12 @@ use serde_json::json;
 use super::{
     output::{self, Failure},
     registry::RegistryArgs,
-    terminated,
+    signals::terminated,
 };
 use crate::{
-    model::{Endpoint, InstanceId, ServiceName},
+    model::{Endpoint, InstanceId, ServiceName, Skips},
     snapshot::{Reader, Snapshot},
+    text,
 };
 
 /// Flags of `waymark resolve`.
@@ -71,12 +72,16 @@ pub(super) async fn resolve(args: ResolveArgs) -> Result<ExitCode, Failure> {
     if args.json {
         output::print_json(&to_json(&snapshot));
     } else {
-        output::print_line(format_args!("{}", output::endpoints_table(&snapshot.endpoints)));
+        output::print_table(&output::endpoints_table(&snapshot.endpoints));
         output::print_line(format_args!("{} at revision {}", count(snapshot.endpoints.len()), snapshot.revision));
-        note_skipped(snapshot.skipped);
+        note_skipped(&snapshot.skips);
     }
     if snapshot.endpoints.is_empty() {
-        return Err(Failure::failed(format!("{} has no endpoints", args.service)));
+        let left_out = match snapshot.skips.total() {
+            0 => String::new(),
+            _ => format!(": entries and instances that are there were left out: {}", snapshot.skips),
+        };
+        return Err(Failure::failed(format!("{} has no endpoints{left_out}", args.service)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -93,18 +98,18 @@ pub(super) async fn watch(args: WatchArgs) -> Result<ExitCode, Failure> {
 
 async fn follow(reader: &mut Reader, as_json: bool) -> Result<(), Failure> {
     let mut known: BTreeMap<InstanceId, Endpoint> = BTreeMap::new();
-    let (mut first, mut stale, mut skipped) = (true, false, 0);
+    let (mut first, mut stale, mut skipped) = (true, false, Skips::default());
     loop {
         let snapshot = reader.changed().await.map_err(|closed| Failure::failed(closed.to_string()))?;
         if as_json {
-            output::print_line(format_args!("{}", to_json(&snapshot)));
+            output::print_json_line(&to_json(&snapshot));
             continue;
         }
         if let (false, Some(staleness)) = (stale, &snapshot.stale) {
             output::print_line(format_args!(
                 "{}  registry unreachable, showing what was last known: {}",
                 output::clock(SystemTime::now()),
-                staleness.reason
+                text::shown(&staleness.reason, text::WORDS)
             ));
         } else if stale && snapshot.stale.is_none() {
             output::print_line(format_args!("{}  registry is back", output::clock(SystemTime::now())));
@@ -115,7 +120,7 @@ async fn follow(reader: &mut Reader, as_json: bool) -> Result<(), Failure> {
         }
         let now: BTreeMap<_, _> = snapshot.endpoints.iter().map(|e| (e.id.clone(), e.clone())).collect();
         if first {
-            output::print_line(format_args!("{}", output::endpoints_table(&snapshot.endpoints)));
+            output::print_table(&output::endpoints_table(&snapshot.endpoints));
             output::print_line(format_args!("{} at revision {}; watching", count(now.len()), snapshot.revision));
             first = false;
         } else {
@@ -127,9 +132,9 @@ async fn follow(reader: &mut Reader, as_json: bool) -> Result<(), Failure> {
                 ));
             }
         }
-        if snapshot.skipped != skipped {
-            skipped = snapshot.skipped;
-            note_skipped(skipped);
+        if snapshot.skips != skipped {
+            skipped = snapshot.skips.clone();
+            note_skipped(&skipped);
         }
         known = now;
     }
@@ -139,25 +144,26 @@ fn difference(old: &BTreeMap<InstanceId, Endpoint>, new: &BTreeMap<InstanceId, E
     let mut lines = Vec::new();
     for (id, endpoint) in new {
         match old.get(id) {
-            None => lines.push(format!("+ {} {}", endpoint.address, attributes(endpoint))),
+            None => lines.push(format!("+ {} {}", output::name(endpoint.address.as_str()), attributes(endpoint))),
             Some(before) if before != endpoint => {
-                lines.push(format!("~ {} {} (was {})", endpoint.address, attributes(endpoint), attributes(before)));
+                let address = output::name(endpoint.address.as_str());
+                lines.push(format!("~ {address} {} (was {})", attributes(endpoint), attributes(before)));
             }
             Some(_) => {}
         }
     }
     lines.extend(
-        old.iter().filter(|(id, _)| !new.contains_key(*id)).map(|(_, endpoint)| format!("- {}", endpoint.address)),
+        old.iter()
+            .filter(|(id, _)| !new.contains_key(*id))
+            .map(|(_, endpoint)| format!("- {}", output::name(endpoint.address.as_str()))),
     );
     lines
 }
 
 fn attributes(endpoint: &Endpoint) -> String {
     let zone = if endpoint.locality.zone.is_empty() { "-" } else { &endpoint.locality.zone };
-    let metadata = endpoint.metadata.iter().map(|(key, value)| format!("{key}={value}"));
-    let mut parts = vec![format!("zone {zone} weight {}", endpoint.weight)];
-    parts.extend(metadata);
-    parts.join(" ")
+    let space = if endpoint.metadata.is_empty() { "" } else { " " };
+    format!("zone {} weight {}{space}{}", output::name(zone), endpoint.weight, output::metadata(endpoint))
 }
 
 fn to_json(snapshot: &Snapshot) -> serde_json::Value {
@@ -180,6 +186,8 @@ fn to_json(snapshot: &Snapshot) -> serde_json::Value {
         "revision": snapshot.revision.0,
         "endpoints": endpoints,
         "skipped_entries": snapshot.skipped,
+        "skipped": snapshot.skips.parts().into_iter().map(|(n, reason)| (reason, n)).collect::<BTreeMap<_, _>>(),
+        "warned": snapshot.skips.warned,
         "stale": snapshot.stale.as_ref().map(|stale| stale.reason.to_string()),
     })
 }
@@ -188,17 +196,23 @@ fn count(endpoints: usize) -> String {
     if endpoints == 1 { "1 endpoint".into() } else { format!("{endpoints} endpoints") }
 }
 
-fn note_skipped(skipped: u64) {
-    if skipped > 0 {
-        eprintln!(
-            "warning: {skipped} entries under this service's prefix were not written by this key scheme and were skipped"
-        );
+fn note_skipped(skipped: &Skips) {
+    if skipped.total() > 0 {
+        output::say(format_args!(
+            "warning: entries and instances under this service's prefix were left out: {skipped}"
+        ));
+    }
+    if skipped.warned > 0 {
+        let (n, scheme) = (skipped.warned, text::shown(&skipped.scheme, text::NAME));
+        output::say(format_args!(
+            "warning: entries that may not mean what they say, as the key scheme {scheme} warns: {n}"
+        ));
     }
 }
 
 fn warn_of(warning: Option<&str>) {
     if let Some(warning) = warning {
-        eprintln!("warning: {warning}");
+        output::say(format_args!("warning: {warning}"));
     }
 }
 

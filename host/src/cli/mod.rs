@@ -1,22 +1,28 @@
 //! The command line: flags in, tables or JSON out, an exit code that means something.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod command;
+mod config;
 mod demo;
 mod etcd;
+mod log;
 mod lookup;
 mod node;
+mod node_args;
 mod output;
 mod plugin;
 mod policy;
 mod register;
 mod registry;
+mod settings;
+mod signals;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::output::Failure;
+use crate::app::Inherited;
+use crate::plugin::CompileLimits;
 
 /// Service discovery and load balancing over etcd, with policies and key layouts in WebAssembly.
 #[derive(Debug, Parser)]
@@ -35,7 +41,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused (the run
 4 cannot reach the node or the registry. `register -- COMMAND` exits as COMMAND did."
 )]
 struct Cli {
-    /// What to log, for example `info`, `debug`, `waymark::registry=debug`.
+    /// What to log, for example `info`, `debug`, `waymark_registry=debug`.
     #[arg(long, global = true, env = "WAYMARK_LOG", value_name = "FILTER", help_heading = "Logging")]
     log: Option<String>,
     /// Log as JSON, one object a line.
@@ -46,6 +52,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as the process starts")]
 enum Command {
     /// See it work: a registry, five instances, a node, and policies swapped while calls run.
     Demo(demo::Args),
@@ -61,6 +68,8 @@ enum Command {
     Policy(policy::Args),
     /// Look into a plugin, or check it.
     Plugin(plugin::Args),
+    /// Print and check settings: what there is, what a file says, what holds.
+    Config(config::Args),
     /// Run the embedded registry alone: etcd's protocol, in memory, on loopback.
     Etcd(etcd::Args),
     /// One Greeter instance of the demo: serves, and registers itself.
@@ -70,8 +79,35 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    init_log(&cli);
+    // Before there is a log or a runtime: neither needs them.
+    match std::env::args_os().nth(1) {
+        Some(command) if command == crate::plugin::COMPILE_COMMAND => {
+            // What is not a text is no argument of ours.
+            let arguments = std::env::args_os().skip(2).filter_map(|argument| argument.into_string().ok());
+            return crate::plugin::compile_for_parent(arguments);
+        }
+        Some(command) if command == command::BECOME => return command::become_it(std::env::args_os().skip(2)),
+        _ => {}
+    }
+    let (cli, matches) = parse();
+    let default = match cli.command {
+        Command::Node(_) | Command::Register(_) | Command::Etcd(_) => "info",
+        Command::Demo(_) => "error",
+        _ => "warn",
+    };
+    log::init(cli.log.as_deref(), default, cli.log_json);
+    // Before there is a second thread: it changes the environment.
+    let inherited = match &cli.command {
+        Command::Node(_) => Inherited::from_env(),
+        _ => Ok(Inherited::default()),
+    };
+    let inherited = match inherited {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            output::say(format_args!("error: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("waymark")
@@ -80,68 +116,65 @@ pub fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start the async runtime: {error}");
+            output::say(format_args!("error: cannot start the async runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let done = runtime.block_on(run(cli.command));
+    let done = runtime.block_on(run(cli.command, inherited, &matches));
     // Blocking threads that still compile something must not hold up the exit.
     runtime.shutdown_background();
     match done {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            output::say(format_args!("error: {failure}"));
             failure.exit_code()
         }
     }
 }
 
-async fn run(command: Command) -> Result<ExitCode, Failure> {
+/// What was given. Where it makes no sense the process ends, and says why.
+fn parse() -> (Cli, ArgMatches) {
+    let empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let mut command = without_variables(Cli::command(), &empty);
+    let matches = command.get_matches_mut();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit());
+    (cli, matches)
+}
+
+/// The command without these variables: one that is set to nothing counts as not set, as where
+/// files and service managers list them all.
+fn without_variables(command: clap::Command, which: &impl Fn(&std::ffi::OsStr) -> bool) -> clap::Command {
+    let command = command.mut_args(|argument| match argument.get_env() {
+        // There is no variable without a name.
+        Some(name) if which(name) => argument.env("").hide_env(true),
+        _ => argument,
+    });
+    command.mut_subcommands(|command| without_variables(command, which))
+}
+
+/// This program, for compiling plugins in a process of its own. The link goes to what runs, also
+/// when the file was replaced meanwhile.
+fn compiling() -> CompileLimits {
+    let link = std::path::Path::new("/proc/self/exe");
+    let program = if link.exists() { Some(link.to_owned()) } else { std::env::current_exe().ok() };
+    CompileLimits { program, ..CompileLimits::default() }
+}
+
+async fn run(command: Command, inherited: Inherited, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     match command {
         Command::Demo(args) => demo::run(args).await,
-        Command::Node(args) => node::run(args).await,
+        Command::Node(args) => node::run(args, inherited).await,
         Command::Register(args) => register::run(args).await,
         Command::Resolve(args) => lookup::resolve(args).await,
         Command::Watch(args) => lookup::watch(args).await,
         Command::Policy(args) => policy::run(args).await,
         Command::Plugin(args) => plugin::run(args).await,
+        Command::Config(args) => {
+            let matches = matches.subcommand_matches("config").expect("it was given");
+            config::run(args, matches)
+        }
         Command::Etcd(args) => etcd::run(args).await,
         Command::DemoServer(args) => demo::server::run(args).await,
-    }
-}
-
-/// Logs go to standard error, so that standard output stays what a program reads. Commands that print tables log warnings only.
-fn init_log(cli: &Cli) {
-    let default = match cli.command {
-        Command::Node(_) | Command::Register(_) | Command::Etcd(_) => "info",
-        Command::Demo(_) => "error",
-        _ => "warn",
-    };
-    let filter = cli.log.as_deref().unwrap_or(default);
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
-        eprintln!("warning: --log {filter:?} is not a filter ({error}); using {default:?}");
-        EnvFilter::new(default)
-    });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second call in one process (tests) keeps the first.
-    let _ = if cli.log_json {
-        log.json().with_span_events(FmtSpan::NONE).try_init().is_ok()
-    } else {
-        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-        log.with_ansi(colours).try_init().is_ok()
-    };
-}
-
-/// Completes when the process is asked to end: SIGTERM, SIGINT or Ctrl-C.
-async fn terminated() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        // Without handlers the signals end the process by themselves.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
     }
 }
 
@@ -152,5 +185,11 @@ mod tests {
     #[test]
     fn every_flag_is_well_formed() {
         super::Cli::command().debug_assert();
+        let bare = super::without_variables(super::Cli::command(), &|_| true);
+        for command in bare.get_subcommands() {
+            let set = command.get_arguments().filter_map(clap::Arg::get_env).find(|name| !name.is_empty());
+            assert_eq!(set, None, "{}", command.get_name());
+        }
+        bare.debug_assert();
     }
 }

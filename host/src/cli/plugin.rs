@@ -4,6 +4,7 @@ mod check;
 mod inspect;
 mod project;
 mod simulate;
+mod time_limit;
 
 use std::process::ExitCode;
 
@@ -12,9 +13,9 @@ use serde_json::json;
 
 use super::output::{self, Failure};
 use crate::{
-    app::{self, PluginError},
     config::PluginRef,
     plugin::{Engine, EngineConfig, Grants, Limits, Plugin},
+    stages::load::{self, PluginError},
 };
 
 /// Flags of `waymark plugin`.
@@ -26,7 +27,8 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lay out a project: a plugin that works, in the language of your choice, with what it takes to build and to test it.
+    /// Lay out a project: a plugin that works, in the language of your choice, with what it takes
+    /// to build and to test it.
     #[command(after_help = "\
 Examples:
   waymark plugin new my_policy --lang go
@@ -44,9 +46,10 @@ Example:
 
 A module that imports WASI preview 1 gets one with nothing behind it, inside the component: no files, no arguments, a clock that counts
 its questions, the same random numbers in every instance. Exports may have the plain names of the interface's functions (describe, build,
-pick): not every compiler can write waymark:plugin/balancer@0.1.0#build.")]
+pick): not every compiler can write waymark:plugin/balancer@0.1.1#build.")]
     Component(project::ComponentArgs),
-    /// Drive a policy offline with the host's own code: who gets how much, what a pick costs, which keys move.
+    /// Drive a policy offline with the host's own code: who gets how much, what a pick costs, which
+    /// keys move.
     #[command(after_help = "\
 Examples:
   waymark plugin simulate ./my_policy.wasm
@@ -54,8 +57,9 @@ Examples:
   waymark plugin simulate maglev --endpoints endpoints.json --svg shares.svg
   waymark plugin simulate ./my_policy.wasm --from-node 127.0.0.1:7001 --service ayang/server1
 
-FILE is a JSON array of {\"id\", \"address\", \"zone\", \"weight\", \"metadata\"}, of which only the address must be there, or what
-`waymark resolve --json` prints. The same seed gives the same picks.")]
+FILE is a JSON array of {\"id\", \"address\", \"zone\", \"weight\", \"metadata\", \"load\"}, of which only the address must be there, or what
+`waymark resolve --json` prints; the load is what an instance said of itself, {\"application_utilization\": 0.7, \"named\": {\"queue\": 3}}. The same seed
+gives the same picks.")]
     Simulate(simulate::Args),
     /// Print what a component is, what it asks for and what it would get.
     #[command(after_help = "\
@@ -67,7 +71,8 @@ Examples:
 What a policy costs is measured with ten made-up endpoints. Exits with 1 when the component would be refused; what it asks for is printed all
 the same.")]
     Inspect(InspectArgs),
-    /// Run the conformance kit over a component; exits with 1 when something that is required does not hold.
+    /// Run the conformance kit over a component; exits with 1 when something that is required does
+    /// not hold.
     #[command(after_help = "\
 Examples:
   waymark plugin check ./my_policy.wasm
@@ -93,6 +98,9 @@ struct InspectArgs {
     /// The configuration that its cost is measured with, a JSON object.
     #[arg(long, default_value = "{}", value_name = "JSON")]
     config: String,
+    /// How long all of it may take; what is not known by then is said.
+    #[arg(long, default_value = "30", value_name = "SECONDS")]
+    time_limit: time_limit::TimeLimit,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -108,7 +116,9 @@ struct AllowArgs {
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
-        Command::Inspect(args) => inspect::run(&args.plugin, args.allow.allow, args.config, args.json).await,
+        Command::Inspect(args) => {
+            inspect::run(&args.plugin, args.allow.allow, args.config, args.time_limit, args.json).await
+        }
         Command::Check(args) => check::run(args).await,
         Command::New(args) => project::new(&args),
         // A build is what the whole process is for.
@@ -123,22 +133,25 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 fn trial_engine(plugin: &PluginRef) -> Result<Engine, PluginError> {
     let mut limits = Limits::default();
     if cfg!(debug_assertions) {
-        // An unoptimised host needs 30 times as long to hand over 10,000 endpoints, which is no fault of the plugin.
+        // An unoptimised host needs 30 times as long to hand over 10,000 endpoints, which is no
+        // fault of the plugin.
         limits.build_deadline *= 5;
+        limits.key_scheme_deadline *= 5;
         limits.pick_deadline *= 10;
     }
     // Where nodes keep theirs: a component of many megabytes is compiled once, not at every trial.
-    Engine::new(EngineConfig { limits, cache_dir: app::default_plugin_cache(), ..EngineConfig::default() })
+    let (cache_dir, compile) = (load::default_plugin_cache(), super::compiling());
+    Engine::new(EngineConfig { cache_dir, limits, compile, ..EngineConfig::default() })
         .map_err(|error| PluginError::Host { plugin: plugin.to_string(), reason: format!("{error:#}") })
 }
 
 async fn list(as_json: bool) -> Result<ExitCode, Failure> {
-    let engine = Engine::new(EngineConfig { cache_dir: app::default_plugin_cache(), ..EngineConfig::default() })
+    let engine = Engine::new(EngineConfig { cache_dir: load::default_plugin_cache(), ..EngineConfig::default() })
         .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
     let mut plugins = Vec::new();
     for bundled in crate::plugin::bundled::ALL {
         let reference = PluginRef::Bundled(bundled.name.into());
-        plugins.push(app::load_plugin(&engine, Some(bundled.kind), &reference, Grants::NONE).await?);
+        plugins.push(load::load_plugin(&engine, Some(bundled.kind), &reference, Grants::NONE).await?);
     }
     if as_json {
         output::print_json(&json!(plugins.iter().map(inspect::plugin_json).collect::<Vec<_>>()));
@@ -148,6 +161,6 @@ async fn list(as_json: bool) -> Result<ExitCode, Failure> {
     for plugin in &plugins {
         table.add_row([plugin.kind.as_str(), &plugin.description.name, &plugin.description.summary]);
     }
-    output::print_line(format_args!("{table}"));
+    output::print_table(&table);
     Ok(ExitCode::SUCCESS)
 }

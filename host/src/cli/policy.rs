@@ -1,17 +1,15 @@
 //! `waymark policy`: read and change the policies of a running node, over its API.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
-use std::{env, fs, io::ErrorKind, path::Path, process::ExitCode, time::Duration};
+use std::{fs, io::ErrorKind, path::Path, process::ExitCode, time::Duration};
 
 use clap::Subcommand;
-use comfy_table::{Cell, CellAlignment};
 
-use super::output::{self, Failure, Tone, ago, plain, print_line, span, toned};
+use super::{
+    node_args::{self, NodeArgs},
+    output::{self, Cell, Failure, Tone, ago, name, print_line, span, toned},
+};
 use crate::{
-    admin::{
-        NodeClient,
-        client::{PolicySource, PolicyStatus, PolicyVersion, Service, SetPolicy},
-    },
+    admin::client::{PolicySource, PolicyStatus, PolicyVersion, Service, SetPolicy},
     model::ServiceName,
     plugin::Grants,
 };
@@ -37,6 +35,8 @@ Examples:
   waymark policy set ayang/server1 zone_aware --config '{{\"min_endpoints\": 2}}'
   waymark policy set ayang/server1 ./python_policy.wasm --allow wasi
   waymark policy set ayang/server1 ./my_policy.wasm --config @my_policy.json --by release-42
+  waymark policy set ayang/server1 weighted --node https://node1.example:7001 --token-file my.token
+  waymark policy set ayang/server1 weighted --node unix:/run/waymark/admin.sock
 
 The new policy is compiled and tried on the service's endpoints first. It takes over at once when it passes; calls in \
 flight end with the policy they began with. When it does not pass, the reason is printed and nothing changes.
@@ -52,7 +52,8 @@ Examples:
 
 {EXIT_CODES}"))]
     Get(GetArgs),
-    /// Print the last 32 policies a service was given, newest first: who, when, which bytes and configuration, and what became of each.
+    /// Print the last 32 policies a service was given, newest first: who, when, which bytes and
+    /// configuration, and what became of each.
     #[command(after_help = format!("\
 Examples:
   waymark policy history ayang/server1
@@ -60,7 +61,8 @@ Examples:
 
 {EXIT_CODES}"))]
     History(HistoryArgs),
-    /// Go back to an earlier policy of the service's history, at once: the node has kept it, whatever became of its file.
+    /// Go back to an earlier policy of the service's history, at once: the node has kept it,
+    /// whatever became of its file.
     #[command(after_help = format!("\
 Examples:
   waymark policy rollback ayang/server1              the one before
@@ -70,12 +72,9 @@ Examples:
     Rollback(RollbackArgs),
 }
 
-/// Which node is asked.
+/// How the answer is printed.
 #[derive(Debug, clap::Args)]
-struct NodeArgs {
-    /// The address of the node's API.
-    #[arg(long, env = "WAYMARK_NODE", default_value = NodeClient::DEFAULT_ADDRESS, value_name = "HOST:PORT")]
-    node: String,
+struct JsonArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -85,7 +84,8 @@ struct NodeArgs {
 struct SetArgs {
     /// The service, for example `ayang/server1`.
     service: ServiceName,
-    /// A .wasm file, or the name of a bundled policy. What has a `/` in it or ends with `.wasm` is a file.
+    /// A .wasm file, or the name of a bundled policy. What has a `/` in it or ends with `.wasm` is
+    /// a file.
     #[arg(value_name = "FILE.wasm|NAME")]
     policy: String,
     /// The policy's configuration, a JSON object; or `@` and a file that holds it.
@@ -99,6 +99,8 @@ struct SetArgs {
     discover: bool,
     #[command(flatten)]
     by: ByArgs,
+    #[command(flatten)]
+    output: JsonArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -116,6 +118,8 @@ struct GetArgs {
     /// The service; all of the node's when left out.
     service: Option<ServiceName>,
     #[command(flatten)]
+    output: JsonArgs,
+    #[command(flatten)]
     node: NodeArgs,
 }
 
@@ -124,6 +128,8 @@ struct HistoryArgs {
     /// The service, for example `ayang/server1`.
     service: ServiceName,
     #[command(flatten)]
+    output: JsonArgs,
+    #[command(flatten)]
     node: NodeArgs,
 }
 
@@ -131,11 +137,14 @@ struct HistoryArgs {
 struct RollbackArgs {
     /// The service, for example `ayang/server1`.
     service: ServiceName,
-    /// The version to go back to, as `waymark policy history` numbers them [default: the one that ran before].
+    /// The version to go back to, as `waymark policy history` numbers them [default: the one that
+    /// ran before].
     #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
     to: Option<u64>,
     #[command(flatten)]
     by: ByArgs,
+    #[command(flatten)]
+    output: JsonArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -146,14 +155,14 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Set(args) => set(args).await?,
         Command::Get(args) => get(args).await?,
         Command::History(args) => {
-            let client = NodeClient::connect(&args.node.node).await?;
+            let client = args.node.connect().await?;
             let status = client.policy(&args.service).await?;
-            if args.node.json { output::print_json(&status) } else { print_history(&status) }
+            if args.output.json { output::print_json(&status) } else { print_history(&status) }
         }
         Command::Rollback(args) => {
-            let client = NodeClient::connect(&args.node.node).await?;
+            let client = args.node.connect().await?;
             let status = client.roll_back(&args.service, args.to.unwrap_or(0), &args.by.name()).await?;
-            if args.node.json { output::print_json(&status) } else { print_swapped(&status) }
+            if args.output.json { output::print_json(&status) } else { print_swapped(&status) }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -163,11 +172,11 @@ async fn set(args: SetArgs) -> Result<(), Failure> {
     // What is wrong on this side is told before a node is asked.
     let source = source(&args.policy)?;
     let config = args.config.as_deref().map(config).transpose()?.unwrap_or_default();
-    let client = NodeClient::connect(&args.node.node).await?;
+    let client = args.node.connect().await?;
     let by = args.by.name();
     let set = SetPolicy { service: args.service, source, config, allow: args.allow, by, discover: args.discover };
     let status = client.set_policy(set).await?;
-    if args.node.json {
+    if args.output.json {
         output::print_json(&status);
     } else {
         print_swapped(&status);
@@ -176,10 +185,10 @@ async fn set(args: SetArgs) -> Result<(), Failure> {
 }
 
 async fn get(args: GetArgs) -> Result<(), Failure> {
-    let client = NodeClient::connect(&args.node.node).await?;
+    let client = args.node.connect().await?;
     let Some(service) = args.service else {
         let services = client.services(false).await?;
-        if args.node.json {
+        if args.output.json {
             output::print_json(&services);
         } else {
             print_services(&services);
@@ -187,7 +196,7 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
         return Ok(());
     };
     let status = client.policy(&service).await?;
-    if args.node.json {
+    if args.output.json {
         output::print_json(&status);
     } else {
         print_running(&status);
@@ -197,8 +206,7 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
 
 impl ByArgs {
     fn name(&self) -> String {
-        let of_system = || env::var("USER").or_else(|_| env::var("LOGNAME")).unwrap_or_default();
-        self.by.clone().unwrap_or_else(of_system)
+        self.by.clone().unwrap_or_else(node_args::user)
     }
 }
 
@@ -236,9 +244,9 @@ fn print_swapped(status: &PolicyStatus) {
     let running = &status.running;
     print_line(format!(
         "{} is now balanced by {} {} (version {}, {})",
-        plain(&status.service),
-        plain(&running.name),
-        plain(&running.plugin_version),
+        name(&status.service),
+        name(&running.name),
+        name(&running.plugin_version),
         running.version,
         plan(running),
     ));
@@ -248,13 +256,16 @@ fn print_swapped(status: &PolicyStatus) {
         let told: Vec<_> = times.iter().map(|(what, seconds)| format!("{what} {}", seconds_span(*seconds))).collect();
         print_line(told.join(", "));
     }
+    if !status.warning.is_empty() {
+        print_line(format!("warning: {}", status.warning));
+    }
 }
 
 fn print_running(status: &PolicyStatus) {
     let running = &status.running;
     let mut table = output::table(["", ""]);
     let mut add = |name: &str, value: String| {
-        table.add_row([name.to_owned(), plain(&value)]);
+        table.add_row([name.to_owned(), value]);
     };
     add("service", status.service.clone());
     add("policy", format!("{} {}", running.name, running.plugin_version));
@@ -304,19 +315,19 @@ fn print_history(status: &PolicyStatus) {
         };
         table.add_row([
             number(version.version),
-            Cell::new(plain(&format!("{} {}", version.name, version.plugin_version))),
+            Cell::new(format!("{} {}", version.name, version.plugin_version)),
             toned(version.outcome, tone),
             Cell::new(ago(version.at_unix_ms)),
-            Cell::new(plain(or_dash(&version.by))),
-            Cell::new(plain(&version.origin)),
-            Cell::new(plain(&version.sha256.chars().take(12).collect::<String>())),
-            Cell::new(plain(&version.config)),
-            Cell::new(plain(or_dash(&version.allow.join(",")))),
+            Cell::new(or_dash(&version.by)),
+            Cell::new(&version.origin),
+            Cell::new(version.sha256.chars().take(12).collect::<String>()),
+            Cell::new(&version.config),
+            Cell::new(or_dash(&version.allow.join(","))),
             number(version.pick_failures),
-            Cell::new(plain(&version.reason)),
+            Cell::new(&version.reason),
         ]);
     }
-    print_line(table.trim_fmt());
+    output::print_table(&table);
 }
 
 fn print_services(services: &[Service]) {
@@ -330,9 +341,9 @@ fn print_services(services: &[Service]) {
     for service in services {
         let policy = format!("{} {}", service.policy.name, service.policy.plugin_version);
         let policy = if service.degraded.is_empty() {
-            Cell::new(plain(&policy))
+            Cell::new(&policy)
         } else {
-            toned(format!("{} (degraded)", plain(policy.trim_end())), Tone::Bad)
+            toned(format!("{} (degraded)", policy.trim_end()), Tone::Bad)
         };
         let registry = match (service.listed, service.stale_seconds) {
             (true, None) => toned("ok", Tone::Good),
@@ -340,24 +351,24 @@ fn print_services(services: &[Service]) {
             (false, None) => toned("not listed yet", Tone::Bad),
         };
         table.add_row([
-            Cell::new(plain(&service.name)),
+            Cell::new(&service.name),
             policy,
             number(service.policy.version),
-            Cell::new(plain(&service.plan)),
+            Cell::new(&service.plan),
             number(service.endpoint_count.into()),
             number(service.picks),
             registry,
         ]);
     }
-    print_line(table.trim_fmt());
+    output::print_table(&table);
 }
 
 fn number(number: u64) -> Cell {
-    Cell::new(number).set_alignment(CellAlignment::Right)
+    Cell::new(number).right()
 }
 
 fn plan(version: &PolicyVersion) -> String {
-    if version.plan.is_empty() { "no plan yet".into() } else { plain(&version.plan) }
+    if version.plan.is_empty() { "no plan yet".into() } else { name(&version.plan) }
 }
 
 fn by(version: &PolicyVersion) -> String {

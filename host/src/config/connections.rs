@@ -1,59 +1,83 @@
-//! How connections are used, from what is written: each value with its range.
+//! How connections are used, from what is written.
 
 use std::time::Duration;
 
 use super::{
     ConfigError,
-    file::{ClientsFile, EndpointsFile},
+    file::{ClientsFile, EndpointsFile, RegistryFile},
 };
-use crate::dataplane::{ConnectOptions, InboundOptions};
+use crate::{
+    dataplane::{ConnectOptions, InboundOptions},
+    reach::Allow,
+    registry::EntryLimits,
+};
 
-/// A year: what is longer is a mistake, and "never" is written otherwise.
-const LONGEST_S: u64 = 366 * 86_400;
-
-fn within(setting: &str, value: Option<u64>, least: u64, most: u64) -> Result<Option<u64>, ConfigError> {
-    match value {
-        Some(value) if !(least..=most).contains(&value) => {
-            Err(ConfigError::value(setting, format!("{value} is not within {least} to {most}")))
-        }
-        value => Ok(value),
-    }
+/// The largest headers, from KiB to bytes.
+fn headers(value: Option<u64>, default: u32) -> u32 {
+    value.map_or(default, |kib| (kib as u32) << 10)
 }
 
-fn seconds(setting: &str, value: Option<u64>, least: u64) -> Result<Option<Duration>, ConfigError> {
-    Ok(within(setting, value, least, LONGEST_S)?.map(Duration::from_secs))
+/// A time that 0 turns off.
+fn unless_zero(value: Option<Duration>, default: Option<Duration>) -> Option<Duration> {
+    value.or(default).filter(|time| !time.is_zero())
 }
 
 impl ClientsFile {
     /// Connections from clients, without their certificates.
     pub(super) fn to_options(&self) -> Result<InboundOptions, ConfigError> {
         let default = InboundOptions::default();
-        let max_connections = within("clients.max-connections", self.max_connections, 1, u64::from(u32::MAX))?;
-        let max_streams = within("clients.max-streams", self.max_streams, 1, u64::from(u32::MAX >> 1))?;
         if self.max_age_grace_s.is_some() && self.max_age_s.is_none() {
             return Err(ConfigError::value("clients.max-age-grace-s", "goes with clients.max-age-s, give both"));
         }
+        let seconds = |value: Option<u64>| value.map(Duration::from_secs);
         Ok(InboundOptions {
-            max_connections: max_connections.map(|most| most as usize),
-            max_concurrent_streams: max_streams.map_or(default.max_concurrent_streams, |streams| streams as u32),
-            max_age: seconds("clients.max-age-s", self.max_age_s, 1)?,
-            max_age_grace: seconds("clients.max-age-grace-s", self.max_age_grace_s, 0)?,
-            idle_timeout: seconds("clients.idle-timeout-s", self.idle_timeout_s, 1)?,
+            max_connections: self.max_connections.map(|most| most as usize),
+            max_concurrent_streams: self.max_streams.map_or(default.max_concurrent_streams, |most| most as u32),
+            max_header_bytes: headers(self.max_header_kib, default.max_header_bytes),
+            max_age: seconds(self.max_age_s),
+            max_age_grace: seconds(self.max_age_grace_s),
+            idle_timeout: seconds(self.idle_timeout_s),
+            stream_idle_timeout: seconds(self.stream_idle_timeout_s),
             ..default
         })
     }
 }
 
+impl RegistryFile {
+    /// What of entries is taken.
+    pub(super) fn to_entry_limits(&self) -> EntryLimits {
+        let default = EntryLimits::default();
+        let read = |value: Option<u64>, default| value.map_or(default, |value| value as usize);
+        EntryLimits {
+            instances: read(self.instances_per_entry, default.instances),
+            endpoints: read(self.endpoints_per_service, default.endpoints),
+            metadata_pairs: read(self.metadata_pairs, default.metadata_pairs),
+            metadata_bytes: read(self.metadata_bytes, default.metadata_bytes),
+            text_bytes: read(self.text_bytes, default.text_bytes),
+        }
+    }
+}
+
 impl EndpointsFile {
+    /// Which endpoints may be called, if that is said.
+    pub(super) fn to_allow(&self) -> Result<Option<Allow>, ConfigError> {
+        let Some(list) = &self.allow else { return Ok(None) };
+        let list = list.iter().map(|text| text.parse().map_err(|error| ConfigError::value("endpoints.allow", error)));
+        Ok(Some(Allow::new(list.collect::<Result<_, _>>()?)))
+    }
+
     /// Connections to endpoints.
-    pub(super) fn to_options(&self) -> Result<ConnectOptions, ConfigError> {
+    pub(super) fn to_options(&self) -> ConnectOptions {
         let default = ConnectOptions::default();
-        let max_connections = within("endpoints.max-connections", self.max_connections, 1, 100)?;
-        let idle_timeout = seconds("endpoints.idle-timeout-s", self.idle_timeout_s, 0)?;
-        Ok(ConnectOptions {
-            max_connections: max_connections.map_or(default.max_connections, |most| most as usize),
-            idle_timeout: idle_timeout.or(default.idle_timeout).filter(|timeout| !timeout.is_zero()),
+        let seconds = |value: Option<u64>| value.map(Duration::from_secs);
+        ConnectOptions {
+            max_header_bytes: headers(self.max_header_kib, default.max_header_bytes),
+            quiet: unless_zero(self.quiet_ms.map(Duration::from_millis), default.quiet),
+            keep_alive_interval: seconds(self.keep_alive_interval_s).unwrap_or(default.keep_alive_interval),
+            keep_alive_timeout: seconds(self.keep_alive_timeout_s).unwrap_or(default.keep_alive_timeout),
+            max_connections: self.max_connections.map_or(default.max_connections, |most| most as usize),
+            idle_timeout: unless_zero(seconds(self.idle_timeout_s), default.idle_timeout),
             ..default
-        })
+        }
     }
 }

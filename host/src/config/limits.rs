@@ -1,57 +1,53 @@
-//! What plugins may take, from what is written: each limit with its range, so that a value without meaning is refused by the
-//! setting's name.
+//! What plugins may take, from what is written.
 
 use std::time::Duration;
 
-use super::{ConfigError, LimitsFile};
-use crate::plugin::Limits;
+use super::{LimitsFile, file::PluginsFile};
+use crate::plugin::{CompileLimits, Limits};
+
+impl PluginsFile {
+    /// What all instances of the node may hold together, in bytes, if that was written.
+    pub(super) fn total_memory(&self) -> Option<usize> {
+        self.total_memory_mib.map(mib)
+    }
+
+    /// What compiling may take.
+    pub(super) fn compile(&self) -> CompileLimits {
+        let default = CompileLimits::default();
+        CompileLimits {
+            kept: self.compiled_mib.map_or(default.kept, mib),
+            deadline: self.compile_deadline_s.map_or(default.deadline, Duration::from_secs),
+            memory: self.compile_memory_mib.map_or(default.memory, mib),
+            ..default
+        }
+    }
+}
 
 impl LimitsFile {
-    /// These limits, and those of `base` where nothing was written. `table` is for the message: where it was written.
-    pub(super) fn over(&self, base: &Limits, table: &str) -> Result<Limits, ConfigError> {
-        let mut limits = base.clone();
-        let read = |setting: &str, value: Option<u64>, least: u64, most: u64| match value {
-            Some(value) if !(least..=most).contains(&value) => {
-                let reason = format!("{value} is not within {least} to {most}");
-                Err(ConfigError::value(format!("{table}.{setting}"), reason))
-            }
-            value => Ok(value),
-        };
-        // A pick runs on a thread that serves requests: more than a second would stop them all.
-        if let Some(value) = read("pick-deadline-ms", self.pick_deadline_ms, 1, 1000)? {
-            limits.pick_deadline = Duration::from_millis(value);
+    /// These limits, and those of `base` where nothing was written.
+    pub(super) fn over(&self, base: &Limits) -> Limits {
+        let count = |value: Option<u64>, base| value.map_or(base, |value| value as usize);
+        let few = |value: Option<u64>, base| value.map_or(base, |value| value as u32);
+        let millis = |value: Option<u64>, base| value.map_or(base, Duration::from_millis);
+        Limits {
+            pick_deadline: millis(self.pick_deadline_ms, base.pick_deadline),
+            build_deadline: millis(self.build_deadline_ms, base.build_deadline),
+            key_scheme_deadline: millis(self.key_scheme_deadline_ms, base.key_scheme_deadline),
+            memory: self.memory_mib.map_or(base.memory, mib),
+            table_elements: count(self.table_elements, base.table_elements),
+            component_size: self.component_mib.map_or(base.component_size, mib),
+            plan_len: count(self.plan_entries, base.plan_len),
+            transfer: self.transfer_mib.map_or(base.transfer, mib),
+            pick_transfer: self.pick_transfer_kib.map_or(base.pick_transfer, |kib| (kib as usize) << 10),
+            pick_share: few(self.pick_share_percent, base.pick_share),
+            log_messages: few(self.log_messages, base.log_messages),
+            log_message_len: count(self.log_message_bytes, base.log_message_len),
+            quarantine_failures: count(self.quarantine_failures, base.quarantine_failures),
+            quarantine_window: self.quarantine_window_s.map_or(base.quarantine_window, Duration::from_secs),
         }
-        if let Some(value) = read("build-deadline-ms", self.build_deadline_ms, 1, 600_000)? {
-            limits.build_deadline = Duration::from_millis(value);
-        }
-        // The address space of WebAssembly is 4 GiB.
-        if let Some(value) = read("memory-mib", self.memory_mib, 1, 4096)? {
-            limits.memory = (value as usize) << 20;
-        }
-        if let Some(value) = read("table-elements", self.table_elements, 1, 10_000_000)? {
-            limits.table_elements = value as usize;
-        }
-        if let Some(value) = read("component-mib", self.component_mib, 1, 1024)? {
-            limits.component_size = (value as usize) << 20;
-        }
-        if let Some(value) = read("plan-entries", self.plan_entries, 1, 1 << 28)? {
-            limits.plan_len = value as usize;
-        }
-        if let Some(value) = read("transfer-mib", self.transfer_mib, 1, 2048)? {
-            limits.transfer = (value as usize) << 20;
-        }
-        if let Some(value) = read("log-messages", self.log_messages, 0, 1_000_000)? {
-            limits.log_messages = value as u32;
-        }
-        if let Some(value) = read("log-message-bytes", self.log_message_bytes, 16, 1 << 20)? {
-            limits.log_message_len = value as usize;
-        }
-        if let Some(value) = read("quarantine-failures", self.quarantine_failures, 1, 1_000_000)? {
-            limits.quarantine_failures = value as usize;
-        }
-        if let Some(value) = read("quarantine-window-s", self.quarantine_window_s, 1, 86_400)? {
-            limits.quarantine_window = Duration::from_secs(value);
-        }
-        Ok(limits)
     }
+}
+
+fn mib(mib: u64) -> usize {
+    (mib as usize) << 20
 }

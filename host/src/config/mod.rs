@@ -1,33 +1,44 @@
-//! The node's configuration: `waymark.toml`, `WAYMARK_*` and flags mean the same things, and become one checked
-//! [`NodeConfig`].
+//! The node's configuration: `waymark.toml`, `WAYMARK_*` and flags mean the same things, and become
+//! one checked [`NodeConfig`].
 //!
-//! `file` is what may be written in the file, this module what the node works with. A flag wins over the environment (clap sees
-//! to that), which wins over the file, which wins over the default.
+//! `file` is what may be written in the file, this module what the node works with. A flag wins
+//! over the environment (clap sees to that), which wins over the file, which wins over the default.
 
+mod clients;
 mod connections;
+mod control;
+mod discovery;
 mod file;
 mod limits;
+mod paths;
+mod setting;
 mod tls;
 mod traffic;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
+pub use waymark_stages::config::{
+    ClientConfig, Discovery, Embedded, PluginChoice, PluginRef, Ports, RegistrySource, ServiceConfig, TlsFiles,
+    Transport,
+};
 
+use self::setting::Value as _;
 pub use self::{
+    control::{AdminFile, AdminSetting, ControlConfig},
     file::{FileConfig, LimitsFile, RegistryFile, TrafficFile, parse as parse_file, read as read_file},
-    tls::{TlsFiles, Transport},
+    setting::{Default as SettingDefault, Kind as SettingKind, Setting},
 };
 use crate::{
-    balancer::HashKey,
-    dataplane::{AccessFormat, AccessTarget, ConnectOptions, InboundOptions, Route, RouteError, Routes},
+    dataplane::{Route, RouteError, Routes},
     model::{ModelError, ServiceName},
-    plugin::{Grants, Kind, Limits},
+    plugin::Grants,
     registry::{Hold, RegistryConfig, TlsConfig},
-    traffic::{ServiceConfigError, Traffic, service_config},
+    text,
 };
 
-/// How long endpoints are held back when only the share is given: three TTLs of the default, by when whoever lives has registered again.
+/// How long endpoints are held back when only the share is given: three TTLs of the default, by
+/// when whoever lives has registered again.
 const DEFAULT_HOLD_TIME_S: u64 = 30;
 
 /// What is wrong with a configuration. Nothing was started.
@@ -75,191 +86,65 @@ impl From<ModelError> for ConfigError {
     }
 }
 
-/// Which component: one that comes with the binary, or a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PluginRef {
-    /// A bundled one, by name.
-    Bundled(String),
-    /// A file.
-    File(PathBuf),
-}
-
-impl FromStr for PluginRef {
-    type Err = std::convert::Infallible;
-
-    /// What ends in `.wasm` or has a path separator is a file, everything else a bundled name.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let path = std::path::Path::new(text);
-        let is_file = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("wasm"))
-            || text.contains(std::path::is_separator);
-        Ok(if is_file { Self::File(path.into()) } else { Self::Bundled(text.into()) })
-    }
-}
-
-impl fmt::Display for PluginRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bundled(name) => f.write_str(name),
-            Self::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// A component with its configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PluginChoice {
-    /// Which component.
-    pub plugin: PluginRef,
-    /// A JSON object.
-    pub config: String,
-    /// What it is given beyond its world.
-    pub allow: Grants,
-}
-
-impl PluginChoice {
-    /// A bundled component with nothing configured.
-    pub fn bundled(name: &str) -> Self {
-        Self { plugin: PluginRef::Bundled(name.into()), config: "{}".into(), allow: Grants::NONE }
-    }
-}
-
-/// Where the registry is.
-#[derive(Debug, Clone)]
-pub enum RegistrySource {
-    /// A server in this process, at this address; all of it is gone when the process ends.
-    Embedded(SocketAddr),
-    /// An etcd cluster.
-    Etcd(Box<RegistryConfig>),
-}
-
-/// How one service is balanced, where it differs from the default.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServiceConfig {
-    /// The service.
-    pub name: ServiceName,
-    /// Its first policy; the node's default when unset.
-    pub policy: Option<PluginChoice>,
-    /// What of a request is its key, for policies that hash.
-    pub hash_key: Option<HashKey>,
-    /// Whether its calls may be carried out twice: then one whose instance was lost before it answered is sent to another.
-    /// Default false.
-    pub idempotent: bool,
-    /// How its endpoints are spoken to; as [`NodeConfig::endpoints`] says when unset.
-    pub transport: Option<Transport>,
-    /// What its policies may take, where that differs from the node's limits.
-    pub limits: Option<Limits>,
-    /// What is said of its calls, where that differs from what is said of all.
-    pub traffic: Option<Traffic>,
-}
-
-impl ServiceConfig {
-    /// A service with no settings of its own.
-    pub fn new(name: ServiceName) -> Self {
-        Self { name, policy: None, hash_key: None, idempotent: false, transport: None, limits: None, traffic: None }
-    }
-
-    /// A service for which a gRPC service config says how it is balanced and called. What the config says nothing of is as in `base`.
-    pub fn from_service_config(name: ServiceName, json: &str, base: &Traffic) -> Result<Self, ServiceConfigError> {
-        let known = |policy: &str| crate::plugin::bundled::of(Kind::Policy).any(|bundled| bundled.name == policy);
-        let service_config::ServiceConfig { policy, traffic, .. } = service_config::parse(json, base, &known)?;
-        let policy = policy.map(|(name, config)| PluginChoice { config, ..PluginChoice::bundled(&name) });
-        Ok(Self { policy, traffic: Some(traffic), ..Self::new(name) })
-    }
-}
-
 /// Everything a node needs to start.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
+    /// The registry, plugins, services, and calls to their endpoints.
+    pub client: ClientConfig,
+    /// What comes in: TLS, routes, who may call. The certificates of the API are in
+    /// [`Self::control`].
+    pub ports: Ports,
     /// Where gRPC calls come in. Default 127.0.0.1:7000.
     pub listen: SocketAddr,
+    /// The service of calls that come in there and name none. Default: none, they are refused.
+    pub listen_service: Option<ServiceName>,
     /// A Unix socket where gRPC calls come in too. Default: none.
     pub listen_unix: Option<PathBuf>,
+    /// The service of calls that come in there and name none. Default: none, they are refused.
+    pub listen_unix_service: Option<ServiceName>,
     /// Its permission bits. Default: none, what the umask leaves.
     pub listen_unix_mode: Option<u32>,
     /// Where the node's API, health, metrics and dashboard are. Default 127.0.0.1:7001.
     pub admin: SocketAddr,
-    /// Where every call is logged. Default: nowhere.
-    pub access_log: Option<AccessTarget>,
-    /// How. Default: in JSON.
-    pub access_log_format: AccessFormat,
-    /// TLS with clients. Default: none, they speak cleartext.
-    pub tls: Option<TlsFiles>,
-    /// Connections from clients; their certificates are in [`Self::tls`].
-    pub inbound: InboundOptions,
-    /// How the endpoints of services for which nothing else is said are spoken to. Default: in cleartext.
-    pub endpoints: Transport,
-    /// Connections to endpoints.
-    pub connect: ConnectOptions,
-    /// The zone the node stands in; empty when unknown.
-    pub zone: String,
-    /// Where the registry is. Default: embedded, on a free port of loopback.
-    pub registry: RegistrySource,
-    /// What keys and values look like. Default `etcd_naming`.
-    pub key_scheme: PluginChoice,
-    /// The policy of services for which nothing else is said. Default `round_robin`.
-    pub policy: PluginChoice,
-    /// The key of requests to services for which nothing else is said.
-    pub hash_key: Option<HashKey>,
-    /// Services with settings of their own. They are watched from the start; all others at their first request.
-    pub services: Vec<ServiceConfig>,
-    /// Which requests are for which service.
-    pub routes: Routes,
-    /// What plugins may take.
-    pub limits: Limits,
-    /// What is said of the calls of services for which nothing else is.
-    pub traffic: Traffic,
-    /// Where compiled plugins are kept; none keeps them in memory only.
-    pub plugin_cache: Option<PathBuf>,
-    /// Whether a policy that is a file follows it: a change of the file is a new version of the policy. Default true.
-    pub follow_files: bool,
-    /// How long running calls may go on after a shutdown began. Default 30 s.
-    pub drain_timeout: Duration,
+    /// Who may do what there, and which other ways there are to it. Default: no others, and whoever
+    /// reaches it may do everything.
+    pub control: ControlConfig,
+    /// A Unix socket where a node that is started later with the same path takes this one's ports
+    /// over; the first one finds nobody there. Default: none, no node takes over.
+    pub take_over: Option<PathBuf>,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
+            client: ClientConfig::default(),
+            ports: Ports::default(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            listen_service: None,
             listen_unix: None,
+            listen_unix_service: None,
             listen_unix_mode: None,
             admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
-            access_log: None,
-            access_log_format: AccessFormat::default(),
-            tls: None,
-            inbound: InboundOptions::default(),
-            endpoints: Transport::default(),
-            connect: ConnectOptions::default(),
-            zone: String::new(),
-            registry: RegistrySource::Embedded(SocketAddr::from(([127, 0, 0, 1], 0))),
-            key_scheme: PluginChoice::bundled("etcd_naming"),
-            policy: PluginChoice::bundled("round_robin"),
-            hash_key: None,
-            services: Vec::new(),
-            routes: Routes::default(),
-            limits: Limits::default(),
-            traffic: Traffic::default(),
-            plugin_cache: None,
-            follow_files: true,
-            drain_timeout: Duration::from_secs(30),
+            control: ControlConfig::default(),
+            take_over: None,
         }
-    }
-}
-
-impl NodeConfig {
-    /// The largest component that any service takes, in bytes.
-    pub fn largest_component(&self) -> usize {
-        let own = self.services.iter().filter_map(|service| service.limits.as_ref());
-        own.chain([&self.limits]).map(|limits| limits.component_size).max().unwrap_or_default()
     }
 }
 
 impl FileConfig {
     /// Checks what was written and fills in the defaults.
     pub fn into_node(self) -> Result<NodeConfig, ConfigError> {
+        // First of all, so that nothing below is made of a number that has no meaning.
+        self.check("")?;
         let default = NodeConfig::default();
         let registry = self.registry.to_source()?;
-        let limits = self.plugins.limits().over(&default.limits, "plugins")?;
-        let traffic = self.traffic.over(&default.traffic, "traffic")?;
+        if self.take_over.is_some() && matches!(registry, RegistrySource::Embedded(_)) {
+            let reason = "goes without an embedded registry, whose data is in this process alone; run etcd, or `waymark etcd`, and name it";
+            return Err(ConfigError::value("take-over", reason));
+        }
+        let limits = self.plugins.limits().over(&default.client.limits);
+        let traffic = self.traffic.over(&default.client.traffic, "traffic")?;
+        let checks_clients = self.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
         let services = self.service.into_iter().map(|service| {
             let name = ServiceName::new(&service.name).map_err(|error| ConfigError::value("service.name", error))?;
             let setting = |field: &str| format!("service {name}: {field}");
@@ -270,22 +155,38 @@ impl FileConfig {
                 (None, None, None) => None,
             };
             let own = service.traffic != TrafficFile::default();
-            let (policy, traffic) = match &service.service_config {
+            let (policy, hash_key, traffic) = match &service.service_config {
                 Some(path) => {
                     let setting = || setting("service-config");
                     let json = ServiceConfig::from_service_config(name.clone(), &read_text(path)?, &traffic)
                         .map_err(|error| ConfigError::value(setting(), format!("{}: {error}", path.display())))?;
-                    (policy.or(json.policy), json.traffic)
+                    (policy.or(json.policy), json.hash_key, json.traffic)
                 }
-                None => (policy, own.then(|| traffic.clone())),
+                None => (policy, None, own.then(|| traffic.clone())),
             };
             let over = |base| service.traffic.over(&base, &setting("traffic"));
             let traffic = traffic.map(over).transpose()?;
-            let hash_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
+            let own_key = service.hash_key.map(|key| parse(setting("hash-key"), &key)).transpose()?;
+            let hash_key = own_key.or(hash_key);
             let own = service.limits != LimitsFile::default();
-            let limits = own.then(|| service.limits.over(&limits, &setting("limits"))).transpose()?;
+            let limits = own.then(|| service.limits.over(&limits));
             let transport = service.tls.map(|tls| tls.into_transport(&setting("tls"))).transpose()?;
-            Ok(ServiceConfig { name, policy, hash_key, idempotent: service.idempotent, transport, limits, traffic })
+            let allow = service.allow_clients;
+            let allow_clients = allow
+                .map(|names| {
+                    clients::rules(&setting("allow-clients"), &names, checks_clients, clients::CLIENT_AUTHORITIES)
+                })
+                .transpose()?;
+            Ok(ServiceConfig {
+                name,
+                policy,
+                hash_key,
+                idempotent: service.idempotent,
+                transport,
+                allow_clients,
+                limits,
+                traffic,
+            })
         });
         let services = services.collect::<Result<Vec<_>, ConfigError>>()?;
         for (index, service) in services.iter().enumerate() {
@@ -296,53 +197,83 @@ impl FileConfig {
         let routes = self.route.into_iter().map(|route| {
             let service =
                 ServiceName::new(&route.service).map_err(|error| ConfigError::value("route.service", error))?;
-            Ok(Route { authority: route.authority, grpc_service: route.grpc_service, service })
+            Ok(Route {
+                authority: route.authority,
+                grpc_service: route.grpc_service,
+                grpc_method: route.grpc_method,
+                grpc_prefix: route.grpc_prefix,
+                service,
+            })
         });
         let routes = Routes::new(routes.collect::<Result<Vec<_>, ConfigError>>()?)?;
-        Ok(NodeConfig {
-            listen: self.listen.map_or(Ok(default.listen), |text| parse("listen", &text))?,
-            listen_unix: self.listen_unix,
-            listen_unix_mode: self.listen_unix_mode.map(|text| mode("listen-unix-mode", &text)).transpose()?,
-            admin: self.admin.map_or(Ok(default.admin), |text| parse("admin", &text))?,
+        let (admin, control) = match self.admin {
+            Some(setting) => setting.into_config(default.admin)?,
+            None => (default.admin, default.control),
+        };
+        let ports = Ports {
+            inbound: self.clients.to_options()?,
+            allow_clients: self.clients.rules(checks_clients)?,
+            forwarding: self.endpoints.forwarding(&self.clients),
+            tls: self.tls.map(|tls| tls.into_files("tls")).transpose()?,
+            routes,
+            drain_timeout: self.drain_timeout_s.map_or(default.ports.drain_timeout, Duration::from_secs),
+        };
+        let default_plugin = |choice: &PluginChoice| choice.plugin.to_string();
+        let client = ClientConfig {
+            entries: self.registry.to_entry_limits(),
+            key_scheme: choice(
+                &self.registry.key_scheme.unwrap_or_else(|| default_plugin(&default.client.key_scheme)),
+                self.registry.key_scheme_config,
+                self.registry.key_scheme_allow.as_deref(),
+                "registry.key-scheme-allow",
+            )?,
+            registry,
+            policy: choice(
+                &self.policy.plugin.unwrap_or_else(|| default_plugin(&default.client.policy)),
+                self.policy.config,
+                self.policy.allow.as_deref(),
+                "policy.allow",
+            )?,
+            hash_key: self.policy.hash_key.map(|key| parse("policy.hash-key", &key)).transpose()?,
+            services,
+            discovery: self.discovery.to_discovery()?,
+            zone: self.zone.unwrap_or_default(),
+            connect: self.endpoints.to_options(),
+            allow: self.endpoints.to_allow()?,
+            endpoints: match self.endpoints.tls {
+                Some(tls) => tls.into_transport("endpoints.tls")?,
+                None => default.client.endpoints,
+            },
+            traffic,
+            limits,
+            plugin_memory: self.plugins.total_memory(),
+            compile: self.plugins.compile(),
+            plugin_cache: self.plugins.cache_dir,
+            follow_files: self.plugins.follow_files.unwrap_or(default.client.follow_files),
             access_log: self.access_log.map(|text| parse("access-log", &text)).transpose()?,
             access_log_format: match self.access_log_format {
                 Some(text) => parse("access-log-format", &text)?,
-                None => default.access_log_format,
+                None => default.client.access_log_format,
             },
-            inbound: self.clients.to_options()?,
-            connect: self.endpoints.to_options()?,
-            tls: self.tls.map(file::TlsFile::into_files).transpose()?,
-            endpoints: self.endpoints.tls.map_or(Ok(default.endpoints), |tls| tls.into_transport("endpoints.tls"))?,
-            zone: self.zone.unwrap_or_default(),
-            registry,
-            key_scheme: match self.registry.key_scheme {
-                Some(scheme) => choice(
-                    &scheme,
-                    self.registry.key_scheme_config,
-                    self.registry.key_scheme_allow.as_deref(),
-                    "registry.key-scheme-allow",
-                )?,
-                None => default.key_scheme,
-            },
-            policy: match self.policy.plugin {
-                Some(policy) => choice(&policy, self.policy.config, self.policy.allow.as_deref(), "policy.allow")?,
-                None => choice(
-                    &default.policy.plugin.to_string(),
-                    self.policy.config,
-                    self.policy.allow.as_deref(),
-                    "policy.allow",
-                )?,
-            },
-            hash_key: self.policy.hash_key.map(|key| parse("policy.hash-key", &key)).transpose()?,
-            services,
-            routes,
-            limits,
-            traffic,
-            plugin_cache: self.plugins.cache_dir,
-            follow_files: self.plugins.follow_files.unwrap_or(default.follow_files),
-            drain_timeout: self.drain_timeout_s.map_or(default.drain_timeout, Duration::from_secs),
+        };
+        Ok(NodeConfig {
+            client,
+            ports,
+            listen: self.listen.map_or(Ok(default.listen), |text| parse("listen", &text))?,
+            listen_service: service("listen-service", self.listen_service)?,
+            listen_unix: self.listen_unix,
+            listen_unix_service: service("listen-unix-service", self.listen_unix_service)?,
+            listen_unix_mode: self.listen_unix_mode.map(|text| mode("listen-unix-mode", &text)).transpose()?,
+            admin,
+            control,
+            take_over: self.take_over,
         })
     }
+}
+
+/// The name of a service, where one was written.
+fn service(setting: &str, name: Option<String>) -> Result<Option<ServiceName>, ConfigError> {
+    name.map(|name| ServiceName::new(name).map_err(|error| ConfigError::value(setting, error))).transpose()
 }
 
 impl RegistryFile {
@@ -354,15 +285,21 @@ impl RegistryFile {
             if endpoints.len() > 1 {
                 return Err(ConfigError::value("registry.endpoints", "\"embedded\" stands alone"));
             }
+            self.check_embedded()?;
             let listen =
                 self.embedded_listen.as_deref().map(|text| parse("registry.embedded-listen", text)).transpose()?;
-            return Ok(RegistrySource::Embedded(listen.unwrap_or(default_embedded)));
+            let listen = listen.unwrap_or(default_embedded);
+            return Ok(RegistrySource::Embedded(Embedded { listen, namespace: self.namespace()?, hold: self.hold()? }));
+        }
+        if self.embedded_listen.is_some() {
+            let reason = "goes with an embedded registry alone, and registry.endpoints names another one";
+            return Err(ConfigError::value("registry.embedded-listen", reason));
         }
         let mut config = RegistryConfig::new(endpoints);
-        config.namespace.clone_from(&self.namespace);
+        config.namespace = self.namespace()?;
         config.user = match (&self.user, &self.password, &self.password_file) {
             (None, None, None) => None,
-            (Some(user), Some(password), None) => Some((user.clone(), password.clone())),
+            (Some(user), Some(password), None) => Some((user.clone(), password.reveal().to_owned())),
             (Some(user), None, Some(path)) => Some((user.clone(), read_text(path)?.trim_end().to_owned())),
             (Some(_), Some(_), Some(_)) => {
                 return Err(ConfigError::value("registry.password", "give it or registry.password-file, not both"));
@@ -383,9 +320,48 @@ impl RegistryFile {
             config.tls = Some(TlsConfig { ca: read(&self.ca_file)?, identity, server_name: self.server_name.clone() });
         }
         config.hold = self.hold()?;
+        config.entries = self.to_entry_limits();
         // A path that is none is a word, as on the command line.
         config.state_dir = self.state_dir.clone().filter(|path| path.as_os_str() != "none");
+        if let Some(seconds) = self.state_max_age_s {
+            config.state_max_age = Duration::from_secs(seconds);
+        }
         Ok(RegistrySource::Etcd(Box::new(config)))
+    }
+
+    /// An embedded registry has no users, and is reached without TLS.
+    fn check_embedded(&self) -> Result<(), ConfigError> {
+        let set = [
+            ("user", self.user.is_some()),
+            ("password", self.password.is_some()),
+            ("password-file", self.password_file.is_some()),
+            ("ca-file", self.ca_file.is_some()),
+            ("cert-file", self.cert_file.is_some()),
+            ("key-file", self.key_file.is_some()),
+            ("server-name", self.server_name.is_some()),
+        ];
+        match set.into_iter().find(|(_, set)| *set) {
+            Some((setting, _)) => {
+                let reason = "goes without an embedded registry, which knows neither users nor TLS; name an etcd in registry.endpoints";
+                Err(ConfigError::value(format!("registry.{setting}"), reason))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What is put before every key; an empty one is none.
+    fn namespace(&self) -> Result<Option<String>, ConfigError> {
+        let Some(namespace) = self.namespace.as_deref().filter(|namespace| !namespace.is_empty()) else {
+            return Ok(None);
+        };
+        if namespace.ends_with(char::is_alphanumeric) {
+            let shown = text::printable(namespace, text::NAME);
+            let reason = format!(
+                "{shown:?} does not end with a separator, so that it would stand for \"{shown}x\" as well; write \"{shown}/\""
+            );
+            return Err(ConfigError::value("registry.namespace", reason));
+        }
+        Ok(Some(namespace.to_owned()))
     }
 
     fn hold(&self) -> Result<Option<Hold>, ConfigError> {
@@ -399,17 +375,7 @@ impl RegistryFile {
             return Err(ConfigError::value("registry.hold-share", format!("{share} is not between 0 and 1")));
         }
         let seconds = self.hold_time_s.unwrap_or(DEFAULT_HOLD_TIME_S);
-        if !(1..=86_400).contains(&seconds) {
-            return Err(ConfigError::value("registry.hold-time-s", format!("{seconds} s is not within 1 s to a day")));
-        }
         Ok(Some(Hold { share, time: Duration::from_secs(seconds) }))
-    }
-}
-
-impl PluginRef {
-    /// The kind's bundled names, for help texts.
-    pub fn bundled_names(kind: Kind) -> String {
-        crate::plugin::bundled::of(kind).map(|bundled| bundled.name).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -445,7 +411,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::{
+        balancer::Discoverable,
+        dataplane::{ClientRule, Forwarding},
         health::{Check, CheckConfig},
+        plugin::Limits,
         traffic::{
             CallLimits, Code, CodeSet, FailurePercentage, HedgingPolicy, OutlierDetection, Repeat, RetryBudget,
             RetryPolicy, SuccessRate,
@@ -457,11 +426,22 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_in_no_debug_output() {
+        let file = parse_file(
+            "waymark.toml".as_ref(),
+            "[registry]\nendpoints = [\"http://a:1\"]\nuser = \"u\"\npassword = \"hunter2\"",
+        );
+        let file = file.unwrap();
+        assert!(!format!("{file:?}").contains("hunter2"));
+        assert!(!format!("{:?}", file.into_node().unwrap()).contains("hunter2"));
+    }
+
+    #[test]
     fn an_empty_file_means_the_defaults() {
         let node = node("").unwrap();
         assert_eq!(node.listen.to_string(), "127.0.0.1:7000");
-        assert_eq!(node.policy, PluginChoice::bundled("round_robin"));
-        assert!(matches!(node.registry, RegistrySource::Embedded(_)));
+        assert_eq!(node.client.policy, PluginChoice::bundled("round_robin"));
+        assert!(matches!(node.client.registry, RegistrySource::Embedded(_)));
     }
 
     #[test]
@@ -477,6 +457,7 @@ mod tests {
             password = "secret"
             hold-share = 0.5
             state-dir = "/var/lib/waymark"
+            state-max-age-s = 3600
             [policy]
             plugin = "zone_aware"
             config = { min_endpoints = 2 }
@@ -493,14 +474,27 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!(node.policy.config, r#"{"min_endpoints":2}"#);
-        assert_eq!(node.services[0].policy.as_ref().unwrap().plugin, PluginRef::File("./mine.wasm".into()));
-        assert_eq!(node.services[0].policy.as_ref().unwrap().allow.to_string(), "wasi,clocks");
-        assert_eq!(node.limits.pick_deadline, Duration::from_millis(20));
-        let RegistrySource::Etcd(registry) = node.registry else { panic!("endpoints were given") };
+        assert_eq!(node.client.policy.config, r#"{"min_endpoints":2}"#);
+        assert_eq!(node.client.services[0].policy.as_ref().unwrap().plugin, PluginRef::File("./mine.wasm".into()));
+        assert_eq!(node.client.services[0].policy.as_ref().unwrap().allow.to_string(), "wasi,clocks");
+        assert_eq!(node.client.limits.pick_deadline, Duration::from_millis(20));
+        let RegistrySource::Etcd(registry) = node.client.registry else { panic!("endpoints were given") };
         assert_eq!(registry.user, Some(("node".into(), "secret".into())));
         assert_eq!(registry.hold, Some(Hold { share: 0.5, time: Duration::from_secs(30) }));
         assert_eq!(registry.state_dir, Some("/var/lib/waymark".into()));
+        assert_eq!(registry.state_max_age, Duration::from_hours(1));
+    }
+
+    #[test]
+    fn an_embedded_registry_heeds_what_it_can() {
+        let config =
+            node("[registry]\nnamespace = \"prod/\"\nhold-share = 0.5\nembedded-listen = \"127.0.0.1:9\"").unwrap();
+        let RegistrySource::Embedded(embedded) = config.client.registry else { panic!("no endpoints were given") };
+        let hold = Some(Hold { share: 0.5, time: Duration::from_secs(30) });
+        let listen = "127.0.0.1:9".parse().unwrap();
+        assert_eq!(embedded, Embedded { listen, namespace: Some("prod/".into()), hold });
+        let plain = node("[registry]\nnamespace = \"\"").unwrap().client.registry;
+        assert!(matches!(plain, RegistrySource::Embedded(Embedded { namespace: None, hold: None, .. })));
     }
 
     #[test]
@@ -518,16 +512,16 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!((node.limits.memory, node.limits.pick_deadline), (8 << 20, Duration::from_millis(10)));
-        assert_eq!(node.services[0].limits, None);
+        assert_eq!((node.client.limits.memory, node.client.limits.pick_deadline), (8 << 20, Duration::from_millis(10)));
+        assert_eq!(node.client.services[0].limits, None);
         let strict = Limits {
             pick_deadline: Duration::from_millis(2),
             quarantine_failures: 1,
             component_size: 40 << 20,
-            ..node.limits.clone()
+            ..node.client.limits.clone()
         };
-        assert_eq!(node.services[1].limits, Some(strict));
-        assert_eq!(node.largest_component(), 40 << 20);
+        assert_eq!(node.client.services[1].limits, Some(strict));
+        assert_eq!(node.client.largest_component(), 40 << 20);
     }
 
     #[test]
@@ -553,32 +547,60 @@ mod tests {
         .unwrap();
         let identity = Some(("node.pem".into(), "node.key".into()));
         let tls = TlsFiles { identity, authorities: Some("clients.pem".into()), server_name: None };
-        assert_eq!(node.tls, Some(tls));
+        assert_eq!(node.ports.tls, Some(tls));
         let all = TlsFiles { authorities: Some("ca.pem".into()), ..TlsFiles::default() };
-        assert_eq!(node.endpoints, Transport::Tls(all));
+        assert_eq!(node.client.endpoints, Transport::Tls(all));
         let own = TlsFiles {
             identity: Some(("c".into(), "k".into())),
             authorities: None,
             server_name: Some("own.example".into()),
         };
-        let services: Vec<_> = node.services.into_iter().map(|service| service.transport).collect();
+        let services: Vec<_> = node.client.services.into_iter().map(|service| service.transport).collect();
         assert_eq!(services, [None, Some(Transport::Cleartext), Some(Transport::Tls(own))]);
+    }
+
+    #[test]
+    fn a_service_names_its_clients_and_the_others_have_the_default() {
+        let tls = "[tls]\ncert-file = \"c\"\nkey-file = \"k\"\nclient-ca-file = \"ca\"\n";
+        let text = "[clients]\nallow = [\"*\"]\ntrust-forwarded = true\n[endpoints]\nforward-client-cert = true
+            [[service]]\nname = \"a\"\nallow-clients = [\"spiffe://example.org/shop\", \"uid:7\"]\n[[service]]\nname = \"b\"";
+        let node = node(&format!("{tls}{text}")).unwrap();
+        let list = |names: &[&str]| Some(names.iter().map(|name| name.parse().unwrap()).collect::<Vec<ClientRule>>());
+        assert_eq!(node.ports.allow_clients, list(&["*"]));
+        assert_eq!(node.client.services[0].allow_clients, list(&["spiffe://example.org/shop", "uid:7"]));
+        assert_eq!(node.client.services[1].allow_clients, None);
+        assert_eq!(node.ports.forwarding, Forwarding { certificate: true, address: false, trusted: true });
     }
 
     #[test]
     fn limits_of_connections_are_gone_unless_they_are_written_but_for_those_that_have_a_default() {
         let node_of = |text: &str| node(text).unwrap();
         let plain = node_of("");
-        let inbound = &plain.inbound;
+        let inbound = &plain.ports.inbound;
+        assert_eq!((inbound.max_header_bytes, plain.client.connect.max_header_bytes), (64 << 10, 64 << 10));
         assert_eq!((inbound.max_connections, inbound.max_age, inbound.idle_timeout), (None, None, None));
-        assert_eq!(plain.connect.idle_timeout, Some(Duration::from_mins(30)));
+        assert_eq!(plain.client.connect.idle_timeout, Some(Duration::from_mins(30)));
         let written = node_of(
-            "[clients]\nmax-connections = 7\nmax-age-s = 60\nmax-age-grace-s = 0\n[endpoints]\nidle-timeout-s = 0",
+            "[clients]\nmax-connections = 7\nmax-age-s = 60\nmax-age-grace-s = 0\nmax-header-kib = 1\n[endpoints]\nidle-timeout-s = 0\nmax-header-kib = 4096",
         );
-        assert_eq!(written.inbound.max_connections, Some(7));
-        assert_eq!(written.inbound.max_age, Some(Duration::from_mins(1)));
-        assert_eq!(written.inbound.max_age_grace, Some(Duration::ZERO));
-        assert_eq!(written.connect.idle_timeout, None);
+        assert_eq!(written.ports.inbound.max_connections, Some(7));
+        assert_eq!(
+            (written.ports.inbound.max_header_bytes, written.client.connect.max_header_bytes),
+            (1 << 10, 4 << 20)
+        );
+        assert_eq!(written.ports.inbound.max_age, Some(Duration::from_mins(1)));
+        assert_eq!(written.ports.inbound.max_age_grace, Some(Duration::ZERO));
+        assert_eq!(written.client.connect.idle_timeout, None);
+    }
+
+    #[test]
+    fn callers_bring_about_any_service_unless_it_is_said_which() {
+        let discovery = |text: &str| node(text).unwrap().client.discovery;
+        assert_eq!(discovery(""), Discovery::default());
+        assert_eq!(discovery("[discovery]\ndiscover = false").discoverable, Discoverable::Nothing);
+        let listed = discovery("[discovery]\nallow = [\"ayang/\", \"billing\"]\nmax-services = 7\nmax-empty = 3");
+        assert!(listed.discoverable.covers("ayang/server1") && !listed.discoverable.covers("other"));
+        assert_eq!((listed.max_services, listed.max_empty), (7, 3));
     }
 
     #[test]
@@ -596,9 +618,9 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!((node.traffic.limits.max_in_flight, node.traffic.limits.max_pending), (Some(100), 5));
-        assert_eq!(node.services[0].traffic, None);
-        let own = node.services[1].traffic.as_ref().unwrap();
+        assert_eq!((node.client.traffic.limits.max_in_flight, node.client.traffic.limits.max_pending), (Some(100), 5));
+        assert_eq!(node.client.services[0].traffic, None);
+        let own = node.client.services[1].traffic.as_ref().unwrap();
         let limits = CallLimits { max_in_flight: Some(100), max_in_flight_per_endpoint: Some(3), max_pending: 0 };
         assert_eq!(own.limits, limits);
         let method = own.methods.of("/a.B/C");
@@ -615,17 +637,17 @@ mod tests {
         let text = |more: &str| {
             format!("[traffic]\nmax-pending = 3\n[[service]]\nname = \"a\"\nservice-config = {path:?}\n{more}")
         };
-        let a = node(&text("traffic = { timeout-ms = 100 }")).unwrap().services.remove(0);
+        let a = node(&text("traffic = { timeout-ms = 100 }")).unwrap().client.services.remove(0);
         assert_eq!(a.policy, Some(PluginChoice::bundled("least_request")));
         let traffic = a.traffic.unwrap();
         let method = traffic.methods.of("/a.B/C");
         assert_eq!((method.timeout, method.wait_for_ready), (Some(Duration::from_millis(100)), true));
         assert_eq!(traffic.limits.max_pending, 3);
-        let health = |more| node(&text(more)).unwrap().services.remove(0).traffic.unwrap().health.unwrap();
+        let health = |more| node(&text(more)).unwrap().client.services.remove(0).traffic.unwrap().health.unwrap();
         assert_eq!(health(""), CheckConfig::new(Check::Grpc("a.B".into())));
         let tcp = CheckConfig { interval: Duration::from_millis(50), fall: 1, ..CheckConfig::new(Check::Tcp) };
         assert_eq!(health("traffic = { health = { check = \"tcp\", interval-ms = 50, fall = 1 } }"), tcp);
-        let own = node(&text("policy = \"random\"")).unwrap().services.remove(0);
+        let own = node(&text("policy = \"random\"")).unwrap().client.services.remove(0);
         assert_eq!(own.policy, Some(PluginChoice::bundled("random")));
         std::fs::write(&path, r#"{"methodConfig": [{"name": [{}], "timeout": "soon"}]}"#).unwrap();
         let error = node(&text("")).unwrap_err().to_string();
@@ -636,7 +658,7 @@ mod tests {
     fn a_repeat_is_a_retry_or_a_hedge() {
         let of = |text: &str| {
             let node = node(&format!("[traffic]\n{text}")).unwrap();
-            (node.traffic.methods.of("/a.B/C").repeat.as_deref().cloned(), node.traffic.retry_budget)
+            (node.client.traffic.methods.of("/a.B/C").repeat.as_deref().cloned(), node.client.traffic.retry_budget)
         };
         let (retry, budget) = of("retry = { codes = [\"ABORTED\"], max-attempts = 2 }\nretry-budget = { ratio = 0.5 }");
         let codes = [Code::Aborted].into_iter().collect();
@@ -650,7 +672,8 @@ mod tests {
 
     #[test]
     fn outliers_are_looked_for_both_ways_unless_one_is_named() {
-        let outlier = |text: &str| node(&format!("[traffic]\noutlier = {text}")).unwrap().traffic.outlier.unwrap();
+        let outlier =
+            |text: &str| node(&format!("[traffic]\noutlier = {text}")).unwrap().client.traffic.outlier.unwrap();
         let both = OutlierDetection {
             success_rate: Some(SuccessRate::default()),
             failure_percentage: Some(FailurePercentage::default()),
@@ -700,25 +723,57 @@ mod tests {
             ("[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"", "configured twice"),
             ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nuser = \"u\"", "registry.user"),
             ("[[route]]\nservice = \"a\"", "names neither"),
+            ("[[route]]\nservice = \"a\"\nauthority = \"http://a.example\"", "can never match: authority"),
+            ("[[route]]\nservice = \"a\"\ngrpc-service = \"a.B/C\"", "grpc-method = \"C\""),
+            ("[[route]]\nservice = \"a\"\ngrpc-method = \"C\"", "goes with the grpc-service"),
+            ("listen-service = \"a b\"", "listen-service"),
+            ("listen-unix-service = \"\"", "listen-unix-service"),
+            ("[policy]\nhash-key = \"header:x-bin\"", "policy.hash-key"),
             ("[tls]\nkey-file = \"k\"", "tls.key-file"),
             ("[tls]", "tls.cert-file"),
             ("listen-unix-mode = \"0888\"", "listen-unix-mode"),
+            ("take-over = \"/run/w.sock\"", "take-over: goes without an embedded registry"),
             ("access-log-format = \"xml\"", "access-log-format"),
             ("[clients]\nmax-age-s = 0", "clients.max-age-s"),
             ("[clients]\nmax-age-grace-s = 5", "clients.max-age-grace-s"),
             ("[clients]\nmax-connections = 0", "clients.max-connections"),
             ("[clients]\nmax-streams = 0", "clients.max-streams"),
+            ("[clients]\nmax-header-kib = 0", "clients.max-header-kib: 0 is not within 1 to 4096"),
+            ("[endpoints]\nmax-header-kib = 4097", "endpoints.max-header-kib: 4097 is not within 1 to 4096"),
+            ("[clients]\nallow = [\"shop\"]", "clients.allow: \"shop\" is none of"),
+            ("[clients]\nallow = [\"*\"]", "clients.allow: \"*\": clients show no certificates"),
+            ("[[service]]\nname = \"a\"\nallow-clients = [\"CN:a\"]", "tls.client-ca-file"),
+            ("[clients]\nstream-idle-timeout-s = 0", "clients.stream-idle-timeout-s"),
+            ("[discovery]\nmax-services = 0", "discovery.max-services"),
+            ("[discovery]\nmax-empty = 0", "discovery.max-empty"),
+            ("[discovery]\nallow = [\"a b\"]", "discovery.allow"),
+            ("[discovery]\nallow = []\ndiscover = false", "discovery.allow"),
+            ("[discovery]\nalow = []", "did you mean `allow`"),
             ("[endpoints]\nmax-connections = 0", "endpoints.max-connections"),
             ("[endpoints]\nidle-timeout-s = 99999999", "endpoints.idle-timeout-s"),
             ("[endpoints.tls]\ncert-file = \"c\"", "endpoints.tls.cert-file"),
             ("[[service]]\nname = \"a\"\ntls = { cert-file = \"c\" }", "service a: tls.cert-file"),
             ("[endpoints.tls]\ncafile = \"c\"", "did you mean `ca-file`"),
             ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-share = 1.0", "registry.hold-share"),
+            ("[registry]\nhold-share = 1.0", "registry.hold-share"),
+            ("[registry]\nnamespace = \"prod\"", "registry.namespace: \"prod\" does not end with a separator"),
+            ("[registry]\nuser = \"u\"\npassword = \"p\"", "registry.user: goes without an embedded registry"),
+            ("[registry]\npassword-file = \"p\"", "registry.password-file: goes without an embedded registry"),
+            ("[registry]\nendpoints = [\"embedded\"]\nca-file = \"c\"", "registry.ca-file: goes without"),
+            ("[registry]\nserver-name = \"c\"", "registry.server-name: goes without an embedded registry"),
+            (
+                "[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nembedded-listen = \"127.0.0.1:1\"",
+                "registry.embedded-listen: goes with an embedded registry alone",
+            ),
             (
                 "[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-share = 0.5\nhold-time-s = 0",
                 "registry.hold-time-s",
             ),
             ("[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nhold-time-s = 5", "registry.hold-share"),
+            (
+                "[registry]\nendpoints = [\"http://192.0.2.1:1\"]\nstate-max-age-s = 0",
+                "registry.state-max-age-s: 0 is not within 1",
+            ),
         ] {
             let error = node(text).unwrap_err().to_string();
             assert!(error.contains(setting), "{text}: {error}");

@@ -3,37 +3,17 @@
 use std::path::PathBuf;
 
 use super::{
-    ConfigError,
+    ConfigError, TlsFiles, Transport,
     file::{EndpointTlsFile, TlsFile},
 };
 
-/// The files of one TLS configuration, all PEM. They are followed: what they hold later counts for later connections.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Our certificate with its chain, and its key.
-    pub identity: Option<(PathBuf, PathBuf)>,
-    /// The authorities to trust. For clients none means that they need no certificate, for endpoints the system's authorities.
-    pub authorities: Option<PathBuf>,
-    /// For endpoints, the name that their certificates must be for; none is the host of each one's address.
-    pub server_name: Option<String>,
-}
-
-/// How endpoints are spoken to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Transport {
-    /// HTTP/2 with prior knowledge.
-    #[default]
-    Cleartext,
-    /// HTTP/2 in TLS.
-    Tls(TlsFiles),
-}
-
 impl TlsFile {
-    pub(super) fn into_files(self) -> Result<TlsFiles, ConfigError> {
-        let identity = pair(self.cert_file, self.key_file, "tls")?;
+    /// `table`: where it was written, for the message.
+    pub(super) fn into_files(self, table: &str) -> Result<TlsFiles, ConfigError> {
+        let identity = pair(self.cert_file, self.key_file, table)?;
         if identity.is_none() {
             return Err(ConfigError::value(
-                "tls.cert-file",
+                format!("{table}.cert-file"),
                 "is missing: a server needs a certificate and its key-file",
             ));
         }

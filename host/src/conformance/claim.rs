@@ -1,13 +1,14 @@
 //! What a policy may claim beyond the interface, and what the bundled ones do claim.
 //!
-//! The interface has no field for it, so a claim comes from whoever runs the kit: from this table for what is bundled, from
-//! `--claim` for a user's own.
+//! The interface has no field for it, so a claim comes from whoever runs the kit: from this table
+//! for what is bundled, from `--claim` for a user's own.
 
 use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 
-/// A promise that turns an observation into a requirement.
+/// A promise that turns an observation into a requirement, or what is asked of everybody into an
+/// observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Claim {
@@ -15,13 +16,17 @@ pub enum Claim {
     Weights,
     /// Requests stay in the node's zone while it carries its part, and leave it when it is empty.
     Zone,
-    /// Equal keys go to the same endpoint, and hardly any moves when another endpoint comes or goes.
+    /// Equal keys go to the same endpoint, and hardly any moves when another endpoint comes or
+    /// goes.
     Stable,
+    /// It may decline every request that the kit makes up, because it serves only some that it
+    /// knows by a header. Takes a requirement away.
+    Declines,
 }
 
 impl Claim {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Weights, Self::Zone, Self::Stable];
+    pub const ALL: [Self; 4] = [Self::Weights, Self::Zone, Self::Stable, Self::Declines];
 
     /// The claim in a word.
     pub fn as_str(self) -> &'static str {
@@ -29,6 +34,7 @@ impl Claim {
             Self::Weights => "weights",
             Self::Zone => "zone",
             Self::Stable => "stable",
+            Self::Declines => "declines",
         }
     }
 }
@@ -48,7 +54,8 @@ impl FromStr for Claim {
     }
 }
 
-/// The claims of the bundled policies. Each has a line here, an empty one if it claims nothing: a test holds them together.
+/// The claims of the bundled policies. Each has a line here, an empty one if it claims nothing: a
+/// test holds them together.
 const BUNDLED: &[(&str, &[Claim])] = &[
     ("round_robin", &[]),
     ("weighted", &[Claim::Weights]),

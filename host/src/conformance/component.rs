@@ -1,8 +1,11 @@
-//! What can be said of a component without calling it further than its description. Most of it was checked when it was loaded; a line
-//! says what that found.
+//! What can be said of a component without calling it further than its description. Most of it was
+//! checked when it was loaded; a line says what that found.
 
 use super::report::{Outcome, Report};
-use crate::plugin::{Plugin, SUPPORTED_INTERFACES};
+use crate::{
+    plugin::{Plugin, SUPPORTED_INTERFACES},
+    text,
+};
 
 const SECTION: &str = "component";
 
@@ -37,7 +40,7 @@ pub(super) fn check(plugin: &Plugin, report: &mut Report) {
     for (at, field) in about.fields.iter().enumerate() {
         if field.name.is_empty()
             || field.name.len() > 64
-            || field.name.chars().any(|c| c.is_control() || c.is_whitespace())
+            || !field.name.chars().all(|c| text::prints(c) && !c.is_whitespace())
         {
             wrong.push(format!("field {:?} is no name for a field", field.name.chars().take(80).collect::<String>()));
         }

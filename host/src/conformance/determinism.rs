@@ -1,5 +1,6 @@
-//! The same input gives the same plan and the same picks: on another instance, in another engine, however often and in whatever
-//! order it is asked. The host runs many instances of a policy, and makes new ones whenever it likes.
+//! The same input gives the same plan and the same picks: on another instance, in another engine,
+//! however often and in whatever order it is asked. The host runs many instances of a policy, and
+//! makes new ones whenever it likes.
 
 use super::{Run, checked_build, made_up};
 use crate::{
@@ -42,7 +43,7 @@ pub(super) fn same_plan(one: &Plan, other: &Plan) -> Result<(), String> {
 fn plans(run: &Run<'_>, sets: &[Vec<Endpoint>], other_engine: bool) -> Result<String, String> {
     for endpoints in sets {
         let first = run.build(endpoints)?;
-        let policy = if other_engine { &run.subject.again } else { &run.subject.policy };
+        let policy = if other_engine { &run.again } else { &run.policy };
         let second = checked_build(&**policy, &run.scope, endpoints)?;
         same_plan(&first, &second).map_err(|how| format!("for {} endpoints, {how}", endpoints.len()))?;
     }
@@ -58,7 +59,7 @@ fn picks(run: &Run<'_>, endpoints: &[Endpoint]) -> Result<String, String> {
     };
     let one = picker(run.build(endpoints)?)?;
     let other = picker(run.build(endpoints)?)?;
-    let elsewhere = picker(checked_build(&*run.subject.again, &run.scope, endpoints)?)?;
+    let elsewhere = picker(checked_build(&*run.again, &run.scope, endpoints)?)?;
     let ask = |picker: &dyn Picker, (context, request): &(PickContext, made_up::Request)| -> Result<Decision, String> {
         picker.pick(*context, request).map_err(|error| error.to_string())
     };

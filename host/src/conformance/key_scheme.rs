@@ -1,4 +1,13 @@
-//! A key scheme: its prefixes, what it writes and reads back, what it makes of entries that it did not write.
+//! A key scheme: its prefixes, what it writes and reads back, what it makes of entries that it did
+//! not write.
+//!
+//! Schemes differ in what they can name and write: some take no `/` in a service's name, some only
+//! ids that are the address or a number, some nothing at all, because they only read what others
+//! write. What one takes is found out first, and the rest is tried with that.
+
+mod form;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::form::{Form, lease, name_a_service};
 use super::{
     Options,
     cost::Samples,
@@ -29,39 +39,56 @@ pub(super) struct Subject<'a> {
     pub(super) memory: Box<dyn Fn() -> usize + 'a>,
 }
 
+/// The lease of who registers alone.
 const LEASE: LeaseId = LeaseId(0x1234_5678_9abc);
 
 /// What is tried is named in order of what it needs: without prefixes there is nothing to write.
 pub(super) fn check(subject: &Subject<'_>, options: &Options, report: &mut Report) {
-    let kit = Kit {
+    let (service, prefixes) = name_a_service(subject.scheme);
+    let mut kit = Kit {
         subject,
-        service: service(made_up::SERVICE),
+        service,
+        form: Form::ReadOnly,
+        prefixes: prefixes.clone().unwrap_or_default(),
         tries: |full, quick| if options.quick { quick } else { full },
         random: fastrand::Rng::with_seed(options.seed),
     };
-    let prefixes = kit.subject.scheme.prefixes(&kit.service).map_err(|error| error.to_string());
-    if !report.require("keys", "prefixes", prefixes.map(|prefixes| prefixes.join(", "))) {
+    let prefixes = prefixes.map(|prefixes| prefixes.join(", ")).map_err(|error| error.to_string());
+    if !report.require("keys", "prefixes", prefixes) {
         for section in ["round trip", "foreign entries", "determinism", "cost", "memory"] {
             report.note(section, "all of it", Outcome::Skipped, "there are no prefixes");
         }
         return;
     }
-    if !report.require("keys", "under the prefixes", kit.under_prefixes()) {
-        for section in ["round trip", "foreign entries", "determinism", "cost", "memory"] {
-            report.note(section, "all of it", Outcome::Skipped, "it writes no instance");
+    match kit.find_form() {
+        Ok(form) => kit.form = form,
+        Err(error) => {
+            report.note("keys", "under the prefixes", Outcome::Failed, error);
+            for section in ["round trip", "foreign entries", "determinism", "cost", "memory"] {
+                report.note(section, "all of it", Outcome::Skipped, "it writes no instance");
+            }
+            return;
         }
-        return;
     }
-    report.require("keys", "one for each instance", kit.distinct());
-    kit.others(report);
-    kit.lease(report);
-    kit.round_trip(report);
+    if kit.form == Form::ReadOnly {
+        report.note("keys", "writing", Outcome::Observed, "it only reads: it refuses to write any instance");
+        report.note("round trip", "all of it", Outcome::Skipped, "it only reads");
+    } else {
+        report.require("keys", "under the prefixes", kit.under_prefixes());
+        report.require("keys", "one for each instance", kit.distinct());
+        kit.others(report);
+        kit.lease(report);
+        kit.round_trip(report);
+    }
     report.require("foreign entries", "garbage values", kit.garbage());
     report.require("foreign entries", "garbage keys", kit.garbage_keys());
     report.require("determinism", "another instance and engine", kit.determinism());
     match kit.cost(options.quick, report) {
         Ok(()) => report.note("cost", "each function", Outcome::Observed, "see the figures"),
-        Err(error) => report.note("cost", "each function", Outcome::Skipped, error),
+        Err(error) => {
+            let outcome = if report.limit.has_cut() { Outcome::Cut } else { Outcome::Skipped };
+            report.note("cost", "each function", outcome, error);
+        }
     }
     kit.memory(report);
 }
@@ -73,24 +100,51 @@ fn service(name: &str) -> ServiceName {
 struct Kit<'a, F> {
     subject: &'a Subject<'a>,
     service: ServiceName,
+    /// What is tried where any instance will do.
+    form: Form,
+    prefixes: Vec<String>,
     tries: F,
     random: fastrand::Rng,
 }
 
 impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
-    fn encode(&self, service: &ServiceName, endpoint: &Endpoint) -> Result<Vec<Entry>, NamingError> {
-        self.subject.scheme.encode(service, endpoint, LEASE, Ttl::DEFAULT)
+    fn encode(&self, service: &ServiceName, endpoint: &Endpoint, lease: LeaseId) -> Result<Vec<Entry>, NamingError> {
+        self.subject.scheme.encode(service, endpoint, lease, Ttl::DEFAULT)
     }
 
+    /// The first form that it does not refuse; an error when it fails.
+    fn find_form(&self) -> Result<Form, String> {
+        for form in Form::ALL {
+            match self.encode(&self.service, &form.instance(1), lease(1)) {
+                Ok(_) => return Ok(form),
+                Err(NamingError::Refused { .. }) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(Form::ReadOnly)
+    }
+
+    /// What it wrote; where it writes nothing, something under its prefixes.
     fn plain(&self) -> Vec<Entry> {
+        if self.form == Form::ReadOnly {
+            let address = made_up::address(1);
+            let value = format!(r#"{{"Addr":"{address}","address":"{address}"}}"#).into_bytes();
+            return self
+                .prefixes
+                .iter()
+                .map(|it| Entry { key: format!("{it}instance-1"), value: value.clone() })
+                .collect();
+        }
         // Required before everything that uses it.
-        self.encode(&self.service, &made_up::endpoint(1)).unwrap_or_default()
+        self.encode(&self.service, &self.form.instance(1), lease(1)).unwrap_or_default()
     }
 
     /// Instances of all sorts: ids that are addresses, as Go's users have them, and others.
     fn instances(&self) -> Vec<Endpoint> {
         let mut random = self.random.clone();
         let mut instances = vec![Endpoint::at(made_up::address(1)), made_up::endpoint(2)];
+        // Some that it writes, whatever else it refuses.
+        instances.extend((1_000..1_003).map(|n| self.form.instance(n)));
         for n in 3..(self.tries)(300, 60) {
             let pairs: BTreeMap<String, String> =
                 (0..random.usize(..4)).map(|pair| (format!("k{pair}"), made_up::text(&mut random, 30))).collect();
@@ -107,21 +161,18 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
     }
 
     fn under_prefixes(&self) -> Result<String, String> {
-        let instances = [made_up::endpoint(1), Endpoint::at(made_up::address(2))];
-        let mut shown = String::new();
-        for instance in &instances {
-            // The host checks it, with this error.
-            let entries = self.encode(&self.service, instance).map_err(|error| error.to_string())?;
-            shown = entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>().join(", ");
-        }
-        Ok(shown)
+        // The host checks it, with this error.
+        let written =
+            self.encode(&self.service, &self.form.instance(2), lease(2)).map_err(|error| error.to_string())?;
+        Ok(written.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>().join(", "))
     }
 
     fn distinct(&self) -> Result<String, String> {
         let mut keys = BTreeSet::new();
         let n = 100;
-        for instance in (0..n).map(made_up::endpoint) {
-            for entry in self.encode(&self.service, &instance).map_err(|error| error.to_string())? {
+        for nth in 0..n {
+            let written = self.encode(&self.service, &self.form.instance(nth), lease(nth));
+            for entry in written.map_err(|error| error.to_string())? {
                 if !keys.insert(entry.key.clone()) {
                     return Err(format!("two instances have the key {:?}: one would overwrite the other", entry.key));
                 }
@@ -132,14 +183,13 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
 
     /// What this service sees of another one, by name.
     fn sees(&self, other: &str) -> Result<bool, String> {
-        let prefixes = self.subject.scheme.prefixes(&self.service).map_err(|error| error.to_string())?;
-        let entries = match self.encode(&service(other), &made_up::endpoint(1)) {
+        let entries = match self.encode(&service(other), &self.form.instance(1), lease(1)) {
             Ok(entries) => entries,
             // A name that it cannot hold is in nobody's way.
             Err(NamingError::Refused { .. }) => return Ok(false),
             Err(error) => return Err(error.to_string()),
         };
-        let read = |entry: &&Entry| prefixes.iter().any(|prefix| entry.key.starts_with(prefix.as_str()));
+        let read = |entry: &&Entry| self.prefixes.iter().any(|prefix| entry.key.starts_with(prefix.as_str()));
         for entry in entries.iter().filter(read) {
             match self.subject.scheme.decode(&self.service, entry) {
                 Ok(decoded) if !decoded.endpoints.is_empty() => return Ok(true),
@@ -154,8 +204,10 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
     fn others(&self, report: &mut Report) {
         const CHECK: &str = "other services";
         let mut seen = Vec::new();
-        for other in ["waymark/check2", "waymark/checking", "waymark", "waymark/other", "other"] {
-            match self.sees(other) {
+        let own = &self.service;
+        let others = [format!("{own}2"), format!("{own}ing"), "waymark".into(), "waymark/other".into(), "other".into()];
+        for other in others {
+            match self.sees(&other) {
                 Ok(true) => seen.push(other),
                 Ok(false) => {}
                 Err(error) => return report.note("keys", CHECK, Outcome::Failed, error),
@@ -169,9 +221,9 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
             (false, false) => (Outcome::Failed, format!("takes those of {} for its own", seen.join(", "))),
         };
         report.note("keys", CHECK, outcome, detail);
-        match self.sees("waymark/check/inner") {
+        match self.sees(&format!("{own}/inner")) {
             Ok(true) => {
-                let detail = "waymark/check sees the instances of waymark/check/inner as its own";
+                let detail = format!("{own} sees the instances of {own}/inner as its own");
                 report.note("keys", "nested services", Outcome::Observed, detail);
             }
             Ok(false) => report.note("keys", "nested services", Outcome::Ok, "are kept apart"),
@@ -180,7 +232,7 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
     }
 
     fn lease(&self, report: &mut Report) {
-        let instance = made_up::endpoint(1);
+        let instance = self.form.instance(1);
         let keys = |lease| -> Result<Vec<Entry>, NamingError> {
             self.subject.scheme.encode(&self.service, &instance, lease, Ttl::DEFAULT)
         };
@@ -197,9 +249,10 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
 
     fn round_trip(&self, report: &mut Report) {
         let (mut refused, mut lost) = (0, BTreeSet::new());
+        let (mut ids, mut renamed) = (BTreeMap::new(), BTreeSet::new());
         let instances = self.instances();
-        for instance in &instances {
-            let entries = match self.encode(&self.service, instance) {
+        for (nth, instance) in instances.iter().enumerate() {
+            let entries = match self.encode(&self.service, instance, lease(nth)) {
                 Ok(entries) => entries,
                 Err(NamingError::Refused { .. }) => {
                     refused += 1;
@@ -207,20 +260,38 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
                 }
                 Err(error) => return report.note("round trip", "instances", Outcome::Failed, error.to_string()),
             };
-            match self.read_back(&entries, instance) {
-                Ok(changed) => lost.extend(changed),
+            let read = match self.read_back(&entries, instance) {
+                Ok(read) => read,
                 Err(wrong) => return report.note("round trip", "instances", Outcome::Failed, wrong),
+            };
+            lost.extend(lost_of(&read, instance));
+            // It may be known by another id, as long as nobody else is.
+            if read.id != instance.id {
+                renamed.insert(if read.id.as_str() == read.address.as_str() {
+                    "the address"
+                } else {
+                    "one of its own"
+                });
+            }
+            if let Some(other) = ids.insert(read.id.clone(), instance.id.clone()) {
+                let wrong = format!("instances {other} and {} are both read back with the id {}", instance.id, read.id);
+                return report.note("round trip", "instances", Outcome::Failed, wrong);
             }
         }
         if refused == instances.len() {
             return report.note("round trip", "instances", Outcome::Failed, "it refused every one");
         }
         let kept = instances.len() - refused;
+        let what = if renamed.is_empty() { "id and address kept" } else { "address kept" };
         let detail = match refused {
-            0 => format!("{kept} instances, id and address kept"),
-            refused => format!("{kept} instances, id and address kept; {refused} refused"),
+            0 => format!("{kept} instances, {what}"),
+            refused => format!("{kept} instances, {what}; {refused} refused"),
         };
         report.note("round trip", "instances", Outcome::Ok, detail);
+        if !renamed.is_empty() {
+            let ids = renamed.into_iter().collect::<Vec<_>>().join(" or ");
+            report.note("round trip", "ids", Outcome::Observed, format!("an instance's id is read back as {ids}"));
+        }
         let (outcome, detail) = if lost.is_empty() {
             (Outcome::Ok, "zone, weight and metadata kept".to_owned())
         } else {
@@ -229,29 +300,29 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
         report.note("round trip", "attributes", outcome, detail);
     }
 
-    /// What of the instance was lost; an error when it is not the same instance any more.
-    fn read_back(&self, entries: &[Entry], instance: &Endpoint) -> Result<Vec<&'static str>, String> {
-        let mut back = Vec::new();
+    /// What the instance is read back as; an error when that is nobody, or somebody else.
+    fn read_back(&self, entries: &[Entry], instance: &Endpoint) -> Result<Endpoint, String> {
+        // By their ids: several entries may say the same of one instance, and the last one counts.
+        let mut back = BTreeMap::new();
         for entry in entries {
-            back.extend(self.subject.scheme.decode(&self.service, entry).map_err(|error| error.to_string())?.endpoints);
+            let decoded = self.subject.scheme.decode(&self.service, entry).map_err(|error| error.to_string())?;
+            back.extend(decoded.endpoints.into_iter().map(|endpoint| (endpoint.id.clone(), endpoint)));
         }
-        let [read] = &back[..] else {
-            return Err(format!("instance {} was read back as {} instances", instance.id, back.len()));
+        let n = back.len();
+        let Some(read) = back.into_values().next().filter(|_| n == 1) else {
+            return Err(format!("instance {} was read back as {n} instances", instance.id));
         };
-        if read.id != instance.id || read.address != instance.address {
+        if read.address != instance.address {
             return Err(format!(
                 "instance {} at {} was read back as {} at {}",
                 instance.id, instance.address, read.id, read.address
             ));
         }
-        let mut lost = Vec::new();
-        lost.extend((read.locality != instance.locality).then_some("zone"));
-        lost.extend((read.weight != instance.weight).then_some("weight"));
-        lost.extend((read.metadata != instance.metadata).then_some("metadata"));
-        Ok(lost)
+        Ok(read)
     }
 
-    /// Reading something that it did not write ends with an answer or a refusal, and never with a failure.
+    /// Reading something that it did not write ends with an answer or a refusal, and never with a
+    /// failure.
     fn garbage(&self) -> Result<String, String> {
         let mut random = self.random.clone();
         let Some(entry) = self.plain().into_iter().next() else { return Err("it wrote nothing".into()) };
@@ -311,38 +382,49 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
         }
         let instances = self.instances();
         for instance in &instances {
-            let entries = self.encode(&self.service, instance);
+            let entries = self.encode(&self.service, instance, LEASE);
             let other = again.encode(&self.service, instance, LEASE, Ttl::DEFAULT);
-            if entries != self.encode(&self.service, instance) || entries != other {
+            if entries != self.encode(&self.service, instance, LEASE) || entries != other {
                 return Err(differs("encode"));
             }
-            for entry in entries.iter().flatten() {
-                let decoded = scheme.decode(&self.service, entry);
-                if decoded != scheme.decode(&self.service, entry) || decoded != again.decode(&self.service, entry) {
+            for entry in entries.into_iter().flatten().chain(self.plain()) {
+                let decoded = scheme.decode(&self.service, &entry);
+                if decoded != scheme.decode(&self.service, &entry) || decoded != again.decode(&self.service, &entry) {
                     return Err(differs("decode"));
                 }
             }
         }
-        Ok(format!("{} instances, the same entries", instances.len()))
+        Ok(match self.form {
+            Form::ReadOnly => "the same answers".to_owned(),
+            _ => format!("{} instances, the same entries", instances.len()),
+        })
     }
 
     fn cost(&self, quick: bool, report: &mut Report) -> Result<(), String> {
         const BATCH: u32 = 50;
         let instance = self.instances().pop().unwrap_or_else(|| made_up::endpoint(1));
-        let entries = self.encode(&self.service, &instance).unwrap_or_else(|_| self.plain());
+        let entries = self.encode(&self.service, &instance, LEASE).unwrap_or_else(|_| self.plain());
+        let Some(entry) = entries.first() else { return Err("it writes nothing".into()) };
         let text = |error: NamingError| error.to_string();
         let call = |call: &'static str| match call {
             "prefixes" => self.subject.scheme.prefixes(&self.service).map(drop).map_err(text),
             "encode" => self
                 .subject
                 .scheme
-                .encode(&self.service, &made_up::endpoint(1), LEASE, Ttl::DEFAULT)
+                .encode(&self.service, &self.form.instance(1), LEASE, Ttl::DEFAULT)
                 .map(drop)
                 .map_err(text),
-            _ => self.subject.scheme.decode(&self.service, &entries[0]).map(drop).map_err(text),
+            // What it makes of what others wrote is not known here; that it is not its own takes
+            // time as well.
+            _ => match self.subject.scheme.decode(&self.service, entry) {
+                Err(error @ NamingError::Unreadable { .. }) if self.form != Form::ReadOnly => Err(text(error)),
+                Err(error @ NamingError::Failed { .. }) => Err(text(error)),
+                _ => Ok(()),
+            },
         };
-        for name in ["prefixes", "encode", "decode"] {
-            let mut samples = Samples::bounded(quick);
+        let writes = self.form != Form::ReadOnly;
+        for name in ["prefixes", "encode", "decode"].into_iter().filter(|name| writes || *name != "encode") {
+            let mut samples = Samples::bounded(quick, &report.limit);
             while samples.want_more() {
                 samples.take(BATCH, || (0..BATCH).try_for_each(|_| call(name)))?;
             }
@@ -359,11 +441,15 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
         (self.subject.memory)();
         'rounds: for (quarter, grew) in grew.iter_mut().enumerate() {
             for nth in 0..rounds / 4 {
-                let read = |entry: &Entry| self.subject.scheme.decode(&self.service, entry);
-                let instance = made_up::endpoint(nth);
-                let entries = self.encode(&self.service, &instance);
-                if let Err(error) = entries.and_then(|entries| entries.iter().map(read).collect::<Result<Vec<_>, _>>())
-                {
+                let read = |entry: &Entry| match self.subject.scheme.decode(&self.service, entry) {
+                    Err(NamingError::Unreadable { .. }) if self.form == Form::ReadOnly => Ok(()),
+                    answer => answer.map(drop),
+                };
+                let entries = match self.form {
+                    Form::ReadOnly => Ok(self.plain()),
+                    form => self.encode(&self.service, &form.instance(nth), LEASE),
+                };
+                if let Err(error) = entries.and_then(|entries| entries.iter().try_for_each(read)) {
                     return report.note("memory", "linear memory", Outcome::Failed, error.to_string());
                 }
                 done += 1;
@@ -390,4 +476,13 @@ impl<F: Fn(usize, usize) -> usize> Kit<'_, F> {
             report.require("memory", "the host's memory", if grown <= MAY_GROW { Ok(detail) } else { Err(detail) });
         }
     }
+}
+
+/// What of the instance is not read back.
+fn lost_of(read: &Endpoint, instance: &Endpoint) -> Vec<&'static str> {
+    let mut lost = Vec::new();
+    lost.extend((read.locality != instance.locality).then_some("zone"));
+    lost.extend((read.weight != instance.weight).then_some("weight"));
+    lost.extend((read.metadata != instance.metadata).then_some("metadata"));
+    lost
 }

@@ -1,4 +1,5 @@
-//! A balanced service with the policy under test: its own task, generations and pick, fed by hand instead of by a registry.
+//! A balanced service with the policy under test: its own task, generations and pick, fed by hand
+//! instead of by a registry.
 
 use std::{
     future::ready,
@@ -11,6 +12,7 @@ use crate::{
         Candidate, HashKey, PolicyInfo, ServiceDefaults, ServiceHandle, ServiceState, Services, ServicesConfig,
     },
     model::{ServiceName, Update},
+    plugin::Limits,
     policy::{Policy, Scope},
     snapshot::{self, Writer},
 };
@@ -43,6 +45,8 @@ impl Live {
         let initial = Candidate { policy, info, load_time: Duration::ZERO };
         let defaults = move |_: &ServiceName| ServiceDefaults {
             hash_key: format!("header:{KEY_HEADER}").parse::<HashKey>().ok(),
+            // Whoever does nothing but pick fills its thread with picks.
+            limits: Limits { pick_share: 100, ..Limits::default() },
             ..ServiceDefaults::new(initial.clone())
         };
         let writer = Arc::new(Mutex::new(None));

@@ -36,7 +36,8 @@ pub(super) fn mixed(n: usize) -> Vec<Endpoint> {
     (0..n).map(endpoint).collect()
 }
 
-/// Any endpoints: any weights, the greatest included, any zones, ids and metadata. Sorted by instance, as snapshots are.
+/// Any endpoints: any weights, the greatest included, any zones, ids and metadata. Sorted by
+/// instance, as snapshots are.
 pub(super) fn any(random: &mut fastrand::Rng, n: usize) -> Vec<Endpoint> {
     let mut list: Vec<_> = (0..n)
         .map(|n| {
@@ -84,7 +85,8 @@ impl Request {
         Self { key: Some(key.into()), tried: Vec::new(), load: 0 }
     }
 
-    /// Where a decision sends it, as the host does: the less loaded of two, the first when they are alike.
+    /// Where a decision sends it, as the host does: the less loaded of two, the first when they are
+    /// alike.
     pub(super) fn target(&self, decision: &Decision) -> Option<u32> {
         let load = |endpoint| (self.in_flight(endpoint), self.latency_us(endpoint));
         match *decision {

@@ -7,12 +7,15 @@ use crate::policy::Plan;
 
 const SECTION: &str = "memory";
 
-/// The process may grow by this much over the rebuilds, the first tenth not counted: what an allocator keeps for itself, and other
-/// threads of the process take, is less; one page of linear memory (64 KiB) lost at every rebuild is 600 MB.
+/// The process may grow by this much over the rebuilds, the first tenth not counted: what an
+/// allocator keeps for itself, and other threads of the process take, is less; one page of linear
+/// memory (64 KiB) lost at every rebuild is 600 MB.
 pub(super) const MAY_GROW: usize = 16 << 20;
 
 pub(super) fn check(run: &mut Run<'_>) {
     let (rebuilds, limit) = (run.tries(10_000, 500), Duration::from_secs(run.tries(60, 10) as u64));
+    // Some of the time has to be left for the picks.
+    let limit = run.report.limit.left().map_or(limit, |left| limit.min(left / 2));
     let endpoints = made_up::mixed(10);
     (run.subject.memory)();
     let (began, mut early, mut resident, mut done) = (Instant::now(), 0, None, 0);

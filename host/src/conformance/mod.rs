@@ -1,17 +1,20 @@
-//! The conformance kit: tries a plugin on made-up endpoints, requests and entries, with the host's own code, before it runs.
+//! The conformance kit: tries a plugin on made-up endpoints, requests and entries, with the host's
+//! own code, before it runs.
 //!
 //! ```text
 //!   policy:      component ─▶ plans ─▶ picks ─▶ determinism ─▶ removal ─▶ shares ─▶ stability ─▶ cost, memory
 //!   key scheme:  component ─▶ prefixes ─▶ round trip ─▶ what it did not write ─▶ determinism ─▶ cost, memory
 //! ```
 //!
-//! Each step adds lines to a [`Report`]. What the interface promises is required of every plugin; what only some plugins do (shares by
-//! weight, staying in the zone, keys that stay where they are) is observed, and required of those that [claim](Claim) it. Figures of
-//! cost are printed and never required: they depend on the machine. A step that cannot say anything, because an earlier one
+//! Each step adds lines to a [`Report`]. What the interface promises is required of every plugin;
+//! what only some plugins do (shares by weight, staying in the zone, keys that stay where they are)
+//! is observed, and required of those that [claim](Claim) it. Figures of cost are printed and never
+//! required: they depend on the machine. A step that cannot say anything, because an earlier one
 //! failed, says so instead of failing for the same reason again.
 //!
-//! Everything made up comes from the seed, so that a failure is found again; every step ends after a number of tries, or after a
-//! time if that comes first.
+//! Everything made up comes from the seed, so that a failure is found again; every step ends after
+//! a number of tries, or after a time if that comes first. When the time for all of it is up
+//! (`time_limit`), what is left is cut: said, and not passed.
 
 mod claim;
 mod component;
@@ -30,18 +33,21 @@ mod simulate;
 mod stability;
 #[cfg(test)]
 mod tests;
+mod time_limit;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 pub use claim::{Claim, bundled_claims};
+pub use cost::{fitness, slow_picks};
 pub use report::{Bar, Bars, Cost, Line, Outcome, Report, Spread};
-pub use simulate::{EndpointShare, KeyMoves, PickCost, Simulated, Simulation, simulate};
+pub use simulate::{EndpointShare, KeyMoves, Load, PickCost, Simulated, Simulation, simulate};
 
 use crate::{
     model::{Endpoint, ServiceName},
     plugin::{Kind, LoadError, Plugin},
     policy::{Plan, Policy, Scope},
 };
+use time_limit::Limited;
 
 /// What a run of the kit may vary.
 #[derive(Debug, Clone)]
@@ -54,18 +60,22 @@ pub struct Options {
     pub seed: u64,
     /// Fewer tries, for a first look: seconds instead of up to minutes.
     pub quick: bool,
-    /// What is required beyond the interface.
+    /// What is required beyond the interface, or not.
     pub claims: Vec<Claim>,
+    /// When it has to be done; what is not tried by then is cut from the report. None: as long as
+    /// it takes.
+    pub until: Option<Instant>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config: "{}".into(), zone: "zone-a".into(), seed: 1, quick: false, claims: Vec::new() }
+        Self { config: "{}".into(), zone: "zone-a".into(), seed: 1, quick: false, claims: Vec::new(), until: None }
     }
 }
 
-/// Tries out a plugin. `again` is the same one, loaded by another engine: what it answers must not depend on the engine.
-/// It takes seconds, and up to some minutes for a slow plugin: call it on a blocking thread. `progress` is told what is tried next.
+/// Tries out a plugin. `again` is the same one, loaded by another engine: what it answers must not
+/// depend on the engine. It takes seconds, and up to some minutes for a slow plugin: call it on a
+/// blocking thread. `progress` is told what is tried next.
 ///
 /// # Errors
 ///
@@ -84,8 +94,8 @@ pub fn check(
             Ok(check_policy(&subject, options, report, progress))
         }
         Kind::KeyScheme => {
-            let scheme = plugin.clone().into_key_scheme(&options.config)?;
-            let again = again.clone().into_key_scheme(&options.config)?;
+            let scheme = Limited::new(plugin.clone().into_key_scheme(&options.config)?, &report.limit);
+            let again = Limited::new(again.clone().into_key_scheme(&options.config)?, &report.limit);
             let memory = plugin.clone();
             let subject = key_scheme::Subject {
                 scheme: &scheme,
@@ -111,7 +121,8 @@ struct Subject {
     /// The names of its configuration's fields with their defaults, as JSON.
     fields: Vec<(String, String)>,
     configure: Box<Configure>,
-    /// The most linear memory that one of its instances has had since this was last asked for, in bytes.
+    /// The most linear memory that one of its instances has had since this was last asked for, in
+    /// bytes.
     memory: Box<dyn Fn() -> usize>,
 }
 
@@ -135,6 +146,9 @@ impl Subject {
 /// One run over a policy: what every step gets.
 struct Run<'a> {
     subject: &'a Subject,
+    /// The subject's policies, for as long as there is time.
+    policy: Arc<dyn Policy>,
+    again: Arc<dyn Policy>,
     options: &'a Options,
     scope: Scope,
     report: Report,
@@ -144,12 +158,20 @@ impl<'a> Run<'a> {
     fn new(subject: &'a Subject, options: &'a Options, report: Report) -> Self {
         let service = ServiceName::new(made_up::SERVICE).expect("a plain name");
         let scope = Scope { service, zone: options.zone.as_str().into() };
-        Self { subject, options, scope, report }
+        let limited = |policy: &Arc<dyn Policy>| Arc::new(Limited::new(Arc::clone(policy), &report.limit));
+        let (policy, again) = (limited(&subject.policy), limited(&subject.again));
+        Self { subject, policy, again, options, scope, report }
+    }
+
+    /// The policy with another configuration.
+    fn configured(&self, config: &str) -> Result<Arc<dyn Policy>, String> {
+        let policy = (self.subject.configure)(config).map_err(|error| error.to_string())?;
+        Ok(Arc::new(Limited::new(policy, &self.report.limit)))
     }
 
     /// The plan for these endpoints, checked like the host checks it.
     fn build(&self, endpoints: &[Endpoint]) -> Result<Plan, String> {
-        checked_build(&*self.subject.policy, &self.scope, endpoints)
+        checked_build(&*self.policy, &self.scope, endpoints)
     }
 
     /// The random numbers of one step: those of another step do not move when this one draws more.
@@ -183,18 +205,21 @@ impl<'a> Run<'a> {
 /// One part of the kit.
 type Step = fn(&mut Run<'_>);
 
-/// What a build of this policy costs for ten endpoints and, if it is asked for each request, a pick. It takes about half a second: call it
-/// on a blocking thread.
+/// What a build of this policy costs for ten endpoints and, if it is asked for each request, a
+/// pick; and why there is not more to say, if so. It takes about half a second, and no longer than
+/// `until`: call it on a blocking thread.
 ///
 /// # Errors
 ///
 /// It is no policy, or it cannot build with this configuration; the text says why.
-pub fn cost(plugin: &Plugin, config: &str) -> Result<Vec<Cost>, String> {
-    let options = Options { config: config.into(), quick: true, ..Options::default() };
+pub fn cost(plugin: &Plugin, config: &str, until: Option<Instant>) -> Result<(Vec<Cost>, Option<String>), String> {
+    let options = Options { config: config.into(), quick: true, until, ..Options::default() };
     let subject = Subject::of(plugin, plugin, config).map_err(|error| error.to_string())?;
     let mut run = Run::new(&subject, &options, Report::new(plugin, &options));
-    cost::measure(&mut run, 10)?;
-    Ok(run.report.cost)
+    match cost::measure(&mut run, 10) {
+        Err(reason) if run.report.cost.is_empty() => Err(reason),
+        measured => Ok((run.report.cost, measured.err())),
+    }
 }
 
 fn check_policy(subject: &Subject, options: &Options, report: Report, progress: &dyn Fn(&'static str)) -> Report {
@@ -218,7 +243,9 @@ fn check_policy(subject: &Subject, options: &Options, report: Report, progress: 
     ];
     for (section, step) in steps {
         progress(section);
-        if picks {
+        if run.report.limit.is_over() {
+            run.note(section, "all of it", Outcome::Cut, time_limit::REASON);
+        } else if picks {
             step(&mut run);
         } else {
             run.skip(section, "its picks fail");
@@ -227,7 +254,8 @@ fn check_policy(subject: &Subject, options: &Options, report: Report, progress: 
     run.report
 }
 
-/// Builds, and checks what a component's plan is checked for as well: here for policies that are none.
+/// Builds, and checks what a component's plan is checked for as well: here for policies that are
+/// none.
 fn checked_build(policy: &dyn Policy, scope: &Scope, endpoints: &[Endpoint]) -> Result<Plan, String> {
     let plan = policy.build(scope, endpoints).map_err(|error| error.to_string())?;
     if let Plan::Rotation(list) | Plan::HashTable(list) = &plan {

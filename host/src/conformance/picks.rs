@@ -1,6 +1,7 @@
-//! Picks of a policy that is asked for each request: in range, answered however long it runs, and none for a weight of 0.
+//! Picks of a policy that is asked for each request: in range, answered however long it runs, and
+//! none for a weight of 0.
 
-use super::{Run, made_up, report::Outcome};
+use super::{Claim, Run, made_up, report::Outcome};
 use crate::policy::{Decision, Picker, Plan};
 
 const SECTION: &str = "picks";
@@ -13,7 +14,8 @@ pub(super) fn check(run: &mut Run<'_>) -> bool {
             run.skip(SECTION, &format!("a {} answers without it", plan.kind()));
             return true;
         }
-        // Built before, and not now: the determinism of its builds is what is wrong, and is looked at.
+        // Built before, and not now: the determinism of its builds is what is wrong, and is looked
+        // at.
         Err(error) => {
             run.note(SECTION, "index ranges", Outcome::Failed, error);
             return false;
@@ -28,9 +30,47 @@ pub(super) fn check(run: &mut Run<'_>) -> bool {
     if !run.require(SECTION, "a long run", result) {
         return false;
     }
+    names_endpoints(run);
     weight_0(run);
     heeds_tried(run);
     true
+}
+
+/// A plain request, of which nothing failed yet, among endpoints that can all be used, is there to
+/// be sent. A policy that declines every one of them balances nothing; one that declines some (it
+/// sheds load, it waits for a key) is looked at.
+fn names_endpoints(run: &mut Run<'_>) {
+    const CHECK: &str = "plain requests are sent";
+    let (mut random, picks) = (run.random(14), run.tries(2_000, 500));
+    let mut count = || -> Result<usize, String> {
+        let mut declined = 0;
+        for n in [1, 2, 10] {
+            let Some(picker) = picker(run, &made_up::mixed(n))? else { continue };
+            let mut declined_here = 0;
+            for nth in 0..picks {
+                let (mut context, mut request) = made_up::request(&mut random, n);
+                (request.tried, context.attempt) = (Vec::new(), 0);
+                let decision = picker.pick(context, &request).map_err(|error| format!("pick {nth} {error}"))?;
+                declined_here += usize::from(request.target(&decision).is_none());
+            }
+            if declined_here == picks && !run.claims(Claim::Declines) {
+                return Err(format!(
+                    "it declined each of {picks} plain requests (queue, fail or drop) with {n} usable endpoint{}; if it is meant to, claim \
+                     `declines`",
+                    if n == 1 { "" } else { "s" }
+                ));
+            }
+            declined += declined_here;
+        }
+        Ok(declined)
+    };
+    match count() {
+        Ok(0) => run.note(SECTION, CHECK, Outcome::Ok, "each of them to an endpoint"),
+        Ok(declined) => {
+            run.note(SECTION, CHECK, Outcome::Observed, format!("{declined} of {} were declined", 3 * picks));
+        }
+        Err(error) => run.note(SECTION, CHECK, Outcome::Failed, error),
+    }
 }
 
 /// The picker for these endpoints, if it is asked for each request of theirs.
@@ -120,7 +160,8 @@ fn weight_0(run: &mut Run<'_>) {
     run.require(SECTION, "weight 0", result);
 }
 
-/// How often a further attempt names an endpoint that the request has failed on. The host asks again then, and at last rotates.
+/// How often a further attempt names an endpoint that the request has failed on. The host asks
+/// again then, and at last rotates.
 fn heeds_tried(run: &mut Run<'_>) {
     let (mut random, picks) = (run.random(13), run.tries(2_000, 500));
     let mut count = || -> Result<usize, String> {

@@ -1,4 +1,5 @@
-//! Plans for endpoints of all sorts: none, one, many, unusable ones, odd ones, random ones; and configurations of all sorts.
+//! Plans for endpoints of all sorts: none, one, many, unusable ones, odd ones, random ones; and
+//! configurations of all sorts.
 
 use std::sync::Arc;
 
@@ -12,7 +13,8 @@ use crate::{
 
 const SECTION: &str = "plans";
 
-/// What to look for a plan with. A policy that cannot plan for ten plain endpoints is tried no further.
+/// What to look for a plan with. A policy that cannot plan for ten plain endpoints is tried no
+/// further.
 pub(super) fn check(run: &mut Run<'_>) -> bool {
     let base = run.build(&made_up::mixed(10)).map(|plan| describe(&plan));
     if !run.require(SECTION, "10 endpoints", base) {
@@ -77,7 +79,8 @@ fn random_sets(run: &mut Run<'_>) {
     run.require(SECTION, "index ranges", result);
 }
 
-/// "0 means: send it nothing", says the interface. What is asked for each request is looked at among the picks.
+/// "0 means: send it nothing", says the interface. What is asked for each request is looked at
+/// among the picks.
 fn nothing_for_weight_0(run: &mut Run<'_>) {
     const CHECK: &str = "weight 0 in a plan";
     let mut endpoints = made_up::mixed(10);
@@ -94,7 +97,8 @@ fn nothing_for_weight_0(run: &mut Run<'_>) {
     run.require(SECTION, CHECK, result);
 }
 
-/// An empty plan is a fair answer to "send nothing", and so is a policy's own way out; a trap is neither.
+/// An empty plan is a fair answer to "send nothing", and so is a policy's own way out; a trap is
+/// neither.
 fn all_weights_0(run: &mut Run<'_>) {
     let idle: Vec<_> = made_up::mixed(5).into_iter().map(|endpoint| Endpoint { weight: 0, ..endpoint }).collect();
     match run.build(&idle) {
@@ -122,7 +126,7 @@ fn configurations(run: &mut Run<'_>) {
     };
     let endpoints = made_up::mixed(10);
     let build = |config: &str| -> Result<Result<Plan, String>, String> {
-        let policy = (run.subject.configure)(config).map_err(|error| error.to_string())?;
+        let policy = run.configured(config)?;
         match policy.build(&run.scope, &endpoints) {
             Ok(plan) => Ok(Ok(plan)),
             Err(BuildError::Refused { reason, .. }) => Ok(Err(reason)),
@@ -173,7 +177,7 @@ fn explicit_defaults(run: &Run<'_>, given: &Map<String, Value>) -> Option<Result
     config.extend(given.clone());
     let (config, endpoints) = (Value::Object(config).to_string(), made_up::mixed(30));
     let compare = || {
-        let policy = (run.subject.configure)(&config).map_err(|error| error.to_string())?;
+        let policy = run.configured(&config)?;
         let explicit =
             checked_build(&*policy, &run.scope, &endpoints).map_err(|error| format!("with {config}: {error}"))?;
         super::determinism::same_plan(&run.build(&endpoints)?, &explicit)

@@ -1,4 +1,5 @@
-//! Endpoints go while picks go on: on a real service of the balancer, with its task, its generations and its own pick.
+//! Endpoints go while picks go on: on a real service of the balancer, with its task, its
+//! generations and its own pick.
 //!
 //! ```text
 //!   1  one generation, endpoints cannot be reached, one after another      (a connection backs off)
@@ -6,8 +7,9 @@
 //!   3  endpoints leave the registry one after another: a build each, picks on the old generation and on the new one
 //! ```
 //!
-//! The balancer answers every one of these picks whatever the policy does. So what is looked at is whether it had to stand in for the
-//! policy, and whether the policy keeps a call waiting, or fails it, while an endpoint could serve.
+//! The balancer answers every one of these picks whatever the policy does. So what is looked at is
+//! whether it had to stand in for the policy, and whether the policy keeps a call waiting, or fails
+//! it, while an endpoint could serve.
 
 use std::sync::Arc;
 
@@ -54,13 +56,14 @@ pub(super) fn check(run: &mut Run<'_>) {
 struct Service {
     live: Live,
     picks: usize,
-    /// The policy keeps some requests from every endpoint by intention: it did so when all of them could be used.
+    /// The policy keeps some requests from every endpoint by intention: it did so when all of them
+    /// could be used.
     declines: bool,
 }
 
 impl Service {
     async fn start(run: &Run<'_>, picks: usize) -> Result<Self, String> {
-        let live = Live::start(Arc::clone(&run.subject.policy), &run.options.config, &run.scope).await?;
+        let live = Live::start(Arc::clone(&run.policy), &run.options.config, &run.scope).await?;
         let mut service = Self { live, picks, declines: false };
         let endpoints = made_up::alike(ENDPOINTS, &run.options.zone);
         service.live.apply(Update::Reset { revision: Revision(1), endpoints, skipped: 0 });
@@ -73,7 +76,13 @@ impl Service {
     fn pick(state: &ServiceState, nth: usize, tried: &[u32]) -> Pick {
         let mut headers = HeaderMap::new();
         headers.insert(KEY_HEADER, http::HeaderValue::from(nth));
-        state.pick(&PickRequest { path: "/waymark.Check/Pick", headers: &headers, peer: None, tried })
+        state.pick(&PickRequest {
+            path: "/waymark.Check/Pick",
+            headers: &headers,
+            peer: None,
+            place: state.next_place(),
+            tried,
+        })
     }
 
     /// One pick, with `usable` endpoints left.

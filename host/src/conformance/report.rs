@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Claim, Options};
+use super::{
+    Claim, Options,
+    time_limit::{self, TimeLimit},
+};
 use crate::plugin::{LoadError, Plugin};
 
 /// What came of one check.
@@ -17,6 +20,8 @@ pub enum Outcome {
     Failed,
     /// It could not be tried, because of what failed before, or does not apply.
     Skipped,
+    /// It was not tried to its end: the time for the whole run was up.
+    Cut,
 }
 
 /// One check.
@@ -114,6 +119,9 @@ pub struct Report {
     pub shares: Vec<Bars>,
     /// What calls cost.
     pub cost: Vec<Cost>,
+    /// Until when the run may go on.
+    #[serde(skip)]
+    pub(super) limit: TimeLimit,
 }
 
 impl Report {
@@ -141,6 +149,7 @@ impl Report {
             lines: Vec::new(),
             shares: Vec::new(),
             cost: Vec::new(),
+            limit: TimeLimit::new(options.until),
         }
     }
 
@@ -159,9 +168,17 @@ impl Report {
         report
     }
 
-    /// Whether nothing failed.
+    /// Whether nothing failed, and nothing was left out for want of time.
     pub fn passed(&self) -> bool {
-        self.count(Outcome::Failed) == 0
+        self.count(Outcome::Failed) == 0 && self.count(Outcome::Cut) == 0
+    }
+
+    /// The parts that were not tried to their end, in order.
+    pub fn cut(&self) -> Vec<&'static str> {
+        let mut parts: Vec<_> =
+            self.lines.iter().filter(|line| line.outcome == Outcome::Cut).map(|line| line.section).collect();
+        parts.dedup();
+        parts
     }
 
     /// How many checks ended so.
@@ -176,6 +193,10 @@ impl Report {
         outcome: Outcome,
         detail: impl Into<String>,
     ) {
+        // What was stopped ended with an error, which is none of the plugin.
+        if outcome == Outcome::Failed && self.limit.has_cut() {
+            return self.lines.push(Line { section, check, outcome: Outcome::Cut, detail: time_limit::REASON.into() });
+        }
         self.lines.push(Line { section, check, outcome, detail: detail.into() });
     }
 

@@ -1,7 +1,8 @@
 //! Who gets how much: by weight within one zone, and by zone.
 //!
-//! The shares of a plan are counted and exact. Those of a policy that is asked are sampled, on idle endpoints, with as many picks as
-//! the line says; an endpoint's share is in bounds when it is within 5 standard deviations and a twentieth of what its weight says.
+//! The shares of a plan are counted and exact. Those of a policy that is asked are sampled, on idle
+//! endpoints, with as many picks as the line says; an endpoint's share is in bounds when it is
+//! within 5 standard deviations and a twentieth of what its weight says.
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub(super) fn check(run: &mut Run<'_>) {
 /// The shares of these endpoints, and the number of picks if they were sampled.
 fn shares(run: &Run<'_>, scope: &Scope, endpoints: &[Endpoint]) -> Result<(Vec<f64>, Option<usize>), String> {
     let mut counts = vec![0u32; endpoints.len()];
-    let plan = super::checked_build(&*run.subject.policy, scope, endpoints)?;
+    let plan = super::checked_build(&*run.policy, scope, endpoints)?;
     let sampled = match plan {
         Plan::Rotation(list) | Plan::HashTable(list) => {
             for index in &list {

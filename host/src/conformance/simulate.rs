@@ -1,7 +1,9 @@
-//! A policy driven offline: a service of the balancer, callers that never were, and a count of who got what.
+//! A policy driven offline: a service of the balancer, callers that never were, and a count of who
+//! got what.
 //!
-//! What is random comes from the seed, also in the host's own pick, so that the same seed gives the same picks. Calls stay in flight for a
-//! random number of further picks, so that a policy that goes by load has some; latency stays unknown, since a clock would make runs differ.
+//! What is random comes from the seed, also in the host's own pick, so that the same seed gives the
+//! same picks. Calls stay in flight for a random number of further picks, so that a policy that
+//! goes by load has some; latency stays unknown, since a clock would make runs differ.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +21,13 @@ use super::{
     made_up,
     report::Bar,
     stability,
+    time_limit::{Limited, TimeLimit},
 };
 use crate::{
     balancer::{Pick, PickRequest, ServiceState},
     model::{Endpoint, InstanceId, Locality, Revision, ServiceName, Update},
     plugin::Plugin,
-    policy::{Plan, Policy, Scope},
+    policy::{LoadReport, Plan, Policy, Scope},
 };
 
 /// What is simulated.
@@ -38,10 +41,15 @@ pub struct Simulation {
     pub zone: String,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// What instances have said of their own load, once and before the first pick; none of those
+    /// that are not here.
+    pub loads: BTreeMap<InstanceId, Load>,
     /// How many picks.
     pub picks: u64,
     /// Where everything random comes from.
     pub seed: u64,
+    /// When it has to be done: what was picked by then is told. None: as long as it takes.
+    pub until: Option<Instant>,
 }
 
 impl Simulation {
@@ -52,10 +60,21 @@ impl Simulation {
             service: ServiceName::new(made_up::SERVICE).expect("a plain name"),
             zone: "zone-a".into(),
             endpoints: made_up::mixed(10),
+            loads: BTreeMap::new(),
             picks: 100_000,
             seed: 1,
+            until: None,
         }
     }
+}
+
+/// What one instance said of its own load.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Load {
+    /// The figures that ORCA has for everybody; the age is not looked at.
+    pub figures: LoadReport,
+    /// Figures of its own, by name.
+    pub named: BTreeMap<String, f64>,
 }
 
 /// What one endpoint got.
@@ -124,11 +143,16 @@ pub struct Simulated {
     pub plan: &'static str,
     /// How many picks were made.
     pub picks: u64,
+    /// How many there were to be: more when the time was up before.
+    pub wanted: u64,
+    /// The part that the time did not suffice for, in words; none when all of it was done.
+    pub cut: Option<&'static str>,
     /// Picks that no endpoint got: the policy said queue, fail or drop, or nobody could be used.
     pub unanswered: u64,
     /// Picks for which the host stood in, because the policy failed.
     pub stood_in: u64,
-    /// A digest of all picks in their order: equal exactly when the picks are, as far as 64 bits tell.
+    /// A digest of all picks in their order: equal exactly when the picks are, as far as 64 bits
+    /// tell.
     pub digest: String,
     /// What each endpoint got, in the order of the instances.
     pub endpoints: Vec<EndpointShare>,
@@ -136,12 +160,13 @@ pub struct Simulated {
     pub zones: Vec<Bar>,
     /// What a pick took; none when there was no pick.
     pub cost: Option<PickCost>,
-    /// What becomes of keys; none when the policy does not go by a key, or there are fewer than two endpoints.
+    /// What becomes of keys; none when the policy does not go by a key, or there are fewer than two
+    /// endpoints.
     pub keys: Option<KeyMoves>,
 }
 
-/// Runs it. It takes up to minutes for many picks: call it on a blocking thread, outside of an async runtime. `progress` is told how many
-/// picks are done.
+/// Runs it. It takes up to minutes for many picks: call it on a blocking thread, outside of an
+/// async runtime. `progress` is told how many picks are done.
 ///
 /// # Errors
 ///
@@ -149,6 +174,7 @@ pub struct Simulated {
 pub fn simulate(plugin: &Plugin, what: &Simulation, progress: &dyn Fn(u64)) -> Result<Simulated, String> {
     let policy: Arc<dyn Policy> =
         Arc::new(plugin.clone().into_policy(&what.config).map_err(|error| error.to_string())?);
+    let limit = TimeLimit::new(what.until);
     let scope = Scope { service: what.service.clone(), zone: what.zone.as_str().into() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.map_err(|error| format!("cannot start an async runtime: {error}"))?;
@@ -159,8 +185,23 @@ pub fn simulate(plugin: &Plugin, what: &Simulation, progress: &dyn Fn(u64)) -> R
         live.published(what.endpoints.len()).await?;
         Ok::<_, String>(live.state())
     })?;
+    for endpoint in state.endpoints.iter() {
+        if let (Some(load), Some(call)) = (what.loads.get(&endpoint.endpoint.id), endpoint.cell.begin()) {
+            call.reported(&load.figures, load.named.clone());
+        }
+    }
     let counted = count(&state, what, progress);
-    let endpoints = shares(&state, &counted.picks, what.picks);
+    let endpoints = shares(&state, &counted.picks, counted.done);
+    let limited: Arc<dyn Policy> = Arc::new(Limited::new(policy, &limit));
+    let keys = match key_moves(&*limited, &scope, what) {
+        Err(_) if limit.has_cut() => None,
+        keys => keys?,
+    };
+    let cut = match (counted.done < what.picks, limit.has_cut()) {
+        (true, _) => Some("picks, and where keys move"),
+        (false, true) => Some("where keys move"),
+        (false, false) => None,
+    };
     Ok(Simulated {
         plugin: plugin.description.name.clone(),
         version: plugin.description.version.clone(),
@@ -169,19 +210,23 @@ pub fn simulate(plugin: &Plugin, what: &Simulation, progress: &dyn Fn(u64)) -> R
         zone: what.zone.clone(),
         seed: what.seed,
         plan: state.plan_kind(),
-        picks: what.picks,
-        unanswered: what.picks - counted.picks.iter().sum::<u64>(),
+        picks: counted.done,
+        wanted: what.picks,
+        cut,
+        unanswered: counted.done - counted.picks.iter().sum::<u64>(),
         stood_in: state.counters().fallback_picks(),
         digest: format!("{:016x}", counted.digest),
         zones: zones(&endpoints),
         endpoints,
         cost: counted.cost(),
-        keys: key_moves(&*policy, &scope, what)?,
+        keys,
     })
 }
 
 /// The picks, counted.
 struct Counted {
+    /// How many were made.
+    done: u64,
     picks: Vec<u64>,
     digest: u64,
     nanoseconds: Vec<u64>,
@@ -197,7 +242,7 @@ fn count(state: &ServiceState, what: &Simulation, progress: &dyn Fn(u64)) -> Cou
     fastrand::seed(what.seed.wrapping_add(1));
     // A call ends at a later pick: those that end at pick t stand in place t modulo the length.
     let mut in_flight: Vec<Vec<_>> = (0..=2 * n).map(|_| Vec::new()).collect();
-    let mut counted = Counted { picks: vec![0; n], digest: 0, nanoseconds: Vec::new() };
+    let mut counted = Counted { done: what.picks, picks: vec![0; n], digest: 0, nanoseconds: Vec::new() };
     let (mut digest, clock) = (Xxh64::new(0), clock_cost());
     let (timed_every, told_every) = ((what.picks / TIMED).max(1), (what.picks / 200).max(1));
     let mut headers = HeaderMap::new();
@@ -205,8 +250,18 @@ fn count(state: &ServiceState, what: &Simulation, progress: &dyn Fn(u64)) -> Cou
         let now = (nth % in_flight.len() as u64) as usize;
         in_flight[now].clear();
         headers.insert(KEY_HEADER, HeaderValue::from(random.u16(..)));
-        let request = PickRequest { path: "/waymark.Simulate/Pick", headers: &headers, peer: None, tried: &[] };
+        let request = PickRequest {
+            path: "/waymark.Simulate/Pick",
+            headers: &headers,
+            peer: None,
+            place: state.next_place(),
+            tried: &[],
+        };
         let began = Instant::now();
+        if what.until.is_some_and(|until| began >= until) {
+            counted.done = nth;
+            break;
+        }
         let pick = state.pick(&request);
         let took = began.elapsed();
         if nth % timed_every == 0 {
@@ -368,14 +423,33 @@ mod tests {
 
     #[test]
     fn calls_in_flight_are_seen_by_a_policy_that_goes_by_load() {
-        // Weights are not heeded: idle, it would be uniform only by chance; with load it is so to a part of a percent.
+        // Weights are not heeded: idle, it would be uniform only by chance; with load it is so to a
+        // part of a percent.
         let found = run("least_request", &some(20_000));
         assert!(found.endpoints.iter().all(|endpoint| (endpoint.got - 0.1).abs() < 0.005), "{:?}", found.endpoints);
     }
 
     #[test]
+    fn what_instances_said_of_their_load_is_there_from_the_first_pick_on() {
+        let load = |at: usize| Load {
+            figures: LoadReport {
+                application_utilization: if at == 3 { 0.2 } else { 0.9 },
+                rps: 100.0,
+                ..LoadReport::default()
+            },
+            named: BTreeMap::new(),
+        };
+        let made_up = some(2_000);
+        let loads = made_up.endpoints.iter().enumerate().map(|(at, it)| (it.id.clone(), load(at))).collect();
+        let found = run("reported_load", &Simulation { loads, ..made_up.clone() });
+        let without = run("reported_load", &made_up);
+        assert!(found.endpoints[3].got > 1.5 * without.endpoints[3].got, "{:?}", found.endpoints);
+    }
+
+    #[test]
     fn most_keys_of_a_ring_stay_where_they_are() {
-        // Some move because the ring's size goes by the sum of the weights; modulo would move 9 of 10.
+        // Some move because the ring's size goes by the sum of the weights; modulo would move 9
+        // of 10.
         let keys = run("ring_hash", &some(100)).keys.unwrap();
         assert!(keys.leaving_own > 0.0 && keys.leaving_others < 0.1, "{keys:?}");
         assert!(keys.joining_own > 0.0 && keys.joining_others < 0.1, "{keys:?}");

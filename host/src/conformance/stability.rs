@@ -1,7 +1,8 @@
 //! Whether keys stay where they are when another endpoint leaves or joins.
 //!
-//! A hash table claims it by being one. A policy that is asked is looked at: if equal keys go to the same endpoint whatever else the
-//! request is, and different ones to several, it goes by the key.
+//! A hash table claims it by being one. A policy that is asked is looked at: if equal keys go to
+//! the same endpoint whatever else the request is, and different ones to several, it goes by the
+//! key.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +17,8 @@ const SECTION: &str = "stability";
 /// The endpoints before one leaves.
 const ENDPOINTS: usize = 20;
 
-/// So many of the keys of endpoints that stay may move, in parts of 1. Maglev moves about 3 % (section 5.3 of its paper),
-/// a ring none; a plain modulo moves 95 %.
+/// So many of the keys of endpoints that stay may move, in parts of 1. Maglev moves about 3 %
+/// (section 5.3 of its paper), a ring none; a plain modulo moves 95 %.
 const MAY_MOVE: f64 = 0.1;
 
 /// Where each key goes, by instance.
@@ -89,7 +90,8 @@ pub(super) fn places(plan: Plan, endpoints: &[Endpoint], keys: &[String]) -> Res
     }
 }
 
-/// Of the keys that did not go to `endpoint` in `its`, as many as there are, and how many of them go elsewhere in `other`.
+/// Of the keys that did not go to `endpoint` in `its`, as many as there are, and how many of them
+/// go elsewhere in `other`.
 pub(super) fn moved(its: &Places, other: &Places, endpoint: &str) -> (usize, usize) {
     let rest = its.iter().zip(other).filter(|(its, _)| its.as_deref() != Some(endpoint));
     rest.fold((0, 0), |(all, moved), (its, other)| (all + 1, moved + usize::from(its != other)))

@@ -1,4 +1,5 @@
-//! Each check can fail: a policy or a key scheme written for it does what it looks for, and nothing else fails for it.
+//! Each check can fail: a policy or a key scheme written for it does what it looks for, and nothing
+//! else fails for it.
 #![allow(clippy::unwrap_used, clippy::unnecessary_wraps, reason = "tests")]
 
 use std::sync::{
@@ -65,7 +66,8 @@ fn run(subject: &Subject, claims: &[Claim]) -> Report {
     check_policy(subject, &options, Report::empty("native", &options), &|_| {})
 }
 
-/// What failed, as `section: check`. The process's memory is left out: other tests of this process allocate meanwhile.
+/// What failed, as `section: check`. The process's memory is left out: other tests of this process
+/// allocate meanwhile.
 fn failed(report: &Report) -> Vec<String> {
     let failed =
         report.lines.iter().filter(|line| line.outcome == Outcome::Failed && line.check != "the host's memory");
@@ -163,11 +165,60 @@ fn every_odd_set_of_endpoints_has_a_line_that_can_fail() {
         let options = Options { quick: true, ..Options::default() };
         let service = ServiceName::new("svc").unwrap();
         let scope = Scope { service, zone: "zone-a".into() };
-        let mut run = Run { subject: &subject, options: &options, scope, report: Report::empty("native", &options) };
+        let mut run = Run { scope, ..Run::new(&subject, &options, Report::empty("native", &options)) };
         assert!(plans::check(&mut run));
         let found = failed(&run.report);
         assert!(found.contains(&format!("plans: {check}")), "{check}: {found:?}");
     }
+}
+
+#[test]
+fn a_policy_that_declines_every_plain_request_is_found_unless_it_claims_to() {
+    let decisions: [fn() -> Decision; 3] =
+        [|| Decision::Queue, || Decision::Fail("no".into()), || Decision::Drop("no".into())];
+    for decision in decisions {
+        let report = asked(&[], move |_, _, _| Ok(decision()));
+        assert_eq!(failed(&report), ["picks: plain requests are sent"], "{:?}", decision());
+        let detail = &line(&report, "picks", "plain requests are sent").detail;
+        assert!(detail.contains("1 usable endpoint;") && detail.contains("declines"), "{detail}");
+        let report = asked(&[Claim::Declines], move |_, _, _| Ok(decision()));
+        assert!(failed(&report).is_empty(), "{:?}: {:?}", decision(), failed(&report));
+    }
+    // One that serves the single endpoint that it happens to have, and none of several.
+    let report = asked(&[], |list, context, _| Ok(if list.len() == 1 { turn(list, context) } else { Decision::Queue }));
+    assert!(failed(&report).contains(&"picks: plain requests are sent".to_owned()), "{:?}", failed(&report));
+    // One that sheds a third, or waits for a key, sends the others.
+    for sheds in [(|context| context.sequence % 3 == 0) as fn(PickContext) -> bool, |context| context.hash.is_none()] {
+        let report = asked(&[], move |list, context, _| {
+            Ok(if sheds(context) { Decision::Drop("shed".into()) } else { turn(list, context) })
+        });
+        assert!(failed(&report).is_empty(), "{:?}", failed(&report));
+        assert_eq!(line(&report, "picks", "plain requests are sent").outcome, Outcome::Observed);
+    }
+}
+
+#[test]
+fn when_the_time_is_up_the_policy_is_asked_no_more_and_the_report_says_what_was_cut() {
+    let options = Options::default();
+    let report = Report::empty("native", &options);
+    let (limit, asked) = (report.limit.clone(), Arc::new(AtomicUsize::new(0)));
+    let subject = {
+        let asked = Arc::clone(&asked);
+        subject_of(move |_, endpoints, _| {
+            let (list, limit, asked) = (receiving(endpoints), limit.clone(), Arc::clone(&asked));
+            picks(&list.clone(), move |context, _| {
+                if asked.fetch_add(1, SeqCst) + 1 == 3_000 {
+                    limit.end();
+                }
+                Ok(turn(&list, context))
+            })
+        })
+    };
+    let report = check_policy(&subject, &options, report, &|_| {});
+    assert_eq!(asked.load(SeqCst), 3_000);
+    assert!(failed(&report).is_empty() && !report.passed(), "{:?}", report.lines);
+    assert_eq!(line(&report, "plans", "10 endpoints").outcome, Outcome::Ok);
+    assert_eq!(report.cut(), ["picks", "determinism", "removal", "shares", "stability", "cost", "memory"]);
 }
 
 #[test]
@@ -441,7 +492,7 @@ struct Scheme(Fault, AtomicUsize);
 
 impl Scheme {
     fn failed(call: &'static str) -> NamingError {
-        NamingError::Failed { scheme: "native".into(), call, reason: "as the test says".into() }
+        NamingError::Failed { scheme: "native".into(), call, reason: "as the test says".into(), overran: false }
     }
 }
 
@@ -495,7 +546,7 @@ impl KeyScheme for Scheme {
             Fault::LosesWeight => endpoint.weight = 1,
             _ => {}
         }
-        Ok(Decoded { endpoints: vec![endpoint] })
+        Ok(Decoded { endpoints: vec![endpoint], warnings: Vec::new() })
     }
 }
 

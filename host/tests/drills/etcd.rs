@@ -1,4 +1,5 @@
-//! Real etcd processes: a cluster of one or three, whose members can be killed, stopped, wiped and put back.
+//! Real etcd processes: a cluster of one or three, whose members can be killed, stopped, wiped and
+//! put back.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -12,6 +13,8 @@ use etcd_client::{Client, ConnectOptions, GetOptions, ResponseHeader};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
+
+use super::record::EraCount;
 
 /// Where the key scheme of the drills keeps its entries.
 pub(crate) const PREFIX: &str = "drill/";
@@ -48,6 +51,8 @@ pub(crate) struct Cluster {
     members: Vec<Member>,
     /// Part of what the cluster id is made from.
     token: String,
+    /// Counts how often its history was another from then on.
+    era: EraCount,
     folder: TempDir,
 }
 
@@ -67,10 +72,15 @@ impl Cluster {
             process: None,
         });
         let members = members.collect();
-        let mut cluster = Self { program: program().unwrap(), members, token: token(), folder };
+        let mut cluster =
+            Self { program: program().unwrap(), members, token: token(), era: EraCount::default(), folder };
         cluster.start_all();
         cluster.wait_until_it_serves().await;
         cluster
+    }
+
+    pub(crate) fn era(&self) -> EraCount {
+        EraCount::clone(&self.era)
     }
 
     pub(crate) fn address(&self, member: usize) -> SocketAddr {
@@ -142,12 +152,14 @@ impl Cluster {
         signal_process(process.id(), signal);
     }
 
-    /// Deletes what a stopped cluster knew. Started again it is another cluster, at the same addresses.
+    /// Deletes what a stopped cluster knew. Started again it is another cluster, at the same
+    /// addresses.
     pub(crate) fn wipe(&mut self) {
         for member in &self.members {
             std::fs::remove_dir_all(&member.data).unwrap();
         }
         self.token = token();
+        self.era.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Copies the data of a stopped single member aside.
@@ -157,6 +169,7 @@ impl Cluster {
 
     /// Puts that copy back.
     pub(crate) fn restore(&self) {
+        self.era.fetch_add(1, Ordering::SeqCst);
         std::fs::remove_dir_all(&self.members[0].data).unwrap();
         copy(&self.folder.path().join("backup"), &self.members[0].data);
     }
@@ -210,7 +223,8 @@ pub(crate) fn signal_process(id: u32, signal: Signal) {
     kill_process(id, signal).unwrap();
 }
 
-/// When a plain client, that comes anew for each attempt, first had a Range answered at one of these endpoints.
+/// When a plain client, that comes anew for each attempt, first had a Range answered at one of
+/// these endpoints.
 pub(crate) async fn answered(urls: &[String], within: Duration) -> Instant {
     let deadline = Instant::now() + within;
     loop {

@@ -53,6 +53,7 @@ pub(crate) async fn history_is_compacted_while_the_node_is_away(_: Scale) -> Res
 
 pub(crate) async fn the_data_is_wiped(_: Scale) -> Result<Row, String> {
     let mut world = single(5).await;
+    world.caught_up().await;
     world.cluster.kill(0);
     world.cluster.wipe();
     world.join().await;
@@ -74,6 +75,7 @@ pub(crate) async fn the_data_goes_back(_: Scale) -> Result<Row, String> {
     world.leave();
     world.until(Instant::now(), World::is_exact).await?;
     write_elsewhere(&mut client(&world).await, 500).await;
+    world.caught_up().await;
     world.cluster.kill(0);
     world.cluster.restore();
     world.cluster.start_member(0);

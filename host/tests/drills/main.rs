@@ -1,4 +1,5 @@
-//! Fault drills: real etcd processes are killed, stopped, cut off, wiped and put back under continuous calls.
+//! Fault drills: real etcd processes are killed, stopped, cut off, wiped and put back under
+//! continuous calls.
 //!
 //! ```text
 //!   callers ──▶ node ──▶ instances          etcd: one member or three
@@ -6,25 +7,31 @@
 //!                 └──────────┴─── (relay) ─────┘      each with a registry client of its own
 //! ```
 //!
-//! In each drill an instance joins and another leaves while the fault lasts, so that the view has something to get right. One
-//! row a drill: the calls; those lost, though a live endpoint could have served them; those that an instance answered which
-//! was out of the registry; how long after etcd answered a plain client again the node's view was etcd's with every live
-//! instance in it; and how long until nobody else was in it.
+//! In each drill an instance joins and another leaves while the fault lasts, so that the view has
+//! something to get right. One row a drill: the calls; those lost, though a live endpoint could
+//! have served them; those that an instance answered which was out of the registry; how long after
+//! etcd answered a plain client again the node's view was etcd's with every live instance in it;
+//! how long until nobody else was in it; and how many steps the node's view took, each held against
+//! what etcd had at that revision (`belief`).
 //!
 //! ```text
 //! cargo test --test drills [-- NAME ...] [--long] [--json] [--one-by-one]
 //! ```
 //!
-//! The etcd is the one named by `WAYMARK_TEST_ETCD`, else the `etcd` on the `PATH`; `REQUIRE_ETCD=1` makes its absence a failure.
+//! The etcd is the one named by `WAYMARK_TEST_ETCD`, else the `etcd` on the `PATH`;
+//! `REQUIRE_ETCD=1` makes its absence a failure.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test that prints what it finds")]
 
+mod belief;
 mod calls;
 mod etcd;
 mod history;
 mod members;
 mod network;
 mod paused;
+mod record;
 #[path = "../it/relay.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod relay;
 mod table;
 mod world;
@@ -82,7 +89,8 @@ fn arguments() -> Result<Arguments, String> {
             "--json" => found.json = true,
             "--one-by-one" => found.one_by_one = true,
             "--list" => found.list = true,
-            // `cargo test` gives all its targets the same options, of which the others mean nothing here.
+            // `cargo test` gives all its targets the same options, of which the others mean nothing
+            // here.
             "--test-threads" | "--skip" | "--format" | "--color" | "--logfile" | "-Z" => {
                 given.next().ok_or(format!("{argument} needs a value"))?;
             }

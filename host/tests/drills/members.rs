@@ -50,7 +50,8 @@ pub(crate) async fn all_members_are_down(scale: Scale) -> Result<Row, String> {
     conclude(world, since, Limit::Second).await
 }
 
-/// The one that the node watches. The others go on, so etcd never ceases to answer: the time counts from the hanging on.
+/// The one that the node watches. The others go on, so etcd never ceases to answer: the time counts
+/// from the hanging on.
 pub(crate) async fn one_of_three_members_hangs(_: Scale) -> Result<Row, String> {
     let cluster = Cluster::start(3).await;
     let path = cluster.urls();

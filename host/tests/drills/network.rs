@@ -42,7 +42,8 @@ pub(crate) async fn the_network_resets_every_connection(_: Scale) -> Result<Row,
     conclude(world, since, Limit::Second).await
 }
 
-/// 300 ms each way, and answers in small pieces. Nothing is lost, so the time counts from the change on.
+/// 300 ms each way, and answers in small pieces. Nothing is lost, so the time counts from the
+/// change on.
 pub(crate) async fn etcd_is_slow(_: Scale) -> Result<Row, String> {
     let (relay, mut world) = behind_a_relay(5).await;
     relay.slow_down(Duration::from_millis(300));
@@ -50,7 +51,8 @@ pub(crate) async fn etcd_is_slow(_: Scale) -> Result<Row, String> {
     sleep(Duration::from_secs(7)).await;
     world.join().await;
     world.leave();
-    // Connecting, granting and writing take a round trip each at the least, and more with TCP's and HTTP/2's own.
+    // Connecting, granting and writing take a round trip each at the least, and more with TCP's and
+    // HTTP/2's own.
     let since = Instant::now();
     let row = conclude(world, since, Limit::RoundTrips).await;
     relay.open();

@@ -1,4 +1,5 @@
-//! Processes of ours that are stopped past the TTL: a debugger, a snapshot of the machine, a starved host.
+//! Processes of ours that are stopped past the TTL: a debugger, a snapshot of the machine, a
+//! starved host.
 
 use std::time::Duration;
 

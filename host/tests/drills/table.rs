@@ -6,7 +6,7 @@ use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::world::World;
+use super::{belief::Checked, world::World};
 
 /// How large the drills are.
 #[derive(Debug, Clone, Copy)]
@@ -20,20 +20,22 @@ pub(crate) struct Scale {
 pub(crate) enum Limit {
     /// A second after etcd answers.
     Second,
-    /// A connection that is silent is taken for dead after [`waymark::registry::RegistryConfig::idle_timeout`] at the latest.
+    /// A connection that is silent is taken for dead after
+    /// [`waymark_node::registry::RegistryConfig::idle_timeout`] at the latest.
     Silence,
     /// Several round trips of 600 ms.
     RoundTrips,
 }
 
-/// A drill fails for lost calls at once, and for time only past this: on two busy cores a second may take longer, and the table says so.
+/// A drill fails for lost calls at once, and for time only past this: on two busy cores a second
+/// may take longer, and the table says so.
 const TOLERANCE: Duration = Duration::from_secs(8);
 
 impl Limit {
     fn wanted(self) -> Duration {
         match self {
             Self::Second => Duration::from_secs(1),
-            Self::Silence => waymark::registry::RegistryConfig::new([""; 0]).idle_timeout + Duration::from_secs(1),
+            Self::Silence => waymark_node::registry::RegistryConfig::new([""; 0]).idle_timeout + Duration::from_secs(1),
             Self::RoundTrips => Duration::from_secs(5),
         }
     }
@@ -56,6 +58,8 @@ pub(crate) struct Row {
     pub(crate) limit: Limit,
     /// What leases live at most, and etcd's own tick.
     pub(crate) lease: Duration,
+    /// The steps of the node's view, each held against etcd's history.
+    pub(crate) believed: Result<Checked, String>,
 }
 
 impl Row {
@@ -66,6 +70,12 @@ impl Row {
             let why = self.why.as_deref().unwrap_or_default();
             faults
                 .push(format!("{} calls failed that a live endpoint could have served; the first: {why}", self.failed));
+        }
+        match &self.believed {
+            Err(why) => faults.push(format!("the node believed what etcd did not hold: {why}")),
+            // The recording itself has to have seen the joining and the leaving.
+            Ok(Checked { exact: ..2, .. }) => faults.push("hardly a step of the node's view was seen".into()),
+            Ok(_) => {}
         }
         let (wanted, lease) = (self.limit.wanted(), self.lease + Duration::from_secs(1));
         if self.healed > wanted + TOLERANCE {
@@ -101,6 +111,7 @@ impl Row {
             "healed_ms": self.healed.as_millis() as u64,
             "wanted_ms": self.limit.wanted().as_millis() as u64,
             "exact_ms": self.exact.as_millis() as u64,
+            "believed": self.believed.as_ref().ok().map(|it| json!({"exact": it.exact, "held": it.held, "stale": it.stale})),
             "verdict": self.verdict(),
             "faults": self.faults(),
         })
@@ -134,6 +145,7 @@ pub(crate) async fn conclude(world: World, since: Instant, limit: Limit) -> Resu
         exact,
         limit,
         lease,
+        believed: outcome.believed,
     })
 }
 
@@ -150,6 +162,7 @@ pub(crate) fn table(rows: &[(&str, Result<Row, String>)]) -> Table {
         "right again",
         "wanted",
         "gone ones out",
+        "steps exact/held/stale",
         "",
     ]);
     for (name, result) in rows {
@@ -164,6 +177,7 @@ pub(crate) fn table(rows: &[(&str, Result<Row, String>)]) -> Table {
                 format!("{:.2} s", row.healed.as_secs_f64()),
                 format!("{:.0} s", row.limit.wanted().as_secs_f64()),
                 format!("{:.2} s", row.exact.as_secs_f64()),
+                row.believed.as_ref().map_or("wrong".into(), |it| format!("{}/{}/{}", it.exact, it.held, it.stale)),
                 row.verdict().to_owned(),
             ]),
             Err(_) => {

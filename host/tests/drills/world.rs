@@ -1,4 +1,5 @@
-//! What a drill happens to: instances, each with a registry client of its own, a node, and calls through it.
+//! What a drill happens to: instances, each with a registry client of its own, a node, and calls
+//! through it.
 
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, process::Stdio, sync::Arc, time::Duration};
 
@@ -12,26 +13,29 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
-use waymark::{
+use waymark_node::{
     admin::client::NodeClient,
-    app::{self, Node},
-    config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
+    app::Node,
+    config::{ClientConfig, NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
     model::{Endpoint, ServiceName, Ttl},
     naming::KeyScheme,
     plugin::{Engine, EngineConfig},
     registry::{Registration, RegistrationConfig, Registry, RegistryConfig},
+    stages::load,
 };
 
 use super::{
+    belief::{self, Checked},
     calls::{Call, Callers},
     etcd::{self, Cluster, PREFIX},
+    record::{NodeRecorder, StoreRecorder},
 };
 
 /// The service of every drill: its entries stand under [`PREFIX`].
 pub(crate) const SERVICE: &str = "drill";
 
-/// How long an instance that left goes on serving: others learn of it first. What it answers then is a call to a gone
-/// endpoint.
+/// How long an instance that left goes on serving: others learn of it first. What it answers then
+/// is a call to a gone endpoint.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// How often the view and the registry are looked at.
@@ -81,6 +85,9 @@ pub(crate) struct World {
     pub(crate) instances: Vec<Instance>,
     leaving: Vec<JoinHandle<Gone>>,
     callers: Callers,
+    /// What etcd held, and what the node believed.
+    store: StoreRecorder,
+    steps: NodeRecorder,
 }
 
 /// An instance that has left: since when it was out of the registry, if it got that through.
@@ -117,6 +124,8 @@ impl World {
             node_here(node_path).await
         };
         let admin = NodeClient::connect(&admin).await.unwrap();
+        let store = StoreRecorder::start(cluster.urls(), cluster.era());
+        let steps = NodeRecorder::start(admin.clone(), service());
         let ttl = Ttl::from_secs(plan.ttl).unwrap();
         let mut instances = Vec::new();
         for _ in 0..3 {
@@ -136,6 +145,8 @@ impl World {
             instances,
             leaving: Vec::new(),
             callers: Callers::none(),
+            store,
+            steps,
         };
         world.until(Instant::now(), World::is_exact).await.expect("a world without a fault comes right");
         world.callers = Callers::start(proxy, SERVICE);
@@ -159,6 +170,11 @@ impl World {
             let _ = serving.await;
             Gone { address, out_at }
         }));
+    }
+
+    /// Waits until all that etcd holds has been written down: before it forgets.
+    pub(crate) async fn caught_up(&self) {
+        self.store.catch_up().await;
     }
 
     /// When etcd answers again where the node and the instances reach it.
@@ -256,9 +272,12 @@ impl World {
         }
     }
 
-    /// Ends everything, and says what became of the calls: all, those failed, those that a gone instance answered.
+    /// Ends everything, and says what became of the calls: all, those failed, those that a gone
+    /// instance answered.
     pub(crate) async fn end(mut self) -> Outcome {
         let calls = self.callers.stop().await;
+        let steps = self.steps.end();
+        let believed = belief::check(&self.store.end().await, &steps);
         let mut gone = Vec::new();
         for leaving in std::mem::take(&mut self.leaving) {
             gone.push(leaving.await.unwrap());
@@ -280,7 +299,7 @@ impl World {
             gone.iter().find(answered_by).and_then(|gone| gone.out_at).is_some_and(|out_at| call.at > out_at)
         });
         let to_gone = to_gone.count();
-        Outcome { calls, to_gone }
+        Outcome { calls, to_gone, believed }
     }
 }
 
@@ -288,6 +307,8 @@ impl World {
 pub(crate) struct Outcome {
     pub(crate) calls: Vec<Call>,
     pub(crate) to_gone: usize,
+    /// Each step of the node's view held against what etcd had at that revision.
+    pub(crate) believed: Result<Checked, String>,
 }
 
 /// One for all drills of a run: its engine compiles for a while.
@@ -295,7 +316,7 @@ async fn scheme() -> Arc<dyn KeyScheme> {
     static SCHEME: OnceCell<Arc<dyn KeyScheme>> = OnceCell::const_new();
     let load = || async {
         let engine = Engine::new(EngineConfig::default()).unwrap();
-        let loaded = app::load_key_scheme(&engine, &PluginChoice::bundled("etcd_naming")).await.unwrap();
+        let loaded = load::load_key_scheme(&engine, &PluginChoice::bundled("etcd_naming")).await.unwrap();
         Arc::new(loaded) as Arc<dyn KeyScheme>
     };
     Arc::clone(SCHEME.get_or_init(load).await)
@@ -305,8 +326,11 @@ async fn node_here(path: &[String]) -> (Place, SocketAddr, String) {
     let config = NodeConfig {
         listen: free(),
         admin: free(),
-        registry: RegistrySource::Etcd(Box::new(RegistryConfig::new(path))),
-        services: vec![ServiceConfig::new(service())],
+        client: ClientConfig {
+            registry: RegistrySource::Etcd(Box::new(RegistryConfig::new(path))),
+            services: vec![ServiceConfig::new(service())],
+            ..ClientConfig::default()
+        },
         ..NodeConfig::default()
     };
     let node = Node::start(config).await.unwrap();

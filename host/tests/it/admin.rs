@@ -18,7 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
-use waymark::{
+use waymark_node::{
     admin::{
         self, Admin, AdminError, ClientError, NodeClient, Readiness,
         client::{PolicySource, Service, SetPolicy},
@@ -129,12 +129,27 @@ impl Door {
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await.unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.to_owned(), body.to_owned())
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        (head.to_owned(), if is_chunked { unchunked(body) } else { body.to_owned() })
     }
 
     async fn close(mut self) {
         self.stop.take().unwrap().send(()).unwrap();
         self.served.await.unwrap().unwrap();
+    }
+}
+
+/// A body that came in chunks (RFC 9112, section 7.1), and came whole.
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n").unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            return body;
+        }
+        body += &after[..size];
+        rest = after[size..].strip_prefix("\r\n").unwrap();
     }
 }
 
@@ -159,8 +174,9 @@ fn component(bytes: Vec<u8>) -> SetPolicy {
 
 fn pick(door: &Door) -> Pick {
     let headers = http::HeaderMap::new();
-    let request = PickRequest { path: "/hello.Greeter1/SayHello1", headers: &headers, peer: None, tried: &[] };
-    door.services.get("svc").unwrap().state().pick(&request)
+    let state = door.services.get("svc").unwrap().state();
+    let place = state.next_place();
+    state.pick(&PickRequest { path: "/hello.Greeter1/SayHello1", headers: &headers, peer: None, place, tried: &[] })
 }
 
 #[track_caller]
@@ -221,7 +237,7 @@ async fn a_policy_is_set_and_rolled_back_and_the_history_tells() {
     assert_eq!(status.running.origin, "bundled");
     assert!(status.swap.is_some() && status.generation == Some(2));
 
-    let file = waymark::plugin::bundled::of(Kind::Policy).find(|policy| policy.name == "least_request").unwrap();
+    let file = waymark_node::plugin::bundled::of(Kind::Policy).find(|policy| policy.name == "least_request").unwrap();
     let status = client.set_policy(component(file.bytes.to_vec())).await.unwrap();
     assert_eq!((status.running.name.as_str(), status.running.origin.as_str()), ("least_request", "mine.wasm"));
     assert_eq!(status.running.plan, "each-request");
@@ -243,7 +259,7 @@ async fn a_policy_is_set_and_rolled_back_and_the_history_tells() {
 async fn what_is_no_policy_is_refused_by_its_name_and_changes_nothing() {
     let door = Door::with_endpoints(2).await;
     let client = door.client().await;
-    let key_scheme = waymark::plugin::bundled::of(Kind::KeyScheme).next().unwrap().bytes.to_vec();
+    let key_scheme = waymark_node::plugin::bundled::of(Kind::KeyScheme).next().unwrap().bytes.to_vec();
     for (bytes, said) in [
         (b"hello".to_vec(), "mine.wasm is not WebAssembly: it is text"),
         (Vec::new(), "mine.wasm is not WebAssembly: it is empty"),
@@ -264,7 +280,8 @@ async fn what_is_no_policy_is_refused_by_its_name_and_changes_nothing() {
     let reason = refused(client.set_policy(SetPolicy { service: name("other"), ..bundled("weighted", "") }).await);
     assert!(reason.contains("does not watch other"), "{reason}");
 
-    // What reached the service's own limits is remembered with who wanted it; a message that is too large never got there.
+    // What reached the service's own limits is remembered with who wanted it; a message that is too
+    // large never got there.
     let status = client.policy(&name("svc")).await.unwrap();
     assert_eq!((status.running.name.as_str(), status.running.version), ("round_robin", 1));
     let (running, refused): (Vec<_>, Vec<_>) = status.history.iter().partition(|version| version.outcome == "running");
@@ -273,7 +290,7 @@ async fn what_is_no_policy_is_refused_by_its_name_and_changes_nothing() {
     assert!(refused[0].reason.contains("not a JSON object") && refused[0].config == "[1]", "{:?}", refused[0]);
     assert!(refused[1].reason.contains("\"wieghted\"") && refused[1].name == "wieghted", "{:?}", refused[1]);
     assert_eq!((refused[8].name.as_str(), refused[8].origin.as_str()), ("mine", "mine.wasm"));
-    assert_eq!(refused[8].sha256, waymark::plugin::digest(b"hello"));
+    assert_eq!(refused[8].sha256, waymark_node::plugin::digest(b"hello"));
     assert!(door.get("/metrics").await.1.contains(r#"waymark_policies_refused_total{service="svc"} 9"#));
     door.close().await;
 }
@@ -479,7 +496,7 @@ async fn a_client_says_who_could_not_be_reached_and_what_is_no_node() {
         if *address == nobody && reason.contains("refused")),
         "{error}"
     );
-    for bad in ["nonsense", "https://127.0.0.1:7001", "127.0.0.1:0", ""] {
+    for bad in ["nonsense", "ftp://127.0.0.1:7001", "unix:relative", "127.0.0.1:0", ""] {
         let error = NodeClient::connect(bad).await.unwrap_err();
         assert!(matches!(error, ClientError::Address { .. }), "{error}");
     }

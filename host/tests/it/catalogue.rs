@@ -1,5 +1,5 @@
-//! Every bundled policy in a real balancer: ten endpoints with weights, zones and metadata, and the host's own picks. What share
-//! each gets is worked out here a second time.
+//! Every bundled policy in a real balancer: ten endpoints with weights, zones and metadata, and the
+//! host's own picks. What share each gets is worked out here a second time.
 
 use std::{
     collections::BTreeSet,
@@ -7,10 +7,10 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue};
-use waymark::{
+use waymark_node::{
     balancer::{Candidate, Pick, PickRequest, ServiceDefaults, ServiceHandle, Services, ServicesConfig},
     model::{Address, Endpoint, Locality, Revision, ServiceName, Update},
-    plugin::{Engine, EngineConfig, Kind, bundled},
+    plugin::{Engine, EngineConfig, Kind, Limits, bundled},
     snapshot,
 };
 
@@ -36,7 +36,8 @@ const PICKS: u32 = 8_000;
 /// What each of the ten should get, relative to the others, as a function of its number.
 type Due = fn(usize) -> f64;
 
-/// A case: the policy, its configuration, a header of all requests, the plan, and what each endpoint should get.
+/// A case: the policy, its configuration, a header of all requests, the plan, and what each
+/// endpoint should get.
 type Case = (&'static str, &'static str, Option<(&'static str, &'static str)>, &'static str, Due, f64);
 
 fn weight(n: usize) -> f64 {
@@ -56,13 +57,15 @@ const CASES: [Case; 23] = [
     ("weighted", "{}", None, "rotation", weight, EXACT),
     // The even part of a zone is 10, and a has 12: everything stays.
     ("zone_aware", "{}", None, "rotation", |n| only(n, TEN[n].0 == "a"), EXACT),
-    // Of four parts of callers one comes from b, which is a third of the capacity; three come from a, which has two fifths.
+    // Of four parts of callers one comes from b, which is a third of the capacity; three come from
+    // a, which has two fifths.
     (
         "zone_aware",
         r#"{"callers": {"a": 3, "b": 1}}"#,
         None,
         "rotation",
-        // Stays: 2/5 of 3/4 wanted, 8/15. Left: 1/12 in b and 8/30 in c, so 5/21 and 16/21 of the rest.
+        // Stays: 2/5 of 3/4 wanted, 8/15. Left: 1/12 in b and 8/30 in c, so 5/21 and 16/21 of the
+        // rest.
         |n| weight(n) * [8.0 / 15.0 / 12.0, 7.0 / 15.0 * 5.0 / 21.0 / 10.0, 7.0 / 15.0 * 16.0 / 21.0 / 8.0][n % 3],
         EXACT,
     ),
@@ -132,6 +135,8 @@ impl Ten {
         let initial = candidate(&engine, "round_robin", "{}");
         let defaults = move |_: &ServiceName| ServiceDefaults {
             hash_key: Some("header:x-user".parse().unwrap()),
+            // Nothing is done here but picking.
+            limits: Limits { pick_share: 100, ..Limits::default() },
             ..ServiceDefaults::new(initial.clone())
         };
         let services = Services::new(ServicesConfig { zone: "a".into(), ..ServicesConfig::new(follow, defaults) });
@@ -152,7 +157,13 @@ impl Ten {
             headers.insert(name, HeaderValue::from_static(value));
         }
         let state = self.handle.state();
-        match state.pick(&PickRequest { path: "/a.B/C", headers: &headers, peer: None, tried: &[] }) {
+        match state.pick(&PickRequest {
+            path: "/a.B/C",
+            headers: &headers,
+            peer: None,
+            place: state.next_place(),
+            tried: &[],
+        }) {
             Pick::Endpoint(index) => {
                 // The host has its own order.
                 let address = &state.endpoints[index as usize].endpoint.address;

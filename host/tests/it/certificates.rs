@@ -22,9 +22,17 @@ impl Authority {
 
     /// For a server or a client of these names.
     pub(crate) fn issue(&self, names: &[&str]) -> Pair {
+        self.issue_for(names, (1975, 4096))
+    }
+
+    /// The same, from the beginning of one year to that of another.
+    pub(crate) fn issue_for(&self, names: &[&str], (from, to): (i32, i32)) -> Pair {
         let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
         (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
     }
 }

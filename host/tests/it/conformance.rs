@@ -1,4 +1,5 @@
-//! The conformance kit over real components: what is bundled passes, and each guest that misbehaves is found by the right line.
+//! The conformance kit over real components: what is bundled passes, and each guest that misbehaves
+//! is found by the right line.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use serde_json::Value;
-use waymark::{
+use waymark_node::{
     conformance::{self, Options, Outcome, Report},
     plugin::{Engine, EngineConfig, Limits, bundled},
 };
@@ -32,7 +33,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn every_bundled_component_passes_with_its_claims() {
     for component in bundled::ALL {
-        let output = check(&[component.name, "--quick", "--json"]);
+        let output = check(&[component.name, "--quick", "--json", "--time-limit", "900"]);
         let shown = format!("{}: {}{}", component.name, text(&output.stdout), text(&output.stderr));
         let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{shown}"));
         assert!(output.status.success() && report["passed"] == true, "{shown}");
@@ -57,6 +58,26 @@ fn a_check_that_fails_shows_its_line_and_exits_with_1() {
     assert!(shown.lines().any(|line| line.starts_with("FAILED") && line.contains("by weight")), "{shown}");
     assert_eq!(check(&["round_robin", "--claim", "speed"]).status.code(), Some(2));
     assert_eq!(check(&["/no/such/file.wasm"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_command_that_runs_out_of_time_says_what_it_cut_and_does_not_pass() {
+    // It makes ten thousand builds for its memory alone.
+    let output = check(&["least_request", "--time-limit", "1"]);
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{shown}{}", text(&output.stderr));
+    assert!(shown.contains("NOT FINISHED") && !shown.contains("FAILED"), "{shown}");
+    assert!(shown.contains("cut by the time limit of 1 s: ") && shown.contains("memory"), "{shown}");
+    assert_eq!(check(&["round_robin", "--time-limit", "0"]).status.code(), Some(2));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waymark"));
+    command.args(["plugin", "simulate", "least_request", "--picks", "1000000000", "--time-limit", "1", "--json"]);
+    let output = command.output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    assert_eq!((&found["wanted"], &found["cut"]), (&1_000_000_000.into(), &"picks, and where keys move".into()));
+    assert!(found["picks"].as_u64().is_some_and(|picks| picks < 1_000_000_000), "{found}");
+    let shares = found["endpoints"].as_array().unwrap().iter().map(|endpoint| endpoint["picks"].as_u64().unwrap());
+    assert_eq!(shares.sum::<u64>(), found["picks"].as_u64().unwrap(), "what was picked by then is told");
 }
 
 /// The report on a test guest, and what failed in it.
@@ -107,7 +128,7 @@ fn each_guest_is_found_by_the_line_for_what_it_does() {
         ("pick_out_of_range", every_6th, &["picks: index ranges"]),
         // More picks than one size of the index ranges gets.
         ("traps_in_pick", r#"{"every": 1500}"#, &["picks: a long run"]),
-        ("counts_picks", "{}", &["determinism: picks"]),
+        ("counts_picks", "{}", &["determinism: picks", "picks: plain requests are sent"]),
         ("writes_elsewhere", "{}", &["keys: under the prefixes"]),
         // What these do is a matter for the limits, not for the interface.
         ("floods_log", "{}", &[]),

@@ -14,11 +14,11 @@ use std::{
 use greeter::hello::greeter1_client::Greeter1Client;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
-use waymark::{
+use waymark_node::{
     admin::client::{NodeClient, PolicySource, PolicyStatus, SetPolicy},
     app::Node,
-    config::{NodeConfig, PluginChoice, ServiceConfig},
-    plugin::{Grants, bundled},
+    config::{ClientConfig, NodeConfig, PluginChoice, ServiceConfig},
+    plugin::{Grants, Limits, bundled},
 };
 
 use super::node::{SERVICE, Server, call, dial, free, sees, service};
@@ -59,7 +59,12 @@ async fn a_policy_follows_its_file_and_no_call_is_lost_whatever_is_done_to_it() 
     fs::write(&file, bytes("round_robin")).unwrap();
     let policy = PluginChoice { plugin: file.to_str().unwrap().parse().unwrap(), ..PluginChoice::bundled("") };
     let greeter = ServiceConfig { policy: Some(policy), ..ServiceConfig::new(service(SERVICE)) };
-    let config = NodeConfig { listen: free(), admin: free(), services: vec![greeter], ..NodeConfig::default() };
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        client: ClientConfig { services: vec![greeter], ..ClientConfig::default() },
+        ..NodeConfig::default()
+    };
     let node = Node::start(config).await.unwrap();
     let mut servers = Vec::new();
     for _ in 0..2 {
@@ -147,7 +152,29 @@ async fn a_policy_follows_its_file_and_no_call_is_lost_whatever_is_done_to_it() 
     node.shutdown().await;
 }
 
-/// As a ConfigMap is mounted: the file is a link through a folder that is a link, and only the latter changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_file_may_be_as_large_as_its_own_service_lets_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.wasm");
+    fs::write(&file, bytes("round_robin")).unwrap();
+    let policy = PluginChoice { plugin: file.to_str().unwrap().parse().unwrap(), ..PluginChoice::bundled("") };
+    // Under what all may have, and over it for this one.
+    let all = bytes("canary_by_header").len() - 1;
+    let limits = |component_size| Limits { component_size, ..Limits::default() };
+    let own =
+        ServiceConfig { policy: Some(policy), limits: Some(limits(2 * all)), ..ServiceConfig::new(service(SERVICE)) };
+    let client = ClientConfig { services: vec![own], limits: limits(all), ..ClientConfig::default() };
+    let node = Node::start(NodeConfig { listen: free(), admin: free(), client, ..NodeConfig::default() }).await;
+    let node = node.unwrap();
+    let client = NodeClient::connect(&node.admin_addr().to_string()).await.unwrap();
+    rename_over(&file, bytes("canary_by_header"));
+    let status = wait(&client, "the larger file is looked at", |status| status.history.len() > 1).await;
+    assert_eq!(status.running.name, "canary_by_header", "{:?}", status.history);
+    node.shutdown().await;
+}
+
+/// As a ConfigMap is mounted: the file is a link through a folder that is a link, and only the
+/// latter changes.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_follows_its_file_through_links_above_it() {
@@ -162,7 +189,12 @@ async fn a_policy_follows_its_file_through_links_above_it() {
     symlink("..data/policy.wasm", path("policy.wasm")).unwrap();
     let file = path("policy.wasm");
     let policy = PluginChoice { plugin: file.to_str().unwrap().parse().unwrap(), ..PluginChoice::bundled("") };
-    let config = NodeConfig { listen: free(), admin: free(), policy, ..NodeConfig::default() };
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        client: ClientConfig { policy, ..ClientConfig::default() },
+        ..NodeConfig::default()
+    };
     let node = Node::start(config).await.unwrap();
     node.services().add(&service(SERVICE)).await.unwrap();
     let client = NodeClient::connect(&node.admin_addr().to_string()).await.unwrap();
@@ -187,7 +219,12 @@ async fn a_node_that_shall_not_follow_files_keeps_what_it_loaded() {
     let file = folder.path().join("policy.wasm");
     fs::write(&file, bytes("round_robin")).unwrap();
     let policy = PluginChoice { plugin: file.to_str().unwrap().parse().unwrap(), ..PluginChoice::bundled("") };
-    let config = NodeConfig { listen: free(), admin: free(), policy, follow_files: false, ..NodeConfig::default() };
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        client: ClientConfig { policy, follow_files: false, ..ClientConfig::default() },
+        ..NodeConfig::default()
+    };
     let node = Node::start(config).await.unwrap();
     let handle = node.services().add(&service("svc")).await.unwrap();
     rename_over(&file, bytes("weighted"));

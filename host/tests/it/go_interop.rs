@@ -1,10 +1,12 @@
-//! Together with the etcd project's own Go client: its naming package, its resolver and gRPC's round_robin.
+//! Together with the etcd project's own Go client: its naming package, its resolver and gRPC's
+//! round_robin.
 //!
-//! The Go programs are those of `examples/go`; they know nothing of Waymark. Each test runs twice, on the embedded registry and
-//! on a real etcd. Without Go (or without its modules, which the first run downloads) they say that they were skipped, and
-//! fail if `REQUIRE_GO=1`.
+//! The Go programs are those of `examples/go`; they know nothing of Waymark. Each test runs twice,
+//! on the embedded registry and on a real etcd. Without Go (or without its modules, which the first
+//! run downloads) they say that they were skipped, and fail if `REQUIRE_GO=1`.
 //!
-//! Nothing here waits for a time to pass: the programs print what happens, and the tests wait for lines.
+//! Nothing here waits for a time to pass: the programs print what happens, and the tests wait for
+//! lines.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,9 +30,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tonic::{Request, Status, transport::Channel};
-use waymark::{
+use waymark_node::{
     app::Node,
-    config::{NodeConfig, PluginChoice, RegistrySource},
+    config::{ClientConfig, NodeConfig, PluginChoice, Ports, RegistrySource},
     model::{Endpoint, Locality, ServiceName, Ttl},
     registry::{Registration, RegistrationConfig, RegistryConfig},
     snapshot::{Reader, Snapshot},
@@ -54,7 +56,8 @@ on_both!(
     waymark_reads_go_s_metadata_and_balances_by_it,
 );
 
-/// Programs in Go. None, and a line on stderr about `what`, when they are not to be had and are not required.
+/// Programs in Go. None, and a line on stderr about `what`, when they are not to be had and are not
+/// required.
 pub(crate) fn go_or_skip<T>(programs: &'static Result<T, String>, what: &str) -> Option<&'static T> {
     match programs {
         Ok(programs) => Some(programs),
@@ -74,14 +77,16 @@ struct Go {
 }
 
 impl Go {
-    /// Builds the programs, once a run. None, and a line on stderr, when that cannot be and is not required.
+    /// Builds the programs, once a run. None, and a line on stderr, when that cannot be and is not
+    /// required.
     async fn programs() -> Option<&'static Self> {
         static PROGRAMS: OnceLock<Result<Go, String>> = OnceLock::new();
         let programs = tokio::task::spawn_blocking(|| PROGRAMS.get_or_init(Self::build)).await.unwrap();
         go_or_skip(programs, "the test with the Go client")
     }
 
-    /// An error says what is missing on this machine. That the programs do not compile is a failure everywhere.
+    /// An error says what is missing on this machine. That the programs do not compile is a failure
+    /// everywhere.
     fn build() -> Result<Self, String> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/go");
         let go = |args: &[&OsStr]| {
@@ -163,7 +168,8 @@ struct GoClient {
 }
 
 impl GoClient {
-    /// Takes one line in. A failed call fails the test: every instance stays reachable for as long as it is registered.
+    /// Takes one line in. A failed call fails the test: every instance stays reachable for as long
+    /// as it is registered.
     async fn step(&mut self) {
         let (word, rest) = self.program.line().await;
         match word.as_str() {
@@ -238,11 +244,13 @@ async fn node(registry: &Registry, policy: &str) -> Node {
     let config = NodeConfig {
         listen: free,
         admin: free,
-        registry: RegistrySource::Etcd(Box::new(RegistryConfig::new([registry.url.clone()]))),
-        policy: PluginChoice::bundled(policy),
-        drain_timeout: Duration::from_secs(1),
-        // Shared by all tests of this run and of the next: an unoptimized compiler takes seconds for each component.
-        plugin_cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins")),
+        client: ClientConfig {
+            registry: RegistrySource::Etcd(Box::new(RegistryConfig::new([registry.url.clone()]))),
+            policy: PluginChoice::bundled(policy), // Shared by all tests of this run and of the next: an unoptimized compiler takes seconds for each component.
+            plugin_cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins")),
+            ..ClientConfig::default()
+        },
+        ports: Ports { drain_timeout: Duration::from_secs(1), ..Ports::default() },
         ..NodeConfig::default()
     };
     Node::start(config).await.unwrap()
@@ -256,8 +264,8 @@ async fn register(node: &Node, name: &str, endpoint: Endpoint, ttl: i64) -> Regi
     registration
 }
 
-/// An instance that Waymark registers. It serves until it is dropped, registered or not: only the registry tells clients to leave
-/// it.
+/// An instance that Waymark registers. It serves until it is dropped, registered or not: only the
+/// registry tells clients to leave it.
 struct Instance {
     address: String,
     registration: Registration,
@@ -294,8 +302,9 @@ async fn try_call(client: &mut Greeter1Client<Channel>) -> Result<String, Status
     Ok(response.metadata().get(INSTANCE_HEADER).unwrap().to_str().unwrap().to_owned())
 }
 
-/// Calls until each of the instances has answered its share of the last calls, and nobody else. At first it may be otherwise: a
-/// call does not wait long for a connection while another instance can serve it. No call may fail.
+/// Calls until each of the instances has answered its share of the last calls, and nobody else. At
+/// first it may be otherwise: a call does not wait long for a connection while another instance can
+/// serve it. No call may fail.
 async fn served_by(client: &mut Greeter1Client<Channel>, shares: &[(&str, usize)]) {
     let mut expected: Vec<_> = shares.iter().flat_map(|(instance, n)| vec![(*instance).to_owned(); *n]).collect();
     expected.sort();
@@ -322,7 +331,8 @@ async fn dial(node: &Node) -> Greeter1Client<Channel> {
 async fn the_go_client_reaches_servers_on_tonic(registry: Registry) {
     let Some(go) = Go::programs().await else { return };
     let node = node(&registry, "round_robin").await;
-    // grpc-go's default authority is the service's name, with `%2F` for its slashes, and h2 refuses a `%` there.
+    // grpc-go's default authority is the service's name, with `%2F` for its slashes, and h2 refuses
+    // a `%` there.
     for args in [&["-service", "greeter"][..], &["-service", SERVICE, "-authority", "greeter"]] {
         let mut addresses = Vec::new();
         let mut registrations = Vec::new();
@@ -351,7 +361,8 @@ async fn the_go_client_reaches_waymark_s_instances_and_follows_them(registry: Re
     // A leave.
     first.registration.deregister().await.unwrap();
     client.answered_by(&[&second.address, &expiring.address]).await;
-    // An expiry: nobody deletes the key, nobody keeps its lease alive. The last keep-alive was at most a third of the TTL ago.
+    // An expiry: nobody deletes the key, nobody keeps its lease alive. The last keep-alive was at
+    // most a third of the TTL ago.
     let begun = Instant::now();
     expiring.registration.orphan();
     client.knows(1).await;
@@ -396,10 +407,12 @@ async fn waymark_reaches_go_s_instances_and_follows_them(registry: Registry) {
     first.leave().await;
     see(&[&second, &expiring]).await;
     served_by(&mut client, &[(&second.address, 5), (&expiring.address, 5)]).await;
-    // An expiry: killed, it can say nothing to the registry. Calls that another can answer do not fail meanwhile.
+    // An expiry: killed, it can say nothing to the registry. Calls that another can answer do not
+    // fail meanwhile.
     let begun = Instant::now();
     expiring.program.signal("KILL");
-    // One call may meet the dying process: it may have seen the request, so gRPC forbids sending that again.
+    // One call may meet the dying process: it may have seen the request, so gRPC forbids sending
+    // that again.
     let mut lost = 0;
     while node.registry().entries(&expiring.key, 1).await.unwrap().len() == 1 {
         match try_call(&mut client).await {

@@ -2,10 +2,11 @@
 
 use std::{fs, path::Path};
 
-use waymark::plugin::{Engine, EngineConfig, LoadError, SUPPORTED_INTERFACES, digest};
+use waymark_node::plugin::{Engine, EngineConfig, LoadError, SUPPORTED_INTERFACES, digest};
 
-/// Every released version with the SHA-256 of its files: name, a zero byte, bytes, another zero byte, in the order of the names. A line is
-/// added with a release, and none is ever changed: components in the field were built for exactly these texts.
+/// Every released version with the SHA-256 of its files: name, a zero byte, bytes, another zero
+/// byte, in the order of the names. A line is added with a release, and none is ever changed:
+/// components in the field were built for exactly these texts.
 const RELEASED: &[(&str, &str)] = &[
     ("0.1.0", "7a97ff1158ae9cca8dc6c4c2a50ca41cc53f3f797a5f7586a9b59786ff60e2a5"),
     ("0.1.1", "ff185d3d29554acbfbf707d8af51e828ac3cdd8c1540046d3859ee9288a7ccaa"),
@@ -64,6 +65,6 @@ fn a_newer_interface_is_refused_by_its_number_and_ours() {
 
 #[test]
 fn the_smallest_policy_stays_small() {
-    let round_robin = waymark::plugin::bundled::ALL.iter().find(|bundled| bundled.name == "round_robin").unwrap();
+    let round_robin = waymark_node::plugin::bundled::ALL.iter().find(|bundled| bundled.name == "round_robin").unwrap();
     assert!(round_robin.bytes.len() <= 20 << 10, "round_robin has {} bytes", round_robin.bytes.len());
 }

@@ -1,4 +1,5 @@
-//! A whole node: embedded registry, registered Greeter servers, the proxy, and policies swapped under load.
+//! A whole node: embedded registry, registered Greeter servers, the proxy, and policies swapped
+//! under load.
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +23,12 @@ use tokio::{
     time::timeout,
 };
 use tonic::{Code, Request, Status, transport::Channel};
-use waymark::{
-    Client,
+use waymark::Client;
+use waymark_node::{
     admin::client::{NodeClient, PolicySource, SetPolicy},
     app::Node,
-    config::{NodeConfig, PluginChoice, ServiceConfig, TlsFiles},
+    balancer::{Discoverable, Pattern},
+    config::{ClientConfig, Discovery, NodeConfig, PluginChoice, Ports, ServiceConfig},
     model::{Endpoint, Locality, ServiceName},
     plugin::{Grants, Limits, bundled},
     registry::{Registration, RegistrationConfig},
@@ -47,16 +49,20 @@ async fn node(key_scheme: &str) -> Node {
     let config = NodeConfig {
         listen: free(),
         admin: free(),
-        zone: "a".into(),
-        key_scheme: PluginChoice::bundled(key_scheme),
-        services: vec![greeter],
-        drain_timeout: Duration::from_secs(5),
+        client: ClientConfig {
+            zone: "a".into(),
+            key_scheme: PluginChoice::bundled(key_scheme),
+            services: vec![greeter],
+            ..ClientConfig::default()
+        },
+        ports: Ports { drain_timeout: Duration::from_secs(5), ..Ports::default() },
         ..NodeConfig::default()
     };
     Node::start(config).await.unwrap()
 }
 
-/// A Greeter server with its registration. It has a runtime of its own, so that it can crash with all its connections.
+/// A Greeter server with its registration. It has a runtime of its own, so that it can crash with
+/// all its connections.
 pub(crate) struct Server {
     address: SocketAddr,
     registration: Registration,
@@ -196,13 +202,18 @@ async fn a_services_own_limits_hold_for_a_policy_that_is_set() {
     let config = ServiceConfig::new(service("strict"));
     let limits = Limits { component_size: 10_000, ..Limits::default() };
     let strict = ServiceConfig { limits: Some(limits), policy: Some(PluginChoice::bundled("round_robin")), ..config };
-    let config = NodeConfig { listen: free(), admin: free(), services: vec![strict], ..NodeConfig::default() };
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        client: ClientConfig { services: vec![strict], ..ClientConfig::default() },
+        ..NodeConfig::default()
+    };
     // What is bundled has to keep to them as well.
     let error = Node::start(config.clone()).await.map(drop).unwrap_err();
     assert!(chain(&error).contains("over the limit of 10000"), "{}", chain(&error));
 
     let mut config = config;
-    config.services[0].limits = Some(Limits { component_size: 40_000, ..Limits::default() });
+    config.client.services[0].limits = Some(Limits { component_size: 40_000, ..Limits::default() });
     let node = Node::start(config).await.unwrap();
     let admin = NodeClient::connect(&node.admin_addr().to_string()).await.unwrap();
     let bytes = bundled::ALL.iter().find(|plugin| plugin.name == "zone_aware").unwrap().bytes.to_vec();
@@ -306,9 +317,12 @@ async fn a_bare_prefix_mixes_two_services_and_etcd_naming_does_not() {
     let proper = Node::start(NodeConfig {
         listen: free(),
         admin: free(),
-        registry: waymark::config::RegistrySource::Etcd(Box::new(waymark::registry::RegistryConfig::new(
-            node.registry_urls().to_vec(),
-        ))),
+        client: ClientConfig {
+            registry: waymark_node::config::RegistrySource::Etcd(Box::new(
+                waymark_node::registry::RegistryConfig::new(node.registry_urls().to_vec()),
+            )),
+            ..ClientConfig::default()
+        },
         ..NodeConfig::default()
     })
     .await
@@ -346,14 +360,7 @@ async fn the_channel_in_process_is_the_same_balancer() {
 async fn a_program_balances_its_own_calls_without_a_port() {
     let node = node("etcd_naming").await;
     let servers = [Server::start(&node, SERVICE, "a", 3).await, Server::start(&node, SERVICE, "a", 1).await];
-    // What is not for a client, and cannot be had, is no obstacle: the node has its ports, and there are no such certificates.
-    let config = NodeConfig {
-        listen: node.proxy_addr(),
-        admin: node.admin_addr(),
-        tls: Some(TlsFiles { identity: Some(("none.pem".into(), "none.pem".into())), ..TlsFiles::default() }),
-        policy: PluginChoice::bundled("weighted"),
-        ..Client::config(node.registry_urls())
-    };
+    let config = ClientConfig { policy: PluginChoice::bundled("weighted"), ..ClientConfig::etcd(node.registry_urls()) };
     let client = Client::start(config).await.unwrap();
     let channel = client.dial(&format!("etcd:///{SERVICE}")).unwrap();
     let mut greeter = Greeter1Client::new(channel);
@@ -385,24 +392,61 @@ async fn what_keeps_a_node_from_starting_is_named() {
     let error = start(NodeConfig { listen, ..base() }).await;
     assert!(error.contains("in use") && error.contains("--listen"), "{error}");
     let policy = PluginChoice { config: r#"{"choice_count": 1000}"#.into(), ..PluginChoice::bundled("least_request") };
-    let error = start(NodeConfig { policy, ..base() }).await;
+    let error = start(NodeConfig { client: ClientConfig { policy, ..ClientConfig::default() }, ..base() }).await;
     assert!(error.contains("choice_count"), "{error}");
-    let error = start(NodeConfig { policy: PluginChoice::bundled("nope"), ..base() }).await;
+    let error = start(NodeConfig {
+        client: ClientConfig { policy: PluginChoice::bundled("nope"), ..ClientConfig::default() },
+        ..base()
+    })
+    .await;
     assert!(error.contains("nope") && error.contains("round_robin"), "{error}");
     let missing = PluginChoice { plugin: "./missing.wasm".parse().unwrap(), ..PluginChoice::bundled("") };
-    let error = start(NodeConfig { policy: missing, ..base() }).await;
+    let error =
+        start(NodeConfig { client: ClientConfig { policy: missing, ..ClientConfig::default() }, ..base() }).await;
     assert!(error.contains("missing.wasm"), "{error}");
-    // Something that is no etcd: it accepts connections and speaks HTTP/1.
-    let other = tokio::spawn(async move {
-        loop {
-            let Ok((mut stream, _)) = taken.accept().await else { return };
-            let answer = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n";
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
-        }
-    });
-    let registry = waymark::registry::RegistryConfig::new([format!("http://{listen}")]);
-    let registry = waymark::config::RegistrySource::Etcd(Box::new(registry));
-    let error = start(NodeConfig { registry, ..base() }).await;
-    assert!(error.contains(&listen.to_string()), "{error}");
-    other.abort();
+}
+
+#[tokio::test]
+async fn callers_bring_about_only_the_services_that_they_may() {
+    let patterns = vec![Pattern::parse("ayang/").unwrap()];
+    let discovery = Discovery { discoverable: Discoverable::Listed(patterns), max_empty: 2, ..Discovery::default() };
+    let services = vec![ServiceConfig::new(service("configured"))];
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        client: ClientConfig { services, discovery, ..ClientConfig::default() },
+        ..NodeConfig::default()
+    };
+    let node = Node::start(config).await.unwrap();
+    let mut greeter = Greeter1Client::new(dial(&node).await);
+    let mut call = async |name: &str| {
+        let status = greeter.say_hello1(request(name)).await.unwrap_err();
+        let kind = status.metadata().get("waymark-error").unwrap().to_str().unwrap().to_owned();
+        (status.code(), kind, status.message().to_owned())
+    };
+    let (code, kind, message) = call("billing").await;
+    assert_eq!((code, &*kind), (Code::PermissionDenied, "service-not-allowed"));
+    assert!(message.contains("billing") && message.contains("[discovery] allow"), "{message}");
+    for name in ["configured", "ayang/a", "ayang/b", "ayang/c"] {
+        let (code, kind, _) = call(name).await;
+        assert_eq!((code, &*kind), (Code::Unavailable, "no-endpoints"), "{name}");
+    }
+    let names: Vec<_> = node.services().list().iter().map(|handle| handle.name().to_string()).collect();
+    assert_eq!(names, ["ayang/b", "ayang/c", "configured"]);
+    let metrics = crate::tls_files::metrics(&node).await;
+    assert!(metrics.contains("waymark_services_empty 2") && metrics.contains("waymark_services_displaced_total 1"));
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_instance_says_what_was_there_and_which_key_scheme_could_not_read_it() {
+    let node = node("etcd_naming").await;
+    let mut etcd = etcd_client::Client::connect(node.registry_urls(), None).await.unwrap();
+    etcd.put("garbled/127.0.0.1:1", "no JSON", None).await.unwrap();
+    let status = Greeter1Client::new(dial(&node).await).say_hello1(request("garbled")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    for words in ["service garbled", "no instance", "1 that the key scheme etcd_naming cannot read"] {
+        assert!(status.message().contains(words), "{words:?} is not in {:?}", status.message());
+    }
+    node.shutdown().await;
 }

@@ -24,8 +24,12 @@ struct Register {
 
 impl Register {
     fn start(registry: &Registry, arguments: &[&str]) -> Self {
+        Self::start_at(&registry.url, arguments)
+    }
+
+    fn start_at(url: &str, arguments: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_waymark"))
-            .args(["register", "svc", "--registry", &registry.url])
+            .args(["register", "svc", "--registry", url])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -75,7 +79,7 @@ async fn instance() -> (TcpListener, String) {
 async fn the_commands_exit_code_is_passed_on_and_the_instance_deregistered() {
     let mut registry = Registry::embedded().await;
     let (_listener, address) = instance().await;
-    let script = "echo up; sleep 1000 & trap 'kill $!; exit 7' USR1; wait";
+    let script = "sleep 1000 & trap 'kill $!; exit 7' USR1; echo up; wait";
     let mut register = Register::start(&registry, &["--advertise", &address, "--", "sh", "-c", script]);
     assert_eq!(register.line().await, "up");
     until_registered(&mut registry.client, &address, true).await;
@@ -129,11 +133,174 @@ async fn signals_that_mean_no_end_reach_the_command_alone() {
 }
 
 #[tokio::test]
+async fn a_command_runs_before_its_registry_does_and_is_registered_when_that_comes() {
+    let (_listener, address) = instance().await;
+    let at = TcpListener::bind(LOOPBACK).await.unwrap().local_addr().unwrap();
+    let url = format!("http://{at}");
+    let port = address.rsplit_once(':').unwrap().1;
+    let mut register =
+        Register::start_at(&url, &["--advertise", &format!(":{port}"), "--", "sh", "-c", "echo up; exec sleep 1000"]);
+    assert_eq!(register.line().await, "up");
+    let _server = waymark_node::embedded::Server::start(at, waymark_node::embedded::Options::default()).await.unwrap();
+    let mut client = Client::connect([&url], None).await.unwrap();
+    until_registered(&mut client, &address, true).await;
+    register.signal(Signal::TERM);
+    assert_eq!(register.exit_code().await, 128 + 15);
+    assert!(!is_registered(&mut client, &address).await);
+}
+
+#[tokio::test]
+async fn a_command_is_asked_to_end_when_what_registers_it_is_killed() {
+    let mut registry = Registry::embedded().await;
+    let (_listener, address) = instance().await;
+    let script = "trap 'echo term; exit' TERM; echo up; while :; do sleep 0.05; done";
+    let mut register = Register::start(&registry, &["--advertise", &address, "--", "sh", "-c", script]);
+    assert_eq!(register.line().await, "up");
+    until_registered(&mut registry.client, &address, true).await;
+    register.signal(Signal::KILL);
+    assert_eq!(register.line().await, "term");
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_started_is_said_and_not_registered() {
+    let mut registry = Registry::embedded().await;
+    let (_listener, address) = instance().await;
+    for program in ["/no/such/program", "no-such-program", "/etc/passwd", "/"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_waymark"))
+            .args(["register", "svc", "--registry", &registry.url, "--advertise", &address, "--no-wait", "--", program])
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains("cannot start"), "{program}: {said}");
+        assert!(!is_registered(&mut registry.client, &address).await);
+    }
+}
+
+#[tokio::test]
+async fn signals_that_ask_for_no_end_end_no_registration_without_a_command() {
+    let mut registry = Registry::embedded().await;
+    let (_listener, address) = instance().await;
+    let mut register = Register::start(&registry, &["--advertise", &address]);
+    until_registered(&mut registry.client, &address, true).await;
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::ALARM] {
+        register.signal(signal);
+        sleep(Duration::from_millis(100)).await;
+        assert!(is_registered(&mut registry.client, &address).await, "{signal:?}");
+    }
+    register.signal(Signal::INT);
+    assert_eq!(register.exit_code().await, 0);
+    assert!(!is_registered(&mut registry.client, &address).await);
+}
+
+#[tokio::test]
+async fn a_registration_outlives_whoever_read_what_it_says() {
+    let mut registry = Registry::embedded().await;
+    let (_listener, address) = instance().await;
+    let mut process = Command::new(env!("CARGO_BIN_EXE_waymark"))
+        .args(["register", "svc", "--registry", &registry.url, "--advertise", &address, "--", "sleep", "1000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    drop((process.stdout.take(), process.stderr.take()));
+    until_registered(&mut registry.client, &address, true).await;
+    // It says that the registration is lost, and that it is back.
+    let leases = registry.client.leases().await.unwrap();
+    for lease in leases.leases() {
+        registry.client.lease_revoke(lease.id()).await.unwrap();
+    }
+    until_registered(&mut registry.client, &address, true).await;
+    assert_eq!(process.try_wait().unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_registered_as_it_is() {
+    let mut registry = Registry::embedded().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sock");
+    let _listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let address = format!("unix:{}", path.display());
+    let mut register =
+        Register::start(&registry, &["--advertise", &address, "--", "sh", "-c", "echo up; exec sleep 1000"]);
+    assert_eq!(register.line().await, "up");
+    until_registered(&mut registry.client, &address, true).await;
+}
+
+/// What stands in the registry for an instance.
+async fn value(client: &mut Client, address: &str) -> String {
+    let found = client.get(format!("svc/{address}"), None).await.unwrap();
+    found.kvs().first().map_or(String::new(), |kv| kv.value_str().unwrap().to_owned())
+}
+
+async fn until_value(client: &mut Client, address: &str, part: &str) {
+    let waiting = async {
+        while !value(client, address).await.contains(part) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{address}: nothing with {part:?} in time"));
+}
+
+#[tokio::test]
+async fn a_registration_follows_its_settings_and_whoever_writes_its_entry() {
+    let mut registry = Registry::embedded().await;
+    let (_listener, address) = instance().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("settings.toml");
+    let settings = path.to_str().unwrap();
+    let script = ["--", "sh", "-c", "echo up; exec sleep 1000"];
+    let arguments = [&["--advertise", &address, "--weight", "2", "--settings", settings][..], &script].concat();
+    let mut register = Register::start(&registry, &arguments);
+    assert_eq!(register.line().await, "up");
+    let client = &mut registry.client;
+    until_value(client, &address, "\"weight\":2").await;
+    std::fs::write(&path, "weight = 7\n").unwrap();
+    until_value(client, &address, "\"weight\":7").await;
+    std::fs::write(&path, "drain = true\n").unwrap();
+    until_registered(client, &address, false).await;
+    std::fs::write(&path, "").unwrap();
+    until_value(client, &address, "\"weight\":2").await;
+    // An operator's hand, under no lease.
+    let theirs = value(client, &address).await.replace("\"weight\":2", "\"weight\":0");
+    client.put(format!("svc/{address}"), theirs.clone(), None).await.unwrap();
+    let leased = async {
+        while client.get(format!("svc/{address}"), None).await.unwrap().kvs()[0].lease() == 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, leased).await.expect("it goes with the instance");
+    assert_eq!(value(client, &address).await, theirs);
+    register.signal(Signal::TERM);
+    assert_eq!(register.exit_code().await, 128 + 15);
+    assert!(!is_registered(&mut registry.client, &address).await);
+}
+
+#[tokio::test]
+async fn settings_that_say_something_else_are_refused_before_anything_starts() {
+    let registry = Registry::embedded().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("settings.toml");
+    std::fs::write(&path, "weight = -3").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_waymark"))
+        .args(["register", "svc", "--registry", &registry.url, "--advertise", "192.0.2.1:1"])
+        .args(["--settings", path.to_str().unwrap(), "--", "echo", "started"])
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("settings.toml"), "{said}");
+    assert!(output.stdout.is_empty());
+}
+
+#[tokio::test]
 async fn a_command_that_never_serves_is_never_registered() {
     let mut registry = Registry::embedded().await;
     let (listener, address) = instance().await;
     drop(listener);
-    let script = "echo up; sleep 1000 & trap 'kill $!; exit 3' USR1; wait";
+    let script = "sleep 1000 & trap 'kill $!; exit 3' USR1; echo up; wait";
     let mut register = Register::start(&registry, &["--advertise", &address, "--", "sh", "-c", script]);
     assert_eq!(register.line().await, "up");
     // Long enough for some checks; being registered meanwhile could only be missed, not made up.

@@ -1,4 +1,5 @@
-//! A TCP relay between a client and a server: open, shut, hung, or slow. What a network does, without touching the network.
+//! A TCP relay between a client and a server: open, shut, hung, or slow. What a network does,
+//! without touching the network.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -32,9 +33,12 @@ enum Mode {
     Open,
     /// Connections break, and new ones are closed at once.
     Shut,
-    /// Connections stay, new ones are taken, and nothing passes. What was sent meanwhile arrives once that is over, as
-    /// TCP would send it again.
+    /// Connections stay, new ones are taken, and nothing passes. What was sent meanwhile arrives
+    /// once that is over, as TCP would send it again.
     Hung,
+    /// New connections are answered with these bytes as soon as something is asked on them, and
+    /// closed; the others break.
+    Answering(&'static [u8]),
     /// Everything arrives so much later, in pieces of a few bytes a time.
     Slow(Duration),
 }
@@ -74,14 +78,27 @@ impl Relay {
         self.mode.send_replace(Mode::Slow(by));
     }
 
+    pub(crate) fn answer(&self, bytes: &'static [u8]) {
+        self.mode.send_replace(Mode::Answering(bytes));
+    }
+
     pub(crate) fn open(&self) {
         self.mode.send_replace(Mode::Open);
     }
 }
 
 async fn connection(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<Mode>, passed: Arc<AtomicUsize>) {
-    if not_hung(&mut mode).await == Mode::Shut {
-        return;
+    match not_hung(&mut mode).await {
+        Mode::Shut => return,
+        Mode::Answering(bytes) => {
+            let mut client = client;
+            let mut asked = [0; 1024];
+            // Whoever asked may have gone.
+            let _ = client.read(&mut asked).await;
+            let _ = client.write_all(bytes).await;
+            return;
+        }
+        Mode::Open | Mode::Hung | Mode::Slow(_) => {}
     }
     let Ok(server) = TcpStream::connect(server).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
@@ -91,7 +108,7 @@ async fn connection(client: TcpStream, server: SocketAddr, mut mode: watch::Rece
     let answered = pass(from_server, to_client, mode, passed);
     tokio::select! {
         ((), ()) = async { tokio::join!(sent, answered) } => {}
-        _ = shut.wait_for(|mode| *mode == Mode::Shut) => {}
+        _ = shut.wait_for(|mode| matches!(mode, Mode::Shut | Mode::Answering(_))) => {}
     }
 }
 
@@ -101,7 +118,8 @@ async fn not_hung(mode: &mut watch::Receiver<Mode>) -> Mode {
     mode.wait_for(|mode| *mode != Mode::Hung).await.map_or(Mode::Shut, |mode| *mode)
 }
 
-/// One direction: what is read is due at once, or later, and is written when it is due and something may pass.
+/// One direction: what is read is due at once, or later, and is written when it is due and
+/// something may pass.
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

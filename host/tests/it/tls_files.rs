@@ -4,9 +4,9 @@ use std::{fs, path::Path, time::Duration};
 
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
-use waymark::{
+use waymark_node::{
     app::Node,
-    config::{NodeConfig, ServiceConfig, TlsFiles, Transport},
+    config::{ClientConfig, NodeConfig, Ports, ServiceConfig, TlsFiles, Transport},
 };
 
 use super::{
@@ -35,10 +35,10 @@ async fn connects(node: &Node, trusted: &Authority) -> bool {
 }
 
 /// The node's metrics, as a scraper has them.
-async fn metrics(node: &Node) -> String {
+pub(crate) async fn metrics(node: &Node) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(node.admin_addr()).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     text
@@ -58,7 +58,12 @@ async fn renewed_certificates_are_taken_and_broken_ones_are_refused() {
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), first.issue(&["127.0.0.1"]));
-    let config = NodeConfig { listen: free(), admin: free(), tls: Some(files(folder.path())), ..NodeConfig::default() };
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        ports: Ports { tls: Some(files(folder.path())), ..Ports::default() },
+        ..NodeConfig::default()
+    };
     let node = Node::start(config).await.unwrap();
     assert!(connects(&node, &first).await && !connects(&node, &second).await);
 
@@ -79,20 +84,70 @@ async fn renewed_certificates_are_taken_and_broken_ones_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_does_not_hold_now_replaces_no_good_one() {
+    let ours = Authority::new("ours");
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), ours.issue_for(&["127.0.0.1"], (2020, 2100)));
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        ports: Ports { tls: Some(files(folder.path())), ..Ports::default() },
+        ..NodeConfig::default()
+    };
+    let node = Node::start(config).await.unwrap();
+    // 2100-01-01.
+    let shown = "waymark_tls_not_after_seconds{which=\"tls\"} 4102444800";
+    until("its end is told", async || metrics(&node).await.contains(shown)).await;
+    for (refused, years) in [(1, (2020, 2021)), (2, (2090, 2110))] {
+        write(folder.path(), ours.issue_for(&["127.0.0.1"], years));
+        let counted = format!("dataplane_tls_reloads_total{{result=\"refused\"}} {refused}");
+        until("it is refused", async || metrics(&node).await.contains(&counted)).await;
+        assert!(connects(&node, &ours).await, "the old one stays");
+    }
+    assert!(metrics(&node).await.contains(shown));
+    // 2101-01-01.
+    write(folder.path(), ours.issue_for(&["127.0.0.1"], (2020, 2101)));
+    let shown = "waymark_tls_not_after_seconds{which=\"tls\"} 4133980800";
+    until("a good one is taken", async || metrics(&node).await.contains(shown)).await;
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_starts_with_an_expired_certificate_and_any_good_one_replaces_it() {
+    let ours = Authority::new("ours");
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), ours.issue_for(&["127.0.0.1"], (2020, 2021)));
+    let config = NodeConfig {
+        listen: free(),
+        admin: free(),
+        ports: Ports { tls: Some(files(folder.path())), ..Ports::default() },
+        ..NodeConfig::default()
+    };
+    let node = Node::start(config).await.unwrap();
+    assert!(!connects(&node, &ours).await);
+    write(folder.path(), ours.issue(&["127.0.0.1"]));
+    until("the good one is used", async || connects(&node, &ours).await).await;
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn certificates_that_keep_a_node_from_starting_are_named() {
     let ours = Authority::new("ours");
     let folder = tempfile::tempdir().unwrap();
     let base = || NodeConfig { listen: free(), admin: free(), ..NodeConfig::default() };
     let start = async |config: NodeConfig| Node::start(config).await.map(|_| ()).unwrap_err().to_string();
-    let error = start(NodeConfig { tls: Some(files(folder.path())), ..base() }).await;
+    let error =
+        start(NodeConfig { ports: Ports { tls: Some(files(folder.path())), ..Ports::default() }, ..base() }).await;
     assert!(error.contains("tls: cannot read") && error.contains("node.pem"), "{error}");
     let ((certificate, _), (_, key)) = (ours.issue(&["a.example"]), ours.issue(&["a.example"]));
     write(folder.path(), (certificate, key));
-    let error = start(NodeConfig { tls: Some(files(folder.path())), ..base() }).await;
+    let error =
+        start(NodeConfig { ports: Ports { tls: Some(files(folder.path())), ..Ports::default() }, ..base() }).await;
     assert!(error.contains("node.key cannot be used") && error.contains("KeyMismatch"), "{error}");
     let tls = TlsFiles { server_name: Some("not a name".into()), ..TlsFiles::default() };
     let mut own = ServiceConfig::new(service("svc"));
     own.transport = Some(Transport::Tls(TlsFiles { authorities: Some(folder.path().join("node.pem")), ..tls }));
-    let error = start(NodeConfig { services: vec![own], ..base() }).await;
+    let error =
+        start(NodeConfig { client: ClientConfig { services: vec![own], ..ClientConfig::default() }, ..base() }).await;
     assert!(error.contains("service svc: tls.server-name") && error.contains("not a name"), "{error}");
 }

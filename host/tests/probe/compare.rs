@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use waymark::embedded::Options;
+use waymark_node::embedded::Options;
 
 use super::{
     PATIENCE,
@@ -72,7 +72,8 @@ fn concerns(accepted: &Accepted, version: &str) -> bool {
     accepted.of.iter().any(|of| version.starts_with(of) && version[of.len()..].starts_with('.'))
 }
 
-/// A line with `+` in place of `+123`: revisions depend on where in the script a step is, and the table must not.
+/// A line with `+` in place of `+123`: revisions depend on where in the script a step is, and the
+/// table must not.
 fn without_places(line: &str) -> String {
     let mut after_plus = false;
     line.chars()
@@ -84,7 +85,8 @@ fn without_places(line: &str) -> String {
         .collect()
 }
 
-/// Compares with one etcd. Entries of the table that did not come up are an error too: they are out of date.
+/// Compares with one etcd. Entries of the table that did not come up are an error too: they are out
+/// of date.
 async fn with(program: PathBuf, steps: &[Step]) -> Result<(), String> {
     let etcd = Registry::etcd_of(&program).await;
     let version = version(&etcd.url).await?;

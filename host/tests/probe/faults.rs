@@ -1,5 +1,5 @@
-//! Shows that the probe bites: each fault below is planted in front of an embedded registry (`faulty`), and the script must
-//! be answered differently, at the rule that the fault breaks.
+//! Shows that the probe bites: each fault below is planted in front of an embedded registry
+//! (`faulty`), and the script must be answered differently, at the rule that the fault breaks.
 
 use futures::{StreamExt, stream};
 

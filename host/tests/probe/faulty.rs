@@ -1,4 +1,5 @@
-//! A server with one fault: a proxy in front of a right one, which changes a request or an answer on its way.
+//! A server with one fault: a proxy in front of a right one, which changes a request or an answer
+//! on its way.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! The differential probe: one long script of calls, and what a server answers, one normalised line a message. The embedded
-//! registry must say what a real etcd says.
+//! The differential probe: one long script of calls, and what a server answers, one normalised line
+//! a message. The embedded registry must say what a real etcd says.
 //!
 //! ```text
 //!   edges  random ──▶ script ──▶ run ──▶ lines       the embedded registry ─┐
@@ -15,10 +15,11 @@
 //! ```
 //!
 //! As a test it compares the embedded registry with
-//! - the etcd named by `WAYMARK_TEST_ETCD`, else the `etcd` on the `PATH`. `REQUIRE_ETCD=1` makes its absence a failure.
-//!   `WAYMARK_PROBE_ETCD` names several, separated as in `PATH`;
-//! - an etcd 3.6, which is built with Go when `WAYMARK_PROBE_ETCD36=1` or `REQUIRE_GO=1` asks for it: that takes minutes
-//!   of processor time the first time. `REQUIRE_GO=1` makes the absence of Go a failure.
+//! - the etcd named by `WAYMARK_TEST_ETCD`, else the `etcd` on the `PATH`. `REQUIRE_ETCD=1` makes
+//!   its absence a failure. `WAYMARK_PROBE_ETCD` names several, separated as in `PATH`;
+//! - an etcd 3.6, which is built with Go when `WAYMARK_PROBE_ETCD36=1` or `REQUIRE_GO=1` asks for
+//!   it: that takes minutes of processor time the first time. `REQUIRE_GO=1` makes the absence of
+//!   Go a failure.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test that prints what it finds")]
 
 mod accepted;
@@ -42,7 +43,7 @@ use std::{process::ExitCode, time::Duration};
 
 use run::{Said, run};
 use script::{Action, Script, Step};
-use waymark::embedded::Options;
+use waymark_node::embedded::Options;
 
 /// How long a message may take to come.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -78,7 +79,8 @@ fn arguments() -> Result<Arguments, String> {
             "--seed" => found.seed = number(value()?)?,
             "--calls" => found.calls = number(value()?)? as usize,
             "--list" => found.list = true,
-            // `cargo test` gives all its targets the same options, of which the others mean nothing here.
+            // `cargo test` gives all its targets the same options, of which the others mean nothing
+            // here.
             "--test-threads" | "--skip" | "--format" | "--color" | "--logfile" | "-Z" => drop(value()?),
             option if option.starts_with('-') => {}
             filter => found.filters.push(filter.to_owned()),
@@ -87,7 +89,8 @@ fn arguments() -> Result<Arguments, String> {
     Ok(found)
 }
 
-/// The whole script. A write and a compaction come first: they make servers equal that begin differently.
+/// The whole script. A write and a compaction come first: they make servers equal that begin
+/// differently.
 fn script(seed: u64, calls: usize) -> Vec<Step> {
     let mut script = Script::default();
     script.rule("the beginning").act(Action::Sync).act(script::compact(script::NOW));

@@ -147,15 +147,16 @@ impl Random {
             0 | 1 => {
                 let mut range = self.range();
                 if range.revision != 0 {
-                    // One that is never refused: which of two refusals comes first differs between etcds (`accepted`).
+                    // One that is never refused: which of two refusals comes first differs between
+                    // etcds (`accepted`).
                     range.revision = NOW;
                 }
                 op(PbTxnOpRequest::RequestRange(range))
             }
             2 if depth < 2 => op_txn(self.txn(depth + 1)),
             2 | 3 => {
-                // Deletes "from here on" escape etcd's overlap check, and a put with ignore_value after one brings a
-                // real etcd down.
+                // Deletes "from here on" escape etcd's overlap check, and a put with ignore_value
+                // after one brings a real etcd down.
                 let end = Some(self.end()).filter(|end| *end != REST).unwrap_or("");
                 op_delete(self.key(), end)
             }

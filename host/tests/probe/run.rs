@@ -102,7 +102,8 @@ impl Runner {
         Ok(Self { wire, known, streams: BTreeMap::new(), patience, lines: Vec::new() })
     }
 
-    /// Ends the leases whose ids the server chose: the script cannot name them. All else it has cleared away itself.
+    /// Ends the leases whose ids the server chose: the script cannot name them. All else it has
+    /// cleared away itself.
     async fn leave(&mut self) {
         for id in std::mem::take(&mut self.known.leases) {
             let request = PbLeaseRevokeRequest { id };
@@ -268,7 +269,8 @@ impl Runner {
                     let header = self.known.header(answer.header.as_ref());
                     format!("kept {} for {} s {header}", self.known.lease(answer.id), answer.ttl)
                 }
-                // Not every etcd answers all of them after the requests have ended; what it answers is in order.
+                // Not every etcd answers all of them after the requests have ended; what it answers
+                // is in order.
                 Ok(Ok(None)) => return,
                 Ok(Err(status)) => return self.say(refusal(&status)),
                 Err(_) => return self.say("no answer"),
@@ -279,14 +281,16 @@ impl Runner {
 
     async fn open(&mut self, number: usize) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        // The watcher that shows how far the stream is; etcd sends no headers before the first request.
+        // The watcher that shows how far the stream is; etcd sends no headers before the first
+        // request.
         let fence = Create { watch_id: FENCE_WATCHER, ..Create::new(FENCE, "") };
         let _ = sender.send(fence.request());
         let requests = UnboundedReceiverStream::new(receiver);
         match timeout(self.patience, self.wire.duplex("/etcdserverpb.Watch/Watch", requests)).await {
             Ok(Ok(messages)) => {
                 self.streams.insert(number, Stream::new(sender, messages));
-                // Its answer, which is nobody's business, comes first: a fence written before would not be told.
+                // Its answer, which is nobody's business, comes first: a fence written before would
+                // not be told.
                 self.read(number, "the first watcher", |stream| stream.begun).await;
             }
             Ok(Err(status)) => self.say(format!("stream {number}: {}", refusal(&status))),
@@ -304,8 +308,8 @@ impl Runner {
         }
     }
 
-    /// Says the pending messages of a stream, those of one watcher after those of another: between them no order is
-    /// promised.
+    /// Says the pending messages of a stream, those of one watcher after those of another: between
+    /// them no order is promised.
     fn say_pending(&mut self, number: usize) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
         let mut pending = std::mem::take(&mut stream.pending);
@@ -381,7 +385,8 @@ impl Runner {
     async fn progress(&mut self, number: usize) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
         stream.send(PbWatchRequestUnion::ProgressRequest(blank()));
-        // Whether there will be an answer is the question, so we ask for something that is always answered: an id in use.
+        // Whether there will be an answer is the question, so we ask for something that is always
+        // answered: an id in use.
         let taken = Create { watch_id: FENCE_WATCHER, ..Create::new("taken", "") };
         stream.send(taken.request().request_union.unwrap());
         self.read(number, "the refusal of a taken id", |stream| stream.pick(|message| message.created).is_some()).await;

@@ -1,5 +1,5 @@
-//! Answers as text, the same for every run: revisions count from where the probe began, ids that a server chooses get
-//! numbers, times and sizes are left out.
+//! Answers as text, the same for every run: revisions count from where the probe began, ids that a
+//! server chooses get numbers, times and sizes are left out.
 
 use std::fmt::Write;
 

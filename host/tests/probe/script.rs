@@ -1,4 +1,5 @@
-//! The script: what is called, in which order. It is one fixed list, so that a difference stays where it is.
+//! The script: what is called, in which order. It is one fixed list, so that a difference stays
+//! where it is.
 
 use etcd_client::{
     WatchFilterType,
@@ -55,7 +56,8 @@ pub(crate) enum Action {
     /// Opens a watch stream.
     Open(usize),
     Watch(usize, Create),
-    /// Cancels one of the stream's watchers: the nth of those that were created and not cancelled yet.
+    /// Cancels one of the stream's watchers: the nth of those that were created and not cancelled
+    /// yet.
     Cancel(usize, usize),
     /// Cancels an id that the stream does not have.
     CancelUnknown(usize, i64),

@@ -1,5 +1,5 @@
-//! Many writers and watchers at once: there is no order between the writers, so what is said are the promises that hold in
-//! any order.
+//! Many writers and watchers at once: there is no order between the writers, so what is said are
+//! the promises that hold in any order.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -81,7 +81,8 @@ impl Stream {
         reached(FENCE_WATCHER) && self.watchers.iter().filter(covering).all(|watcher| reached(watcher.id))
     }
 
-    /// Reads until `done`, which is asked again after each message; says why when that does not come.
+    /// Reads until `done`, which is asked again after each message; says why when that does not
+    /// come.
     pub(crate) async fn read_until(
         &mut self,
         patience: Duration,

@@ -1,4 +1,5 @@
-//! A bare client of etcd's protocol: what a server says reaches the probe untouched by any client library.
+//! A bare client of etcd's protocol: what a server says reaches the probe untouched by any client
+//! library.
 
 use std::time::Duration;
 

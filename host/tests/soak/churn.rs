@@ -65,7 +65,8 @@ impl Churn {
                 }
                 changes += 1;
                 if changes % HISTORY == 0 {
-                    // The registry keeps its history in the node's memory, which is no leak and would look like one.
+                    // The registry keeps its history in the node's memory, which is no leak and
+                    // would look like one.
                     let revision = registry.get("svc", None).await.unwrap().header().unwrap().revision();
                     registry.compact(revision, None).await.unwrap();
                 }

@@ -1,5 +1,6 @@
-//! A soak: mixed load on one node whose instances come, go and fail all the while. Memory, calls in flight and descriptors have to
-//! stay flat, and no call may fail but those that an instance was answering when it crashed.
+//! A soak: mixed load on one node whose instances come, go and fail all the while. Memory, calls in
+//! flight and descriptors have to stay flat, and no call may fail but those that an instance was
+//! answering when it crashed.
 //!
 //! ```text
 //!   cargo test --test soak                         half a minute
@@ -37,10 +38,12 @@ const SAMPLES: u32 = 12;
 /// Those before it warm up: allocator, tables, one connection an instance.
 const WARM: usize = 4;
 
-/// What the node may hold more at the end than in the warm part: what an allocator keeps differs so much from run to run.
+/// What the node may hold more at the end than in the warm part: what an allocator keeps differs so
+/// much from run to run.
 const MEMORY: u64 = 24 << 20;
 
-/// One descriptor an instance, and those of calls to the admin port and of instances that just went.
+/// One descriptor an instance, and those of calls to the admin port and of instances that just
+/// went.
 const DESCRIPTORS: usize = churn::MOST + 8;
 
 /// What the node holds at one time.
@@ -70,7 +73,7 @@ async fn sample(node: &Process, load: &Load, began: Instant) -> Sample {
 /// Calls in flight as the node's metrics have them.
 async fn in_flight(node: &Process) -> u64 {
     let mut stream = TcpStream::connect(node.admin).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     support::soon(stream.read_to_string(&mut text)).await.unwrap();
     let line = text.lines().find(|line| line.contains("dataplane_requests_in_flight{service=\"svc\"}"));

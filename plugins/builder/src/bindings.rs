@@ -1,7 +1,7 @@
 //! Generates the SDK's bindings, and those of the examples in C.
 //!
-//! They are committed because the macro that would generate them during a build costs every clean build a minute of
-//! compiling the generator.
+//! They are committed because the macro that would generate them during a build costs every clean
+//! build a minute of compiling the generator.
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use wit_parser::Resolve;
 
 use crate::workspace::{WIT_VERSION, Workspace};
 
-/// The worlds, each with the file its bindings go to and with the interfaces it takes from the first one's module, so that
-/// a description is one type whichever kind of plugin it describes.
+/// The worlds, each with the file its bindings go to and with the interfaces it takes from the
+/// first one's module, so that a description is one type whichever kind of plugin it describes.
 const WORLDS: [(&str, &str, &[&str]); 2] =
     [("balancer-plugin", "balancer.rs", &[]), ("key-scheme-plugin", "key_scheme.rs", &["types", "log"])];
 
@@ -47,14 +47,15 @@ fn generate(workspace: &Workspace) -> Result<Vec<(PathBuf, String)>> {
         let context = || format!("cannot generate bindings for the world {world}");
         let text = world_bindings(&workspace.wit(), world, shared).with_context(context)?;
         generated.push((workspace.generated().join(file), text));
-        for (file, text) in c_bindings(&workspace.older_wit(), world).with_context(context)? {
+        for (file, text) in c_bindings(&workspace.wit(), world).with_context(context)? {
             generated.push((workspace.c_bindings().join(file), text));
         }
     }
     Ok(generated)
 }
 
-/// A header and its source. The object with the world is left out: `waymark plugin component` adds the world.
+/// A header and its source. The object with the world is left out: `waymark plugin component` adds
+/// the world.
 fn c_bindings(wit: &Path, world: &str) -> Result<Vec<(String, String)>> {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(wit)?;
@@ -75,8 +76,8 @@ fn world_bindings(wit: &Path, world: &str, shared: &[&str]) -> Result<String> {
     });
     let options = Opts {
         format: true,
-        // The SDK's macros, used in other crates, call the generated one. It also keeps the two worlds apart: a guest
-        // only says that it exports a world when it uses that world's macro.
+        // The SDK's macros, used in other crates, call the generated one. It also keeps the two
+        // worlds apart: a guest only says that it exports a world when it uses that world's macro.
         pub_export_macro: true,
         additional_derive_attributes: vec!["PartialEq".to_owned()],
         with: with.collect(),
@@ -92,8 +93,9 @@ fn world_bindings(wit: &Path, world: &str, shared: &[&str]) -> Result<String> {
 /// The world whose `pick` is called for every request.
 const PICKS: &str = "balancer-plugin";
 
-/// Takes the call away that frees a pick's answer afterwards: the host makes it after every pick where it is exported, for 430 of the 3,200
-/// instructions of the cheapest pick, and hardly any answer has something to free. The SDK keeps a message until the next one instead.
+/// Takes the call away that frees a pick's answer afterwards: the host makes it after every pick
+/// where it is exported, for 430 of the 3,200 instructions of the cheapest pick, and hardly any
+/// answer has something to free. The SDK keeps a message until the next one instead.
 fn without_post_return(text: &str) -> Result<String> {
     const FORGET: &str = "::core::mem::forget(";
     let mut text = text.to_owned();

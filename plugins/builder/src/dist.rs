@@ -106,7 +106,8 @@ fn files(dist: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "wasm") || path == Path::new(SUMS) {
                 let bytes = fs::read(entry.path())?;
-                // With forward slashes everywhere, so that the list of sums does not depend on the system.
+                // With forward slashes everywhere, so that the list of sums does not depend on the
+                // system.
                 let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
                 files.insert(parts.join("/"), bytes);
             }

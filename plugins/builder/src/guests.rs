@@ -1,9 +1,10 @@
 //! Builds every guest and makes a component of each.
 //!
-//! What a guest is need not be listed: it is every package below `plugins/` that has a `cdylib`, and every example of the
-//! test guests. What is named like a guest and stands in `plugins/test-guests/foreign` is added to it (`.wit`: one more world
-//! that it targets) or taken as it is (`.wat`: a component in text form, or a core module that is made a policy; `.wasm`: a component that
-//! is never built again).
+//! What a guest is need not be listed: it is every package below `plugins/` that has a `cdylib`,
+//! and every example of the test guests. What is named like a guest and stands in
+//! `plugins/test-guests/foreign` is added to it (`.wit`: one more world that it targets) or taken
+//! as it is (`.wat`: a component in text form, or a core module that is made a policy; `.wasm`: a
+//! component that is never built again).
 
 use std::{
     collections::BTreeMap,
@@ -118,7 +119,8 @@ fn compile(workspace: &Workspace, guests: &Guests) -> Result<BTreeMap<String, Pa
     Ok(modules)
 }
 
-/// Run `cargo build` with what has been added to the command; answers the modules that it says it made.
+/// Run `cargo build` with what has been added to the command; answers the modules that it says it
+/// made.
 fn artifacts(packages: &mut Command, workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
     let mut command = cargo(workspace);
     command
@@ -139,10 +141,11 @@ fn artifacts(packages: &mut Command, workspace: &Workspace) -> Result<BTreeMap<S
     Ok(modules)
 }
 
-/// The flags of every guest, in the form of `CARGO_ENCODED_RUSTFLAGS`, which wins over any other way of setting flags.
+/// The flags of every guest, in the form of `CARGO_ENCODED_RUSTFLAGS`, which wins over any other
+/// way of setting flags.
 ///
-/// The stack is what a policy needs and not the megabyte that is the default, so that an instance is small. Paths that
-/// end up in panic messages are made the same wherever the sources are.
+/// The stack is what a policy needs and not the megabyte that is the default, so that an instance
+/// is small. Paths that end up in panic messages are made the same wherever the sources are.
 fn rustflags(workspace: &Workspace) -> Result<String> {
     let mut flags = vec!["-Clink-arg=-zstack-size=65536".to_owned()];
     let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
@@ -187,7 +190,8 @@ fn stdout(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Make a component of a module, which carries the world it was written for. `more` names one more world.
+/// Make a component of a module, which carries the world it was written for. `more` names one more
+/// world.
 pub(crate) fn encode(mut module: Vec<u8>, more: Option<&Path>) -> Result<Vec<u8>> {
     if let Some(wit) = more {
         let mut resolve = Resolve::default();
@@ -207,7 +211,8 @@ fn encode_policy(mut module: Vec<u8>, wit: &Path) -> Result<Vec<u8>> {
     encode(module, None)
 }
 
-/// Leave out what names a component's own parts for a debugger: a kilobyte that says nothing of the plugin.
+/// Leave out what names a component's own parts for a debugger: a kilobyte that says nothing of the
+/// plugin.
 fn without_names(component: &[u8]) -> Result<Vec<u8>> {
     const PREAMBLE: usize = 8;
     let (preamble, sections) = component.split_at_checked(PREAMBLE).context("a component begins with 8 bytes")?;

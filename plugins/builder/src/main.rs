@@ -1,4 +1,5 @@
-//! Builds the bundled plugins from source, and checks that what is committed is what the source gives.
+//! Builds the bundled plugins from source, and checks that what is committed is what the source
+//! gives.
 //!
 //! ```text
 //!   wit/0.1.1 ──bindings──▶ plugins/sdk/src/generated        (committed)
@@ -7,9 +8,9 @@
 //!   plugins/test-guests ────────────build──▶ plugins/dist/test
 //! ```
 //!
-//! This is a tool of those who change a bundled plugin; the node neither needs it nor links it. It leaves to cargo and to
-//! `wit-component` everything they can do: its own work is to call them so that the bytes depend on nothing but the source
-//! and the standard library.
+//! This is a tool of those who change a bundled plugin; the node neither needs it nor links it. It
+//! leaves to cargo and to `wit-component` everything they can do: its own work is to call them so
+//! that the bytes depend on nothing but the source and the standard library.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod bindings;
@@ -49,10 +50,11 @@ struct Args {
 enum Command {
     /// Build every component into plugins/dist.
     Build,
-    /// Build every component into a temporary folder and compare it with plugins/dist, byte by byte.
+    /// Build every component into a temporary folder and compare it with plugins/dist, byte by
+    /// byte.
     Check,
-    /// Make a component of a module that cargo built for wasm32-unknown-unknown: the last step of a plugin that lives
-    /// outside of this repository.
+    /// Make a component of a module that cargo built for wasm32-unknown-unknown: the last step of a
+    /// plugin that lives outside of this repository.
     Component {
         /// The module, which cargo writes to target/wasm32-unknown-unknown/release.
         module: PathBuf,
@@ -141,8 +143,8 @@ fn check(workspace: &Workspace) -> Result<ExitCode> {
     Ok(ExitCode::from(DIFFERS))
 }
 
-/// Whether guests can be built here; says so loudly where they cannot, because a check that is skipped in silence looks
-/// like one that passed.
+/// Whether guests can be built here; says so loudly where they cannot, because a check that is
+/// skipped in silence looks like one that passed.
 fn target_is_there() -> Result<bool> {
     let there = toolchain::target_is_there()?;
     if !there {

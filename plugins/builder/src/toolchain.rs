@@ -1,4 +1,5 @@
-//! What the bytes of a component depend on beside its source: the compiler and the standard library it links.
+//! What the bytes of a component depend on beside its source: the compiler and the standard library
+//! it links.
 
 use std::{fmt::Write as _, fs, path::PathBuf, process::Command};
 

@@ -7,10 +7,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The interface version that the SDK speaks. A released version keeps its directory for ever; this names the newest.
+/// The interface version that the SDK and the examples speak. A released version keeps its
+/// directory for ever; this names the newest.
 pub(crate) const WIT_VERSION: &str = "0.1.1";
 
-/// The version that the examples in C speak, and core modules in text form: they need nothing newer, and older hosts run them too.
+/// The version that the test guests in text form speak: so it goes on being run.
 const OLDER_WIT_VERSION: &str = "0.1.0";
 
 /// The repository that is being built.
@@ -21,8 +22,8 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// The workspace that this crate belongs to.
     ///
-    /// Asked of the environment that `cargo run` sets first: a target folder shared by two clones would otherwise make
-    /// one's builder work on the other.
+    /// Asked of the environment that `cargo run` sets first: a target folder shared by two clones
+    /// would otherwise make one's builder work on the other.
     pub(crate) fn find() -> Result<Self> {
         let own = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
         let root = own.join("../..").canonicalize().with_context(|| format!("{} is not there", own.display()))?;
@@ -34,12 +35,12 @@ impl Workspace {
         &self.root
     }
 
-    /// The WIT package that the SDK is generated from.
+    /// The WIT package that the SDK and the bindings in C are generated from.
     pub(crate) fn wit(&self) -> PathBuf {
         self.root.join("wit").join(WIT_VERSION)
     }
 
-    /// The WIT package of what is not written with the SDK.
+    /// The WIT package of the test guests in text form.
     pub(crate) fn older_wit(&self) -> PathBuf {
         self.root.join("wit").join(OLDER_WIT_VERSION)
     }
@@ -59,7 +60,8 @@ impl Workspace {
         self.root.join("plugins/dist")
     }
 
-    /// The test guests' crate, which also holds the worlds and components that are foreign on purpose.
+    /// The test guests' crate, which also holds the worlds and components that are foreign on
+    /// purpose.
     pub(crate) fn test_guests(&self) -> PathBuf {
         self.root.join("plugins/test-guests")
     }

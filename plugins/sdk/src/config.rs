@@ -8,8 +8,8 @@ use crate::{Description, json::Json};
 
 /// A plugin's configuration: a JSON object whose fields are those of the plugin's [`Description`].
 ///
-/// A field that was left out has the default of the description, so a default is written down once. All errors are
-/// sentences for people, as the host shows them.
+/// A field that was left out has the default of the description, so a default is written down once.
+/// All errors are sentences for people, as the host shows them.
 #[derive(Debug)]
 pub struct Config<'a> {
     description: &'static Description,
@@ -17,10 +17,11 @@ pub struct Config<'a> {
 }
 
 impl<'a> Config<'a> {
-    /// Read a configuration for the plugin of that description. A field that it does not describe is refused, and so is
-    /// one given twice.
+    /// Read a configuration for the plugin of that description. A field that it does not describe
+    /// is refused, and so is one given twice.
     //
-    // Inlined so that for a plugin without fields, whose description is a constant, nothing of what follows is linked.
+    // Inlined so that for a plugin without fields, whose description is a constant, nothing of what
+    // follows is linked.
     #[inline]
     pub fn read(text: &'a str, description: &'static Description) -> Result<Self, String> {
         if description.fields.is_empty() { Self::empty(text, description) } else { Self::fields(text, description) }
@@ -29,7 +30,8 @@ impl<'a> Config<'a> {
     /// The only configuration that a plugin without fields takes.
     fn empty(text: &str, description: &'static Description) -> Result<Self, String> {
         if !text.bytes().filter(|byte| !byte.is_ascii_whitespace()).eq(*b"{}") {
-            // Joined and not formatted: the smallest plugins would link the formatting for this alone.
+            // Joined and not formatted: the smallest plugins would link the formatting for this
+            // alone.
             return Err("`".to_owned() + description.name + "` takes no configuration but {}, and was given " + text);
         }
         Ok(Self { description, given: Vec::new() })
@@ -52,6 +54,11 @@ impl<'a> Config<'a> {
         Ok(Self { description, given })
     }
 
+    /// Whether a field was given, so that its value is no default.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.iter().any(|(given, _)| given == name)
+    }
+
     /// A whole number within `range`.
     pub fn integer(&self, name: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
         self.typed(
@@ -61,7 +68,8 @@ impl<'a> Config<'a> {
         )
     }
 
-    /// A number within `range`, whose bounds are whole: to write floats out would be a third of a small plugin.
+    /// A number within `range`, whose bounds are whole: to write floats out would be a third of a
+    /// small plugin.
     pub fn number(&self, name: &str, range: RangeInclusive<u32>) -> Result<f64, String> {
         let bounds = f64::from(*range.start())..=f64::from(*range.end());
         self.typed(
@@ -124,7 +132,8 @@ impl<'a> Config<'a> {
         self.typed(name, |json| by_name(json, value), || "an object of strings, each name once".to_owned())
     }
 
-    /// An object whose values are whole numbers within `range`, as pairs. A name that is given twice is refused.
+    /// An object whose values are whole numbers within `range`, as pairs. A name that is given
+    /// twice is refused.
     pub fn integers_by_name(&self, name: &str, range: RangeInclusive<u32>) -> Result<Vec<(String, u32)>, String> {
         let value = |json: Json<'_>| json.integer().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
         self.typed(
@@ -134,8 +143,8 @@ impl<'a> Config<'a> {
         )
     }
 
-    /// Read a field with `read`, which answers none for a value it cannot take; `expected` finishes the sentence "must be".
-    /// What the methods above are made of.
+    /// Read a field with `read`, which answers none for a value it cannot take; `expected` finishes
+    /// the sentence "must be". What the methods above are made of.
     pub fn typed<T>(
         &self,
         name: &str,

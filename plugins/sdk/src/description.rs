@@ -1,5 +1,5 @@
-//! What a plugin says of itself, as a constant: it costs no start-up work, and a plugin without configuration fields links
-//! no JSON reader.
+//! What a plugin says of itself, as a constant: it costs no start-up work, and a plugin without
+//! configuration fields links no JSON reader.
 
 use crate::generated::balancer::waymark::plugin::types as wire;
 use crate::prelude::*;
@@ -13,10 +13,11 @@ pub struct Description {
     pub version: &'static str,
     /// One line for people.
     pub summary: &'static str,
-    /// The fields its configuration may have. [`crate::Config`] reads this list: a field that is not in it is refused, and
-    /// a field left out has the default written here.
+    /// The fields its configuration may have. [`crate::Config`] reads this list: a field that is
+    /// not in it is refused, and a field left out has the default written here.
     pub fields: &'static [Field],
-    /// What whoever chooses this plugin ought to know first; empty when there is nothing to warn of.
+    /// What whoever chooses this plugin ought to know first; empty when there is nothing to warn
+    /// of.
     pub warning: &'static str,
 }
 

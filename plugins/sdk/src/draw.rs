@@ -1,5 +1,6 @@
-//! Draws at random, in proportion to weights, in constant time: Walker's alias method, with the table made as Vose does (Vose, "A
-//! Linear Algorithm for Generating Random Numbers with a Given Distribution", IEEE Transactions on Software Engineering 1991).
+//! Draws at random, in proportion to weights, in constant time: Walker's alias method, with the
+//! table made as Vose does (Vose, "A Linear Algorithm for Generating Random Numbers with a Given
+//! Distribution", IEEE Transactions on Software Engineering 1991).
 
 use crate::Random;
 use crate::prelude::*;
@@ -19,14 +20,16 @@ struct Column {
     other: u32,
 }
 
-/// How often a draw that fell on somebody to skip is made again before the next in the list is taken.
+/// How often a draw that fell on somebody to skip is made again before the next in the list is
+/// taken.
 const DRAWS: u32 = 4;
 
 impl WeightedDraw {
     /// From pairs of index and weight. A weight of 0 is never drawn.
     pub fn new(weights: impl IntoIterator<Item = (u32, u32)>) -> Self {
         let mut columns = Vec::new();
-        // Each weight times the number of columns, so that the mean, which is what a column holds, is a whole number.
+        // Each weight times the number of columns, so that the mean, which is what a column holds,
+        // is a whole number.
         let mut parts: Vec<u64> = Vec::new();
         for (index, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0) {
             columns.push(Column { own_below: u32::MAX, own: index, other: index });
@@ -63,8 +66,9 @@ impl WeightedDraw {
         Some(if random.1 < column.own_below { column.own } else { column.other })
     }
 
-    /// A draw that leaves out those to skip: it is made again a few times, so that everybody else is drawn by weight, and then goes on
-    /// to the next in the list. None when all are to be skipped.
+    /// A draw that leaves out those to skip: it is made again a few times, so that everybody else
+    /// is drawn by weight, and then goes on to the next in the list. None when all are to be
+    /// skipped.
     pub fn draw_without(&self, random: (u32, u32), skip: impl Fn(u32) -> bool) -> Option<u32> {
         let first = self.draw(random)?;
         if !skip(first) {
@@ -88,7 +92,8 @@ mod tests {
 
     use super::*;
 
-    /// The exact chance of each, from the table: what a column gives its own, and what it gives the other.
+    /// The exact chance of each, from the table: what a column gives its own, and what it gives the
+    /// other.
     fn chances(draw: &WeightedDraw, n: usize) -> Vec<f64> {
         let mut chances = vec![0.0; n];
         for column in &draw.columns {

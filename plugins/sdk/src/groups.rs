@@ -19,17 +19,18 @@ impl Group {
     }
 }
 
-/// Shares are rounded to this many parts of the whole where they cannot be said exactly with fewer. It keeps rotations short: two
-/// thirds is exact, 0.66667 would need a list of 100,000.
+/// Shares are rounded to this many parts of the whole where they cannot be said exactly with fewer.
+/// It keeps rotations short: two thirds is exact, 0.66667 would need a list of 100,000.
 const PARTS: u128 = 1_000;
 
-/// A rotation in which each group has its share and each member its part of that by weight, in the order of
-/// [`smooth_rotation`]. A group without weight has no share; the others then have more.
+/// A rotation in which each group has its share and each member its part of that by weight, in the
+/// order of [`smooth_rotation`]. A group without weight has no share; the others then have more.
 pub fn grouped_rotation(groups: &[Group]) -> Vec<u32> {
     let groups: Vec<&Group> = groups.iter().filter(|group| group.share > 0 && group.weight() > 0).collect();
     let shares = parts(groups.iter().map(|group| group.share).collect());
 
-    // A member gets share * weight / group weight. All of that over one denominator where it is small; in 2^40ths else.
+    // A member gets share * weight / group weight. All of that over one denominator where it is
+    // small; in 2^40ths else.
     let weights = || groups.iter().map(|group| u128::from(group.weight() / common(group)));
     let exact = weights().try_fold(1u128, |all, weight| {
         let least = all / gcd(all, weight) * weight;

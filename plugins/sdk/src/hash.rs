@@ -1,7 +1,7 @@
 //! XXH64, the hash function of Envoy's and gRPC's consistent hashing, by the crate `xxhash-rust`.
 
-/// The XXH64 hash of these bytes. Where a text names an endpoint on a ring or in a table, use this one, so that the ring is the
-/// one that other products make of the same names.
+/// The XXH64 hash of these bytes. Where a text names an endpoint on a ring or in a table, use this
+/// one, so that the ring is the one that other products make of the same names.
 pub fn xxh64(bytes: &[u8], seed: u64) -> u64 {
     xxhash_rust::xxh64::xxh64(bytes, seed)
 }

@@ -3,11 +3,12 @@
 use crate::prelude::*;
 use crate::{Level, LoadReport};
 
-/// Facts about the request a pick is for, and the live figures of each endpoint. An endpoint is an index into the list that
-/// `build` got.
+/// Facts about the request a pick is for, and the live figures of each endpoint. An endpoint is an
+/// index into the list that `build` got.
 ///
-/// [`crate::Policy::pick`] gets one; what differs between the host and a test is which. Every question costs a call into the
-/// host (tens of nanoseconds, a header a few hundred), so ask only what the choice needs.
+/// [`crate::Policy::pick`] gets one; what differs between the host and a test is which. Every
+/// question costs a call into the host (tens of nanoseconds, a header a few hundred), so ask only
+/// what the choice needs.
 pub trait Host {
     /// The gRPC path, for example `/hello.Greeter1/SayHello1`.
     fn path(&self) -> String;
@@ -17,11 +18,14 @@ pub trait Host {
     fn tried(&self, endpoint: u32) -> bool;
     /// Calls that have begun on it and not yet ended.
     fn in_flight(&self, endpoint: u32) -> u32;
-    /// Peak-sensitive moving average of the time to an answer, in microseconds; 0 while no call has ended.
+    /// Peak-sensitive moving average of the time to an answer, in microseconds; 0 while no call has
+    /// ended.
     fn latency_us(&self, endpoint: u32) -> u32;
-    /// How many of its calls failed or were answered by an error, from 0 to 1: an average over about the last 32.
+    /// How many of its calls failed or were answered by an error, from 0 to 1: an average over
+    /// about the last 32.
     fn failure_rate(&self, endpoint: u32) -> f64;
-    /// What its instance said last of its own load (ORCA); none when it never did. It stays while nothing newer comes: mind its age.
+    /// What its instance said last of its own load (ORCA); none when it never did. It stays while
+    /// nothing newer comes: mind its age.
     ///
     /// ```
     /// use waymark_plugin::{Host, LoadReport, testing::FakeHost};
@@ -62,7 +66,8 @@ impl Default for LoadReport {
     }
 }
 
-/// The real one: each question is an import of the component. Only those that a plugin asks become imports.
+/// The real one: each question is an import of the component. Only those that a plugin asks become
+/// imports.
 #[derive(Debug)]
 #[doc(hidden)]
 pub struct GrantedHost;
@@ -108,35 +113,38 @@ mod granted {
     }
 }
 
-/// Hand the host one message. It is cut when long and dropped when there are too many. In a test it can be read back with
-/// `testing::logged`.
+/// Hand the host one message. It is cut when long and dropped when there are too many. In a test it
+/// can be read back with `testing::logged`.
 #[cfg(target_arch = "wasm32")]
 pub fn log(level: Level, message: &str) {
     crate::generated::balancer::waymark::plugin::log::log(level, message);
 }
 
-/// Hand the host one message. It is cut when long and dropped when there are too many. In a test it can be read back with
-/// `testing::logged`.
+/// Hand the host one message. It is cut when long and dropped when there are too many. In a test it
+/// can be read back with `testing::logged`.
 #[cfg(all(not(target_arch = "wasm32"), feature = "std"))]
 pub fn log(level: Level, message: &str) {
     crate::testing::record(level, message);
 }
 
-/// Hand the host one message. Without the standard library there is nothing to keep it in, outside a component.
+/// Hand the host one message. Without the standard library there is nothing to keep it in, outside
+/// a component.
 #[cfg(all(not(target_arch = "wasm32"), not(feature = "std")))]
 pub fn log(_: Level, _: &str) {}
 
-/// Let the host log what a panic says before the trap that follows it; a trap by itself says only "unreachable".
+/// Let the host log what a panic says before the trap that follows it; a trap by itself says only
+/// "unreachable".
 ///
-/// The export macros see to it. A plugin without the standard library has a panic handler of its own, which calls [`log_panic`].
+/// The export macros see to it. A plugin without the standard library has a panic handler of its
+/// own, which calls [`log_panic`].
 #[doc(hidden)]
 pub fn report_panics() {
     #[cfg(feature = "std")]
     std::panic::set_hook(Box::new(|panic| log_panic(panic.payload_as_str(), panic.location())));
 }
 
-/// Hand the host what a panic said: for the `#[panic_handler]` of a plugin without the standard library. With it, the export macros do
-/// so.
+/// Hand the host what a panic said: for the `#[panic_handler]` of a plugin without the standard
+/// library. With it, the export macros do so.
 pub fn log_panic(said: Option<&str>, location: Option<&core::panic::Location<'_>>) {
     let mut message = said.unwrap_or("panicked").to_owned();
     if let Some(location) = location {

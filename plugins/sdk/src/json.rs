@@ -1,9 +1,10 @@
 //! A small JSON reader that allocates nothing it need not.
 //!
-//! A text is checked once, in a loop rather than by recursion (a plugin's stack is small), and from then on a value is a
-//! slice of that text, taken apart one level at a time. That keeps the reader to a few kilobytes of Wasm, and a value can
-//! always give back the text it was written as. It reads what RFC 8259 allows. Like Go's `encoding/json`, it replaces a
-//! surrogate that has no other half by U+FFFD instead of refusing the text.
+//! A text is checked once, in a loop rather than by recursion (a plugin's stack is small), and from
+//! then on a value is a slice of that text, taken apart one level at a time. That keeps the reader
+//! to a few kilobytes of Wasm, and a value can always give back the text it was written as. It
+//! reads what RFC 8259 allows. Like Go's `encoding/json`, it replaces a surrogate that has no other
+//! half by U+FFFD instead of refusing the text.
 
 use crate::prelude::*;
 
@@ -88,7 +89,8 @@ impl<'a> Json<'a> {
         }))
     }
 
-    /// An object's entries in the order they are written; none for anything else. A name may come more than once.
+    /// An object's entries in the order they are written; none for anything else. A name may come
+    /// more than once.
     pub fn entries(&self) -> Option<impl Iterator<Item = (Cow<'a, str>, Json<'a>)> + use<'a>> {
         let mut scan = self.inside('{')?;
         Some(core::iter::from_fn(move || {
@@ -127,8 +129,9 @@ impl<'a> Scan<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// The text between two places that the scan has been at. Both are next to ASCII characters, so none is ever cut; to
-    /// index instead would link the code that complains of a cut character, larger than this whole reader.
+    /// The text between two places that the scan has been at. Both are next to ASCII characters, so
+    /// none is ever cut; to index instead would link the code that complains of a cut character,
+    /// larger than this whole reader.
     fn since(&self, start: usize, end: usize) -> &'a str {
         self.text.get(start..end).unwrap_or_default()
     }
@@ -155,7 +158,8 @@ impl<'a> Scan<'a> {
         self.space();
     }
 
-    /// One value with all that is in it. `open` holds the closing bracket of everything that was opened and not yet closed.
+    /// One value with all that is in it. `open` holds the closing bracket of everything that was
+    /// opened and not yet closed.
     fn value(&mut self) -> Result<Json<'a>, NotJson> {
         self.space();
         let start = self.at;
@@ -299,7 +303,8 @@ fn unescape(inside: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The character of an escape that begins with `u`, and the escape's length without its first backslash.
+/// The character of an escape that begins with `u`, and the escape's length without its first
+/// backslash.
 fn escaped_char(escape: &str) -> (char, usize) {
     let unit = |from: usize| escape.get(from..from + 4).and_then(|digits| u32::from_str_radix(digits, 16).ok());
     let first = unit(1).unwrap_or_default();
@@ -367,7 +372,8 @@ mod tests {
             let ours = Json::parse(&text);
             match serde_json::from_str::<Value>(&text) {
                 Ok(_) => prop_assert!(ours.is_ok(), "{text}: {ours:?}"),
-                // Two things that the other reader adds to the grammar: numbers are finite, surrogates come in pairs.
+                // Two things that the other reader adds to the grammar: numbers are finite,
+                // surrogates come in pairs.
                 Err(error) if error.to_string().contains("out of range") || error.to_string().contains("surrogate") => {}
                 Err(_) => prop_assert!(ours.is_err(), "{text}"),
             }

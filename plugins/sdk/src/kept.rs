@@ -1,8 +1,9 @@
 //! The message of a decision, kept until the host has read it.
 //!
-//! A component may free what it answered in a call of its own that comes after the answer. For a pick the host would pay for that
-//! call every time, though hardly any decision has a message. So the bindings export no such call for `pick` (the builder sees to
-//! that), and a message lives until the next one.
+//! A component may free what it answered in a call of its own that comes after the answer. For a
+//! pick the host would pay for that call every time, though hardly any decision has a message. So
+//! the bindings export no such call for `pick` (the builder sees to that), and a message lives
+//! until the next one.
 
 use crate::prelude::*;
 

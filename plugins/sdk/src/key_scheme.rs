@@ -8,20 +8,20 @@ pub trait KeyScheme {
     /// What this key scheme is, and which fields its configuration may have.
     const DESCRIPTION: Description;
 
-    /// The prefixes to read and to watch for `service`. Together they cover every key of it, and no key of another service.
-    /// The error says why this scheme cannot name such a service.
+    /// The prefixes to read and to watch for `service`. Together they cover every key of it, and no
+    /// key of another service. The error says why this scheme cannot name such a service.
     fn prefixes(config: &Config<'_>, service: &str) -> Result<Vec<String>, String>;
 
     /// What to write for one instance. Every key lies under one of the service's prefixes.
     fn encode(config: &Config<'_>, service: &str, instance: &Instance, lease: Lease<'_>) -> Result<Vec<Entry>, String>;
 
-    /// What one entry says: the instances it registers, none for a marker key. An error means "not written by this scheme":
-    /// the host skips the entry, counts it and logs it once.
+    /// What one entry says: the instances it registers, none for a marker key. An error means "not
+    /// written by this scheme": the host skips the entry, counts it and logs it once.
     fn decode(config: &Config<'_>, service: &str, entry: &Entry) -> Result<Vec<Instance>, String>;
 }
 
-/// The lease that an instance's entries are put under, for schemes that write it into a key or a value. The host attaches
-/// the lease itself.
+/// The lease that an instance's entries are put under, for schemes that write it into a key or a
+/// value. The host attaches the lease itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease<'a> {
     /// Its id, in decimal.
@@ -30,7 +30,8 @@ pub struct Lease<'a> {
     pub ttl_seconds: u32,
 }
 
-/// Make a component of a type that implements [`KeyScheme`]. Once in a crate, whose `crate-type` is `cdylib`.
+/// Make a component of a type that implements [`KeyScheme`]. Once in a crate, whose `crate-type` is
+/// `cdylib`.
 #[macro_export]
 macro_rules! export_key_scheme {
     ($scheme:ident) => {

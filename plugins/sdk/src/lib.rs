@@ -1,9 +1,10 @@
 //! Write a load-balancing policy or a key scheme for Waymark in plain Rust.
 //!
-//! A policy decides which endpoint gets a request; a key scheme decides what a service's keys in etcd look like. Both are
-//! WebAssembly components, and this crate hides all of that: implement [`Policy`] or [`KeyScheme`], name the type in
-//! [`export_policy!`] or [`export_key_scheme!`], and build for `wasm32-unknown-unknown`. For any other target the macros
-//! expand to nothing, so the same crate is plain Rust that ordinary unit tests can call; [`testing`] has the fakes.
+//! A policy decides which endpoint gets a request; a key scheme decides what a service's keys in
+//! etcd look like. Both are WebAssembly components, and this crate hides all of that: implement
+//! [`Policy`] or [`KeyScheme`], name the type in [`export_policy!`] or [`export_key_scheme!`], and
+//! build for `wasm32-unknown-unknown`. For any other target the macros expand to nothing, so the
+//! same crate is plain Rust that ordinary unit tests can call; [`testing`] has the fakes.
 //!
 //! ```
 //! use waymark_plugin::{Config, Description, Endpoint, Plan, Policy, Scope, export_policy, receiving};
@@ -22,14 +23,17 @@
 //! # fn main() {}
 //! ```
 //!
-//! What is here: the two traits and their types; [`Config`], which reads a configuration and names the field at fault;
-//! what plans are made of ([`smooth_rotation`], [`grouped_rotation`], [`maglev_table`], [`Ring`], [`rendezvous_order`]) and
-//! what draws at random ([`Random`], [`WeightedDraw`]); [`json`]. What is not: anything that touches a network, a clock or a file. A plugin has none of these, and what it may ask of the host is [`Host`] and [`log`].
+//! What is here: the two traits and their types; [`Config`], which reads a configuration and names
+//! the field at fault; what plans are made of ([`smooth_rotation`], [`grouped_rotation`],
+//! [`maglev_table`], [`Ring`], [`rendezvous_order`]) and what draws at random ([`Random`],
+//! [`WeightedDraw`]); [`json`]. What is not: anything that touches a network, a clock or a file. A
+//! plugin has none of these, and what it may ask of the host is [`Host`] and [`log`].
 
 //! # Without the standard library
 //!
-//! With `default-features = false` only `alloc` is needed, for a component that brings its own allocator and panic handler ([`log_panic`] hands the
-//! host what a panic said). [`testing`] is part of the feature `std`, which is on by default.
+//! With `default-features = false` only `alloc` is needed, for a component that brings its own
+//! allocator and panic handler ([`log_panic`] hands the host what a panic said). [`testing`] is
+//! part of the feature `std`, which is on by default.
 #![no_std]
 
 extern crate alloc;

@@ -1,8 +1,9 @@
-//! Maglev hashing: a table that spreads keys evenly over endpoints and changes little when one of them comes or goes
-//! (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4).
+//! Maglev hashing: a table that spreads keys evenly over endpoints and changes little when one of
+//! them comes or goes (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load
+//! Balancer", NSDI 2016, section 3.4).
 //!
-//! Hashes and weights are those of Envoy's `maglev` (`maglev_lb.cc`), so that the table is slot for slot the one that Envoy makes
-//! of the same names; `vectors/` has such tables.
+//! Hashes and weights are those of Envoy's `maglev` (`maglev_lb.cc`), so that the table is slot for
+//! slot the one that Envoy makes of the same names; `vectors/` has such tables.
 
 use alloc::collections::BinaryHeap;
 use core::cmp::Reverse;
@@ -10,15 +11,18 @@ use core::cmp::Reverse;
 use crate::prelude::*;
 use crate::xxh64;
 
-/// The table size that the paper and Envoy use for a few hundred endpoints: shares differ by about one percent.
+/// The table size that the paper and Envoy use for a few hundred endpoints: shares differ by about
+/// one percent.
 pub const MAGLEV_TABLE_SIZE: u32 = 65_537;
 
-/// A table of indexes into the list of (name, weight), for [`crate::Plan::HashTable`]. Name endpoints by what stays theirs, such as
-/// their address, not by their place in the list, or a removal moves everything.
+/// A table of indexes into the list of (name, weight), for [`crate::Plan::HashTable`]. Name
+/// endpoints by what stays theirs, such as their address, not by their place in the list, or a
+/// removal moves everything.
 ///
-/// `size` is raised to the next prime; take at least a hundred times the number of endpoints. Endpoints take turns in filling
-/// it, and an endpoint with half the greatest weight has every second turn, but everybody one in the first round. A weight of 0 gets
-/// nothing; no endpoint that may get anything gives an empty table.
+/// `size` is raised to the next prime; take at least a hundred times the number of endpoints.
+/// Endpoints take turns in filling it, and an endpoint with half the greatest weight has every
+/// second turn, but everybody one in the first round. A weight of 0 gets nothing; no endpoint that
+/// may get anything gives an empty table.
 pub fn maglev_table<'a>(endpoints: impl IntoIterator<Item = (&'a str, u32)>, size: u32) -> Vec<u32> {
     let size = next_prime(size);
     let mut named: Vec<(&str, u32, u32)> = (0u32..)
@@ -28,15 +32,17 @@ pub fn maglev_table<'a>(endpoints: impl IntoIterator<Item = (&'a str, u32)>, siz
         .collect();
     // Whose turn comes first must not depend on the order of the list.
     named.sort_unstable();
-    // Parts of the whole in floats, as in Envoy: where a turn is due at the very end of a round, rounding decides.
+    // Parts of the whole in floats, as in Envoy: where a turn is due at the very end of a round,
+    // rounding decides.
     let sum = named.iter().map(|(_, _, weight)| u64::from(*weight)).sum::<u64>() as f64;
     let part = |weight: u32| f64::from(weight) / sum;
     let greatest = named.iter().map(|(_, _, weight)| part(*weight)).fold(0.0, f64::max);
     let mut turns: Vec<Turn> =
         named.into_iter().map(|(name, index, weight)| Turn::new(name, index, part(weight), size)).collect();
 
-    // By the round in which a turn is due, then by name. A heap and not a walk over all endpoints in each round: beside one heavy
-    // endpoint, thousands of light ones have no turn in most rounds.
+    // By the round in which a turn is due, then by name. A heap and not a walk over all endpoints
+    // in each round: beside one heavy endpoint, thousands of light ones have no turn in most
+    // rounds.
     let mut due: BinaryHeap<Reverse<(u64, usize)>> = (0..turns.len()).map(|at| Reverse((1, at))).collect();
     let mut table: Vec<Option<u32>> = vec![None; size as usize];
     for _ in 0..size {
@@ -53,7 +59,8 @@ pub fn maglev_table<'a>(endpoints: impl IntoIterator<Item = (&'a str, u32)>, siz
     table.into_iter().flatten().collect()
 }
 
-/// One endpoint's order of preference: every slot once, because the step and the size have nothing in common.
+/// One endpoint's order of preference: every slot once, because the step and the size have nothing
+/// in common.
 struct Turn {
     index: u32,
     /// Its part of the whole weight, gained in each round.
@@ -175,7 +182,8 @@ mod tests {
         let before = table(&all);
         let after = table(&all[..49]);
         let others = before.iter().zip(&after).filter(|(old, new)| **old != 49 && old != new).count();
-        // The paper finds such changes for about 2 % of the table at this ratio of table to endpoints (section 5.3).
+        // The paper finds such changes for about 2 % of the table at this ratio of table to
+        // endpoints (section 5.3).
         assert!(others < 65_537 * 3 / 100, "{others} keys of others moved");
     }
 

@@ -8,15 +8,16 @@ use crate::{
 
 /// A load-balancing policy.
 ///
-/// It is a pure function of (configuration, endpoints, context): the host may run any number of copies at once, build it
-/// again at any time, and throws every copy away when the endpoints change. What it keeps from one pick to the next is
-/// therefore a hint, never a count to rely on.
+/// It is a pure function of (configuration, endpoints, context): the host may run any number of
+/// copies at once, build it again at any time, and throws every copy away when the endpoints
+/// change. What it keeps from one pick to the next is therefore a hint, never a count to rely on.
 pub trait Policy: Sized + 'static {
     /// What this policy is, and which fields its configuration may have.
     const DESCRIPTION: Description;
 
-    /// Get ready for these endpoints: registered, not draining and not ejected. There may be none; an empty rotation is the
-    /// right answer then, and the host says why there is nobody to send to. The error is shown to people as it is.
+    /// Get ready for these endpoints: registered, not draining and not ejected. There may be none;
+    /// an empty rotation is the right answer then, and the host says why there is nobody to send
+    /// to. The error is shown to people as it is.
     fn build(config: &Config<'_>, scope: &Scope, endpoints: &[Endpoint]) -> Result<Plan<Self>, String>;
 
     /// Choose for one request. Called only when `build` answered [`Plan::EachRequest`].
@@ -26,15 +27,18 @@ pub trait Policy: Sized + 'static {
     }
 }
 
-/// How the host turns one set of endpoints into picks. Every number is an index into the list that `build` got.
+/// How the host turns one set of endpoints into picks. Every number is an index into the list that
+/// `build` got.
 ///
-/// Prefer the first two. They are checked once, cannot fail at the time of a pick, and cost a request nothing; the third
-/// costs each request a call into the plugin. It is for what cannot be known before: load, headers, what was tried.
+/// Prefer the first two. They are checked once, cannot fail at the time of a pick, and cost a
+/// request nothing; the third costs each request a call into the plugin. It is for what cannot be
+/// known before: load, headers, what was tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan<P> {
     /// Walk this list for ever, one entry a request.
     Rotation(Vec<u32>),
-    /// The entry at (hash of the request's key) modulo the length. A request without a key gets a random entry.
+    /// The entry at (hash of the request's key) modulo the length. A request without a key gets a
+    /// random entry.
     HashTable(Vec<u32>),
     /// Ask this for every request.
     EachRequest(P),
@@ -50,7 +54,8 @@ impl<P> Plan<P> {
     }
 }
 
-/// The endpoints that may get anything, by index: those whose weight is not 0, which means "send it nothing".
+/// The endpoints that may get anything, by index: those whose weight is not 0, which means "send it
+/// nothing".
 pub fn receiving(endpoints: &[Endpoint]) -> Vec<u32> {
     (0u32..).zip(endpoints).filter(|(_, endpoint)| endpoint.weight > 0).map(|(index, _)| index).collect()
 }
@@ -65,8 +70,8 @@ pub fn has_metadata(endpoint: &Endpoint, wanted: &[(String, String)]) -> bool {
     wanted.iter().all(|(name, value)| metadata(endpoint, name) == Some(value))
 }
 
-/// How many endpoints may get something and have no entry in this plan, as happens when a table is short for them. Worth a warning:
-/// nobody would ever call them.
+/// How many endpoints may get something and have no entry in this plan, as happens when a table is
+/// short for them. Worth a warning: nobody would ever call them.
 pub fn left_out(endpoints: &[Endpoint], entries: &[u32]) -> usize {
     let mut out: Vec<bool> = endpoints.iter().map(|endpoint| endpoint.weight > 0).collect();
     for index in entries {
@@ -83,13 +88,15 @@ pub const HASH_KEY: Field = Field {
           an endpoint lacks it: its address",
 };
 
-/// What names an endpoint for hashing: the value of that metadata, else its address, as in Envoy (`hash_key` in the metadata
-/// `envoy.lb`) and gRPC. Not the id, which in some layouts is a lease and changes when the instance registers again.
+/// What names an endpoint for hashing: the value of that metadata, else its address, as in Envoy
+/// (`hash_key` in the metadata `envoy.lb`) and gRPC. Not the id, which in some layouts is a lease
+/// and changes when the instance registers again.
 pub fn hash_name<'a>(endpoint: &'a Endpoint, hash_key: &str) -> &'a str {
     metadata(endpoint, hash_key).unwrap_or(&endpoint.address)
 }
 
-/// Make a component of a type that implements [`Policy`]. Once in a crate, whose `crate-type` is `cdylib`.
+/// Make a component of a type that implements [`Policy`]. Once in a crate, whose `crate-type` is
+/// `cdylib`.
 #[macro_export]
 macro_rules! export_policy {
     ($policy:ident) => {

@@ -1,8 +1,9 @@
-//! Randomness for plugins, which have no source of their own: it comes from the host with each pick, or from a text that
-//! stays the same, such as the service's name.
+//! Randomness for plugins, which have no source of their own: it comes from the host with each
+//! pick, or from a text that stays the same, such as the service's name.
 
-/// A source of random numbers that always gives the same ones for the same seed: SplitMix64 (Steele, Lea and Flood, "Fast
-/// splittable pseudorandom number generators", OOPSLA 2014). Good for spreading load, of no use for secrets.
+/// A source of random numbers that always gives the same ones for the same seed: SplitMix64
+/// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014). Good for
+/// spreading load, of no use for secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Random {
     state: u64,
@@ -14,7 +15,8 @@ impl Random {
         Self { state: u64::from(random.0) << 32 | u64::from(random.1) }
     }
 
-    /// From a text. Break ties with the service's or the node's name, so that not every one begins with the same endpoint.
+    /// From a text. Break ties with the service's or the node's name, so that not every one begins
+    /// with the same endpoint.
     pub fn from_text(seed: &str) -> Self {
         Self { state: hash_text(seed, 0) }
     }
@@ -30,8 +32,8 @@ impl Random {
         Self::scale(self.next_u32(), n)
     }
 
-    /// A number below `n` from a uniform random number, without a division (Lemire, "Fast random integer generation in an
-    /// interval", 2019). The bias is at most `n` in 2^32.
+    /// A number below `n` from a uniform random number, without a division (Lemire, "Fast random
+    /// integer generation in an interval", 2019). The bias is at most `n` in 2^32.
     pub fn scale(random: u32, n: u32) -> u32 {
         ((u64::from(random) * u64::from(n)) >> 32) as u32
     }
@@ -45,8 +47,9 @@ impl Random {
     }
 }
 
-/// A 64-bit hash of a text: FNV-1a (Fowler, Noll and Vo), then SplitMix64's finisher, because FNV alone leaves the high bits
-/// of similar short texts similar. Different seeds give independent hashes.
+/// A 64-bit hash of a text: FNV-1a (Fowler, Noll and Vo), then SplitMix64's finisher, because FNV
+/// alone leaves the high bits of similar short texts similar. Different seeds give independent
+/// hashes.
 pub fn hash_text(text: &str, seed: u64) -> u64 {
     let hash = text
         .bytes()

@@ -1,14 +1,16 @@
-//! Rendezvous hashing: every endpoint draws a number from its name and a seed, and the highest come first (Thaler and Ravishankar,
-//! "Using name-based mappings to increase hit rates", IEEE/ACM Transactions on Networking 1998).
+//! Rendezvous hashing: every endpoint draws a number from its name and a seed, and the highest come
+//! first (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM
+//! Transactions on Networking 1998).
 //!
-//! With weights the number is `weight / -ln(u)` for a `u` between 0 and 1, which puts an endpoint first as often as its weight says
-//! (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006). When an endpoint comes or goes, the order
-//! of the others stays as it was.
+//! With weights the number is `weight / -ln(u)` for a `u` between 0 and 1, which puts an endpoint
+//! first as often as its weight says (Efraimidis and Spirakis, "Weighted random sampling with a
+//! reservoir", 2006). When an endpoint comes or goes, the order of the others stays as it was.
 
 use crate::prelude::*;
 use crate::xxh64;
 
-/// The indexes of the list of (name, weight), in the order of their numbers for this seed. A weight of 0 is left out.
+/// The indexes of the list of (name, weight), in the order of their numbers for this seed. A weight
+/// of 0 is left out.
 pub fn rendezvous_order<'a>(endpoints: impl IntoIterator<Item = (&'a str, u32)>, seed: &str) -> Vec<u32> {
     let seed = xxh64(seed.as_bytes(), 0);
     let mut drawn: Vec<(f64, &str, u32)> = (0u32..)

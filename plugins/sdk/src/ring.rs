@@ -1,9 +1,11 @@
-//! A hash ring: each endpoint stands on a circle at as many points as its weight says, and a key belongs to the first point at or
-//! after it (Karger et al., "Consistent Hashing and Random Trees", STOC 1997).
+//! A hash ring: each endpoint stands on a circle at as many points as its weight says, and a key
+//! belongs to the first point at or after it (Karger et al., "Consistent Hashing and Random Trees",
+//! STOC 1997).
 //!
-//! How many points there are and where they stand is as in Envoy's `ring_hash` (`ring_hash_lb.cc`) and gRPC's (proposal A42): point
-//! *i* of an endpoint is XXH64 of its name, `_`, and *i*; their number is scaled so that the lightest endpoint has a whole number
-//! of them and there are at least `min_size`, but not more than `max_size`.
+//! How many points there are and where they stand is as in Envoy's `ring_hash` (`ring_hash_lb.cc`)
+//! and gRPC's (proposal A42): point *i* of an endpoint is XXH64 of its name, `_`, and *i*; their
+//! number is scaled so that the lightest endpoint has a whole number of them and there are at least
+//! `min_size`, but not more than `max_size`.
 
 use crate::prelude::*;
 use crate::{host::push_decimal, xxh64};
@@ -60,17 +62,20 @@ impl Ring {
         self.points.get(at).or(self.points.first()).map(|(_, index)| *index)
     }
 
-    /// The ring as a table for [`crate::Plan::HashTable`]: who owns each of `1 << bits` places that divide the circle evenly. An
-    /// endpoint that goes moves only what it owned, as on the ring itself.
+    /// The ring as a table for [`crate::Plan::HashTable`]: who owns each of `1 << bits` places that
+    /// divide the circle evenly. An endpoint that goes moves only what it owned, as on the ring
+    /// itself.
     ///
-    /// Neighbours in the table stand far apart on the circle (at the reversed bits of their number): a host that finds an
-    /// entry unusable takes the next one, which on the circle itself would mostly belong to the same endpoint.
+    /// Neighbours in the table stand far apart on the circle (at the reversed bits of their
+    /// number): a host that finds an entry unusable takes the next one, which on the circle itself
+    /// would mostly belong to the same endpoint.
     pub fn table(&self, bits: u32) -> Vec<u32> {
         (0u32..1 << bits).filter_map(|place| self.owner(u64::from(place.reverse_bits()) << 32)).collect()
     }
 }
 
-/// The least whole number that is not under `value`, which is from 0 to 2^32: the standard library's is not in `core`.
+/// The least whole number that is not under `value`, which is from 0 to 2^32: the standard
+/// library's is not in `core`.
 fn ceil(value: f64) -> f64 {
     let whole = value as u64 as f64;
     if whole < value { whole + 1.0 } else { whole }
@@ -121,7 +126,8 @@ mod tests {
         let names = names(10);
         let ring = Ring::new(names.iter().map(|name| (name.as_str(), 1)), 1024, 4096);
         let table = ring.table(16);
-        // Of ten endpoints, a look at 32 entries finds nobody else once in 10^32 places, not in every other place.
+        // Of ten endpoints, a look at 32 entries finds nobody else once in 10^32 places, not in
+        // every other place.
         let stuck = (0..table.len()).filter(|at| (1..32).all(|next| table[(at + next) % table.len()] == table[*at]));
         assert_eq!(stuck.count(), 0);
     }
@@ -131,7 +137,8 @@ mod tests {
 
         #[test]
         fn an_endpoint_that_goes_moves_only_its_own_keys(n in 2usize..30, gone in 0usize..30) {
-            // With points enough for each, so that the number of endpoints does not change how many points one has.
+            // With points enough for each, so that the number of endpoints does not change how many
+            // points one has.
             let (names, gone) = (names(n), gone % n);
             let ring = |keep: &dyn Fn(usize) -> bool| {
                 let weights = (0..n).map(|at| u32::from(keep(at)));

@@ -1,8 +1,10 @@
-//! Smooth weighted rotation: a list in which every endpoint stands as often as its weight says, spread as evenly as can be.
+//! Smooth weighted rotation: a list in which every endpoint stands as often as its weight says,
+//! spread as evenly as can be.
 //!
-//! It is the order of nginx's smooth weighted round robin (commit 52327e0627f4, "Upstream: smooth weighted round-robin
-//! balancing", 2012): in each step every endpoint gains its weight, the one that has most is taken and pays the sum of all
-//! weights; among equals the first. Weights 5, 1, 1 give `a a b a c a a` and not `a a a a a b c`.
+//! It is the order of nginx's smooth weighted round robin (commit 52327e0627f4, "Upstream: smooth
+//! weighted round-robin balancing", 2012): in each step every endpoint gains its weight, the one
+//! that has most is taken and pays the sum of all weights; among equals the first. Weights 5, 1, 1
+//! give `a a b a c a a` and not `a a a a a b c`.
 
 use crate::prelude::*;
 
@@ -14,12 +16,13 @@ use core::ops::Rem;
 /// 65,536 entries are 256 KiB, and show a share to within a thousandth of a percent of the whole.
 pub const MAX_ROTATION: usize = 65_536;
 
-/// A rotation over the endpoints whose weights are given, in the order of `build`'s list. A weight of 0 means "send it
-/// nothing": when all of them are 0, the rotation is empty, because that is what was asked for.
+/// A rotation over the endpoints whose weights are given, in the order of `build`'s list. A weight
+/// of 0 means "send it nothing": when all of them are 0, the rotation is empty, because that is
+/// what was asked for.
 ///
-/// The list is as short as the weights allow: they are divided by what they have in common. Where their sum would
-/// still be more than [`MAX_ROTATION`], they are scaled down to about that; a share is then off by at most half an
-/// entry, except that nobody's share falls below one entry.
+/// The list is as short as the weights allow: they are divided by what they have in common. Where
+/// their sum would still be more than [`MAX_ROTATION`], they are scaled down to about that; a share
+/// is then off by at most half an entry, except that nobody's share falls below one entry.
 ///
 /// ```
 /// use waymark_plugin::smooth_rotation;
@@ -30,8 +33,9 @@ pub fn smooth_rotation<W: Into<u64>>(weights: impl IntoIterator<Item = W>) -> Ve
     let weights = bounded(weights.into_iter().map(Into::into).collect());
     let sum: u64 = weights.iter().sum();
 
-    // Endpoints of one weight take turns: the one that was taken least often has most. So it is enough to look at one
-    // endpoint for each distinct weight, which makes the work (entries x distinct weights) and not (entries x endpoints).
+    // Endpoints of one weight take turns: the one that was taken least often has most. So it is
+    // enough to look at one endpoint for each distinct weight, which makes the work (entries x
+    // distinct weights) and not (entries x endpoints).
     let mut by_weight: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
     for (index, weight) in (0u32..).zip(weights) {
         if weight > 0 {
@@ -66,8 +70,8 @@ impl Group {
         Self { weight, members, gained: 0, next: 0, rounds: 0 }
     }
 
-    /// Whether the member whose turn it is goes before that of `other`. Gained less paid may be negative, so what either
-    /// paid stands on the other's side.
+    /// Whether the member whose turn it is goes before that of `other`. Gained less paid may be
+    /// negative, so what either paid stands on the other's side.
     fn beats(&self, other: &Self, sum: u64) -> bool {
         let (own, others) = (self.gained + other.rounds * sum, other.gained + self.rounds * sum);
         own > others || (own == others && self.members[self.next] < other.members[other.next])

@@ -2,12 +2,14 @@
 
 use core::cell::RefCell;
 
-/// What a `static` of a component holds. It is for the export macros; everything else takes what it needs as an argument.
+/// What a `static` of a component holds. It is for the export macros; everything else takes what it
+/// needs as an argument.
 #[doc(hidden)]
 pub struct Slot<T>(RefCell<Option<T>>);
 
-// SAFETY: a component is one instance that one thread is in at a time: the host sees to that, and without the proposal for threads
-// (`atomics`) there is no second thread that could share the memory.
+// SAFETY: a component is one instance that one thread is in at a time: the host sees to that, and
+// without the proposal for threads (`atomics`) there is no second thread that could share the
+// memory.
 #[cfg(all(target_arch = "wasm32", not(target_feature = "atomics")))]
 #[allow(unsafe_code, reason = "see above")]
 unsafe impl<T> Sync for Slot<T> {}

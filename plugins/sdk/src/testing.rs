@@ -71,7 +71,8 @@ impl Host for FakeHost {
     }
 }
 
-/// An endpoint of that weight in that zone, whose id and address are the documentation address 192.0.2.`n`.
+/// An endpoint of that weight in that zone, whose id and address are the documentation address
+/// 192.0.2.`n`.
 pub fn endpoint(n: u8, zone: &str, weight: u32) -> Endpoint {
     let address = format!("192.0.2.{n}:8080");
     Endpoint { id: address.clone(), address, zone: zone.to_owned(), weight, metadata: Vec::new() }
@@ -89,8 +90,8 @@ pub fn endpoints(n: u8, weights: &[u32]) -> Vec<Endpoint> {
     (1..=n).zip(weights.iter().cycle()).map(|(n, weight)| endpoint(n, "", *weight)).collect()
 }
 
-/// The share of each of `n` endpoints in what `pick` answers over so many requests with seeded random numbers. An `Either` counts
-/// half for both; anything else but an endpoint panics.
+/// The share of each of `n` endpoints in what `pick` answers over so many requests with seeded
+/// random numbers. An `Either` counts half for both; anything else but an endpoint panics.
 pub fn pick_shares<P: Policy>(policy: &mut P, host: &impl Host, n: usize, requests: u32) -> Vec<f64> {
     let mut random = Random::from_text("shares");
     let mut shares = vec![0.0; n];
@@ -126,8 +127,9 @@ pub fn context(random: (u32, u32)) -> Context {
     Context { sequence: 0, random, hash: None, attempt: 0 }
 }
 
-/// Asks for a further attempt of a request that failed on `tried`, and panics unless that goes to one endpoint which may receive something, and
-/// to none that was tried while another is left. `policy` was built for endpoints of these weights.
+/// Asks for a further attempt of a request that failed on `tried`, and panics unless that goes to
+/// one endpoint which may receive something, and to none that was tried while another is left.
+/// `policy` was built for endpoints of these weights.
 pub fn assert_avoids_tried<P: Policy>(policy: &mut P, weights: &[u32], tried: &BTreeSet<u32>, random: (u32, u32)) {
     let may_receive: Vec<u32> = (0..).zip(weights).filter(|(_, weight)| **weight > 0).map(|(i, _)| i).collect();
     let host = FakeHost { tried: tried.clone(), ..FakeHost::default() };

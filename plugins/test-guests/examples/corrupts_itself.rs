@@ -1,4 +1,5 @@
-//! Answers in turn, until a number that it keeps between its picks has grown too far; from then on it answers nonsense.
+//! Answers in turn, until a number that it keeps between its picks has grown too far; from then on
+//! it answers nonsense.
 
 use test_guests::{plain, turn};
 use waymark_plugin::{

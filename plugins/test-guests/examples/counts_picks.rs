@@ -1,5 +1,5 @@
-//! Says in its answer how often this very instance was asked: the decision is "fail" with the number for a message. A host's
-//! tests see by it when an instance is fresh.
+//! Says in its answer how often this very instance was asked: the decision is "fail" with the
+//! number for a message. A host's tests see by it when an instance is fresh.
 
 use test_guests::{Turns, periodic};
 use waymark_plugin::{Config, Context, Decision, Description, Endpoint, Host, Plan, Policy, Scope, export_policy};

@@ -1,5 +1,6 @@
-//! Describes itself with text that would move a terminal's cursor, and with a hundred thousand fields. Written against the
-//! bindings, because the SDK lets a plugin be described by a constant only.
+//! Describes itself with text that would move a terminal's cursor, and with a hundred thousand
+//! fields. Written against the bindings, because the SDK lets a plugin be described by a constant
+//! only.
 
 use waymark_plugin::{
     __private::balancer::{exports::waymark::plugin::balancer, waymark::plugin::types},

@@ -1,4 +1,5 @@
-//! Serves until there are exactly as many endpoints as it was told: those it refuses to build for. A request for /waymark.Test/Trap traps.
+//! Serves until there are exactly as many endpoints as it was told: those it refuses to build for.
+//! A request for /waymark.Test/Trap traps.
 
 use test_guests::{plain, trap, turn};
 use waymark_plugin::{

@@ -1,4 +1,5 @@
-//! Behaves while it is tried out, and traps at every real request: it knows the path of the host's trial picks.
+//! Behaves while it is tried out, and traps at every real request: it knows the path of the host's
+//! trial picks.
 
 use test_guests::{plain, trap, turn};
 use waymark_plugin::{Config, Context, Decision, Description, Endpoint, Host, Plan, Policy, Scope, export_policy};

@@ -1,8 +1,9 @@
 //! Uses everything a host offers to a pick, and shows it.
 //!
-//! The header `waymark-test` orders an answer: a number that endpoint, `a,b` the less loaded of two, `queue`, `fail` and `drop`
-//! these, with all that is known of the request for a message. Without it, the endpoint with the fewest calls in flight, then
-//! the lowest latency, among those not tried.
+//! The header `waymark-test` orders an answer: a number that endpoint, `a,b` the less loaded of
+//! two, `queue`, `fail` and `drop` these, with all that is known of the request for a message.
+//! Without it, the endpoint with the fewest calls in flight, then the lowest latency, among those
+//! not tried.
 
 use test_guests::plain;
 use waymark_plugin::{Config, Context, Decision, Description, Endpoint, Host, Plan, Policy, Scope, export_policy};

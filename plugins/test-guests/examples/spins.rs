@@ -1,4 +1,5 @@
-//! Goes round for as long as it is told in each pick, then answers in turn: just under a deadline or just over it.
+//! Goes round for as long as it is told in each pick, then answers in turn: just under a deadline
+//! or just over it.
 
 use test_guests::{plain, spin_for, turn};
 use waymark_plugin::{

@@ -1,4 +1,5 @@
-//! Names the first endpoint whether it can be used or not, also when it is asked again and told that it was tried.
+//! Names the first endpoint whether it can be used or not, also when it is asked again and told
+//! that it was tried.
 
 use test_guests::plain;
 use waymark_plugin::{Config, Context, Decision, Description, Endpoint, Host, Plan, Policy, Scope, export_policy};

@@ -1,4 +1,5 @@
-//! Traps in describe. Written against the bindings, because the SDK lets a plugin be described by a constant only.
+//! Traps in describe. Written against the bindings, because the SDK lets a plugin be described by a
+//! constant only.
 
 use test_guests::trap;
 use waymark_plugin::{

@@ -1,13 +1,14 @@
-//! Plugins that misbehave on purpose, and some that make a host's work visible. The host's tests load them from
-//! `plugins/dist/test`; nobody else should.
+//! Plugins that misbehave on purpose, and some that make a host's work visible. The host's tests
+//! load them from `plugins/dist/test`; nobody else should.
 //!
-//! Each is one file of `examples/`, and its first line says what it does. Those in `foreign/` are components in text form
-//! that no Rust code here could give (another world, another version of the interface, text that is no UTF-8), core modules that the
-//! builder makes policies of, the WIT of an import that no host grants, and `old_interface.wasm`: `reads_request` as the SDK of interface 0.1.0
-//! made it, kept as it was. This library holds what the guests share.
+//! Each is one file of `examples/`, and its first line says what it does. Those in `foreign/` are
+//! components in text form that no Rust code here could give (another world, another version of the
+//! interface, text that is no UTF-8), core modules that the builder makes policies of, the WIT of
+//! an import that no host grants, and `old_interface.wasm`: `reads_request` as the SDK of interface
+//! 0.1.0 made it, kept as it was. This library holds what the guests share.
 //!
-//! Misbehaviour within `pick` takes the configuration `{"every": n}`: every n-th pick of an instance misbehaves, and the others
-//! answer in turn. It defaults to 1, so that every pick does.
+//! Misbehaviour within `pick` takes the configuration `{"every": n}`: every n-th pick of an
+//! instance misbehaves, and the others answer in turn. It defaults to 1, so that every pick does.
 
 use waymark_plugin::{Config, Context, Decision, Description, Endpoint, Field};
 
@@ -99,11 +100,13 @@ pub fn spin_for(thousands: u32) {
     }
 }
 
-/// Take memory until there is none, twice as much each time, so that the limit is met before any deadline. The allocation
-/// that fails ends the call with a trap.
+/// Take memory until there is none, twice as much each time, so that the limit is met before any
+/// deadline. The allocation that fails ends the call with a trap.
 pub fn hoard() -> ! {
     let mut hoard: Vec<Vec<u8>> = Vec::new();
-    let mut size = 1 << 20;
+    // Large from the start: a memory that grows may be moved, and many moves take longer than a
+    // pick may.
+    let mut size = 32 << 20;
     loop {
         let mut more = Vec::with_capacity(size);
         more.push(1);

@@ -1,14 +1,14 @@
 //! Serves the Greeter services until it is told to stop (SIGTERM or Ctrl-C).
-#![allow(clippy::print_stdout, reason = "the address is this command's output")]
 
-use std::time::Duration;
+use std::{fmt, io::Write as _, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
 use greeter::{GreeterConfig, Serving};
 use tokio::net::TcpListener;
 
-/// A server of hello.Greeter1 and hello.Greeter2. It registers itself nowhere: see the README for how it is found.
+/// A server of hello.Greeter1 and hello.Greeter2. It registers itself nowhere: see the README for
+/// how it is found.
 #[derive(Debug, Parser)]
 #[command(name = "greeter-server", version, after_help = "Example: greeter-server --listen 127.0.0.1:8080 --service 1")]
 struct Args {
@@ -18,7 +18,8 @@ struct Args {
     /// Which service to offer: 1, 2 or both.
     #[arg(long, env = "GREETER_SERVICE", value_name = "1|2|both", default_value_t = Serving::Both)]
     service: Serving,
-    /// What this instance calls itself in the response metadata `greeter-instance` [default: its address].
+    /// What this instance calls itself in the response metadata `greeter-instance` [default: its
+    /// address].
     #[arg(long, env = "GREETER_NAME")]
     name: Option<String>,
     /// Make every call take this long: a slow instance.
@@ -34,7 +35,7 @@ async fn main() -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(&args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr()?;
-    println!("greeter-server: service {} on {address}", args.service);
+    say(format_args!("service {} on {address}", args.service));
     let config = GreeterConfig {
         serving: args.service,
         name: args.name,
@@ -42,8 +43,13 @@ async fn main() -> anyhow::Result<()> {
         ..GreeterConfig::default()
     };
     greeter::serve(listener, config, stop).await?;
-    println!("greeter-server: stopped");
+    say(format_args!("stopped"));
     Ok(())
+}
+
+/// Writes a line of output. It serves whether or not somebody reads it.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "greeter-server: {line}");
 }
 
 /// Completes at the first SIGTERM or Ctrl-C.

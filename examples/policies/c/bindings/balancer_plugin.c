@@ -3,33 +3,42 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Imported Functions from `waymark:plugin/request@0.1.0`
+// Imported Functions from `waymark:plugin/request@0.1.1`
 
-__attribute__((__import_module__("waymark:plugin/request@0.1.0"), __import_name__("path")))
+__attribute__((__import_module__("waymark:plugin/request@0.1.1"), __import_name__("path")))
 extern void __wasm_import_waymark_plugin_request_path(uint8_t *);
 
-__attribute__((__import_module__("waymark:plugin/request@0.1.0"), __import_name__("header")))
+__attribute__((__import_module__("waymark:plugin/request@0.1.1"), __import_name__("header")))
 extern void __wasm_import_waymark_plugin_request_header(uint8_t *, size_t, uint8_t *);
 
-__attribute__((__import_module__("waymark:plugin/request@0.1.0"), __import_name__("tried")))
+__attribute__((__import_module__("waymark:plugin/request@0.1.1"), __import_name__("tried")))
 extern int32_t __wasm_import_waymark_plugin_request_tried(int32_t);
 
-// Imported Functions from `waymark:plugin/load@0.1.0`
+// Imported Functions from `waymark:plugin/load@0.1.1`
 
-__attribute__((__import_module__("waymark:plugin/load@0.1.0"), __import_name__("in-flight")))
+__attribute__((__import_module__("waymark:plugin/load@0.1.1"), __import_name__("in-flight")))
 extern int32_t __wasm_import_waymark_plugin_load_in_flight(int32_t);
 
-__attribute__((__import_module__("waymark:plugin/load@0.1.0"), __import_name__("latency-us")))
+__attribute__((__import_module__("waymark:plugin/load@0.1.1"), __import_name__("latency-us")))
 extern int32_t __wasm_import_waymark_plugin_load_latency_us(int32_t);
 
-// Imported Functions from `waymark:plugin/log@0.1.0`
+__attribute__((__import_module__("waymark:plugin/load@0.1.1"), __import_name__("failure-rate")))
+extern double __wasm_import_waymark_plugin_load_failure_rate(int32_t);
 
-__attribute__((__import_module__("waymark:plugin/log@0.1.0"), __import_name__("log")))
+__attribute__((__import_module__("waymark:plugin/load@0.1.1"), __import_name__("report")))
+extern void __wasm_import_waymark_plugin_load_report(int32_t, uint8_t *);
+
+__attribute__((__import_module__("waymark:plugin/load@0.1.1"), __import_name__("metric")))
+extern void __wasm_import_waymark_plugin_load_metric(int32_t, uint8_t *, size_t, uint8_t *);
+
+// Imported Functions from `waymark:plugin/log@0.1.1`
+
+__attribute__((__import_module__("waymark:plugin/log@0.1.1"), __import_name__("log")))
 extern void __wasm_import_waymark_plugin_log_log(int32_t, uint8_t *, size_t);
 
-// Exported Functions from `waymark:plugin/balancer@0.1.0`
+// Exported Functions from `waymark:plugin/balancer@0.1.1`
 
-__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/balancer@0.1.0#describe")))
+__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/balancer@0.1.1#describe")))
 void __wasm_export_exports_waymark_plugin_balancer_describe_post_return(uint8_t * arg0) {
   if ((*((size_t*) (arg0 + sizeof(void*)))) > 0) {
     free(*((uint8_t **) (arg0 + 0)));
@@ -63,7 +72,7 @@ void __wasm_export_exports_waymark_plugin_balancer_describe_post_return(uint8_t 
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/balancer@0.1.0#build")))
+__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/balancer@0.1.1#build")))
 void __wasm_export_exports_waymark_plugin_balancer_build_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -107,7 +116,7 @@ void __wasm_export_exports_waymark_plugin_balancer_build_post_return(uint8_t * a
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/balancer@0.1.0#pick")))
+__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/balancer@0.1.1#pick")))
 void __wasm_export_exports_waymark_plugin_balancer_pick_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -153,6 +162,16 @@ static uint8_t RET_AREA[(10*sizeof(void*))];
 void balancer_plugin_option_string_free(balancer_plugin_option_string_t *ptr) {
   if (ptr->is_some) {
     balancer_plugin_string_free(&ptr->val);
+  }
+}
+
+void waymark_plugin_load_option_load_report_free(waymark_plugin_load_option_load_report_t *ptr) {
+  if (ptr->is_some) {
+  }
+}
+
+void balancer_plugin_option_f64_free(balancer_plugin_option_f64_t *ptr) {
+  if (ptr->is_some) {
   }
 }
 
@@ -362,11 +381,65 @@ uint32_t waymark_plugin_load_latency_us(uint32_t endpoint) {
   return (uint32_t) (ret);
 }
 
+double waymark_plugin_load_failure_rate(uint32_t endpoint) {
+  double ret = __wasm_import_waymark_plugin_load_failure_rate((int32_t) (endpoint));
+  return ret;
+}
+
+bool waymark_plugin_load_report(uint32_t endpoint, waymark_plugin_load_load_report_t *ret) {
+  __attribute__((__aligned__(8)))
+  uint8_t ret_area[56];
+  uint8_t *ptr = (uint8_t *) &ret_area;
+  __wasm_import_waymark_plugin_load_report((int32_t) (endpoint), ptr);
+  waymark_plugin_load_option_load_report_t option;
+  switch ((int32_t) *((uint8_t*) (ptr + 0))) {
+    case 0: {
+      option.is_some = false;
+      break;
+    }
+    case 1: {
+      option.is_some = true;
+      option.val = (waymark_plugin_load_load_report_t) {
+        (double) *((double*) (ptr + 8)),
+        (double) *((double*) (ptr + 16)),
+        (double) *((double*) (ptr + 24)),
+        (double) *((double*) (ptr + 32)),
+        (double) *((double*) (ptr + 40)),
+        (uint32_t) (uint32_t) (*((int32_t*) (ptr + 48))),
+      };
+      break;
+    }
+  }
+  *ret = option.val;
+  return option.is_some;
+}
+
+bool waymark_plugin_load_metric(uint32_t endpoint, balancer_plugin_string_t *name, double *ret) {
+  __attribute__((__aligned__(8)))
+  uint8_t ret_area[16];
+  uint8_t *ptr = (uint8_t *) &ret_area;
+  __wasm_import_waymark_plugin_load_metric((int32_t) (endpoint), (uint8_t *) (*name).ptr, (*name).len, ptr);
+  balancer_plugin_option_f64_t option;
+  switch ((int32_t) *((uint8_t*) (ptr + 0))) {
+    case 0: {
+      option.is_some = false;
+      break;
+    }
+    case 1: {
+      option.is_some = true;
+      option.val = *((double*) (ptr + 8));
+      break;
+    }
+  }
+  *ret = option.val;
+  return option.is_some;
+}
+
 void waymark_plugin_log_log(waymark_plugin_log_level_t level, balancer_plugin_string_t *message) {
   __wasm_import_waymark_plugin_log_log((int32_t) level, (uint8_t *) (*message).ptr, (*message).len);
 }
 
-__attribute__((__export_name__("waymark:plugin/balancer@0.1.0#describe")))
+__attribute__((__export_name__("waymark:plugin/balancer@0.1.1#describe")))
 uint8_t * __wasm_export_exports_waymark_plugin_balancer_describe(void) {
   exports_waymark_plugin_balancer_description_t ret;
   exports_waymark_plugin_balancer_describe(&ret);
@@ -384,7 +457,7 @@ uint8_t * __wasm_export_exports_waymark_plugin_balancer_describe(void) {
   return ptr;
 }
 
-__attribute__((__export_name__("waymark:plugin/balancer@0.1.0#build")))
+__attribute__((__export_name__("waymark:plugin/balancer@0.1.1#build")))
 uint8_t * __wasm_export_exports_waymark_plugin_balancer_build(uint8_t * arg, size_t arg0, uint8_t * arg1, size_t arg2, uint8_t * arg3, size_t arg4, uint8_t * arg5, size_t arg6) {
   balancer_plugin_string_t arg7 = (balancer_plugin_string_t) { (uint8_t*)(arg), (arg0) };
   exports_waymark_plugin_balancer_scope_t arg8 = (waymark_plugin_types_scope_t) {
@@ -433,7 +506,7 @@ uint8_t * __wasm_export_exports_waymark_plugin_balancer_build(uint8_t * arg, siz
   return ptr;
 }
 
-__attribute__((__export_name__("waymark:plugin/balancer@0.1.0#pick")))
+__attribute__((__export_name__("waymark:plugin/balancer@0.1.1#pick")))
 uint8_t * __wasm_export_exports_waymark_plugin_balancer_pick(int32_t arg, int32_t arg0, int32_t arg1, int32_t arg2, int32_t arg3, int32_t arg4) {
   balancer_plugin_option_u32_t option;
   switch (arg2) {

@@ -19,6 +19,33 @@ typedef struct {
   balancer_plugin_string_t val;
 } balancer_plugin_option_string_t;
 
+// What an instance said last of its own load, in an ORCA report (gRFC A51). A figure that it did not give is 0, and none is negative,
+// infinite or no number. Where two reports came at once, each figure is of either.
+typedef struct waymark_plugin_load_load_report_t {
+  // The part of its processor time that is used; may be over 1.
+  double   cpu_utilization;
+  // The part of its memory that is used.
+  double   memory_utilization;
+  // How much it is used by its own measure; may be over 1.
+  double   application_utilization;
+  // Calls a second that it serves, of all its clients.
+  double   rps;
+  // Calls a second of these that it answers with an error.
+  double   eps;
+  // How long ago the report came, in milliseconds.
+  uint32_t   age_ms;
+} waymark_plugin_load_load_report_t;
+
+typedef struct {
+  bool is_some;
+  waymark_plugin_load_load_report_t val;
+} waymark_plugin_load_option_load_report_t;
+
+typedef struct {
+  bool is_some;
+  double val;
+} balancer_plugin_option_f64_t;
+
 // How much a message matters.
 typedef uint8_t waymark_plugin_log_level_t;
 
@@ -178,7 +205,7 @@ typedef struct {
   } val;
 } exports_waymark_plugin_balancer_result_plan_string_t;
 
-// Imported Functions from `waymark:plugin/request@0.1.0`
+// Imported Functions from `waymark:plugin/request@0.1.1`
 // The gRPC path, for example `/hello.Greeter1/SayHello1`.
 extern void waymark_plugin_request_path(balancer_plugin_string_t *ret);
 // The first value of a header, by its lower-case name; none when it is absent or not text.
@@ -186,17 +213,25 @@ extern bool waymark_plugin_request_header(balancer_plugin_string_t *name, balanc
 // Whether an earlier attempt of this same request failed on this endpoint (an index into the list that `build` got).
 extern bool waymark_plugin_request_tried(uint32_t endpoint);
 
-// Imported Functions from `waymark:plugin/load@0.1.0`
+// Imported Functions from `waymark:plugin/load@0.1.1`
 // Calls that have begun on it and not yet ended.
 extern uint32_t waymark_plugin_load_in_flight(uint32_t endpoint);
 // Peak-sensitive moving average of the time to an answer, in microseconds; 0 while no call has ended.
 extern uint32_t waymark_plugin_load_latency_us(uint32_t endpoint);
+// How many of its calls failed or were answered by an error, from 0 to 1: an average over about the last 32, in which later ones
+// weigh more. 0 while no call has ended.
+extern double waymark_plugin_load_failure_rate(uint32_t endpoint);
+// What it said last of its load; none when it never did.
+extern bool waymark_plugin_load_report(uint32_t endpoint, waymark_plugin_load_load_report_t *ret);
+// A figure of its own that its last report named, of any sign; none when that did not. Of one instance at least 32 are kept, with names of
+// up to 64 bytes.
+extern bool waymark_plugin_load_metric(uint32_t endpoint, balancer_plugin_string_t *name, double *ret);
 
-// Imported Functions from `waymark:plugin/log@0.1.0`
+// Imported Functions from `waymark:plugin/log@0.1.1`
 // Hand the host one message. It is cut when long and dropped when there are too many.
 extern void waymark_plugin_log_log(waymark_plugin_log_level_t level, balancer_plugin_string_t *message);
 
-// Exported Functions from `waymark:plugin/balancer@0.1.0`
+// Exported Functions from `waymark:plugin/balancer@0.1.1`
 void exports_waymark_plugin_balancer_describe(exports_waymark_plugin_balancer_description_t *ret);
 bool exports_waymark_plugin_balancer_build(balancer_plugin_string_t *config, exports_waymark_plugin_balancer_scope_t *scope, exports_waymark_plugin_balancer_list_endpoint_t *endpoints, exports_waymark_plugin_balancer_plan_t *ret, balancer_plugin_string_t *err);
 void exports_waymark_plugin_balancer_pick(exports_waymark_plugin_balancer_context_t *context, exports_waymark_plugin_balancer_decision_t *ret);
@@ -204,6 +239,10 @@ void exports_waymark_plugin_balancer_pick(exports_waymark_plugin_balancer_contex
 // Helper Functions
 
 void balancer_plugin_option_string_free(balancer_plugin_option_string_t *ptr);
+
+void waymark_plugin_load_option_load_report_free(waymark_plugin_load_option_load_report_t *ptr);
+
+void balancer_plugin_option_f64_free(balancer_plugin_option_f64_t *ptr);
 
 void balancer_plugin_tuple2_string_string_free(balancer_plugin_tuple2_string_string_t *ptr);
 

@@ -3,14 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Imported Functions from `waymark:plugin/log@0.1.0`
+// Imported Functions from `waymark:plugin/log@0.1.1`
 
-__attribute__((__import_module__("waymark:plugin/log@0.1.0"), __import_name__("log")))
+__attribute__((__import_module__("waymark:plugin/log@0.1.1"), __import_name__("log")))
 extern void __wasm_import_waymark_plugin_log_log(int32_t, uint8_t *, size_t);
 
-// Exported Functions from `waymark:plugin/key-scheme@0.1.0`
+// Exported Functions from `waymark:plugin/key-scheme@0.1.1`
 
-__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/key-scheme@0.1.0#describe")))
+__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/key-scheme@0.1.1#describe")))
 void __wasm_export_exports_waymark_plugin_key_scheme_describe_post_return(uint8_t * arg0) {
   if ((*((size_t*) (arg0 + sizeof(void*)))) > 0) {
     free(*((uint8_t **) (arg0 + 0)));
@@ -44,7 +44,7 @@ void __wasm_export_exports_waymark_plugin_key_scheme_describe_post_return(uint8_
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/key-scheme@0.1.0#prefixes")))
+__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/key-scheme@0.1.1#prefixes")))
 void __wasm_export_exports_waymark_plugin_key_scheme_prefixes_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -71,7 +71,7 @@ void __wasm_export_exports_waymark_plugin_key_scheme_prefixes_post_return(uint8_
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/key-scheme@0.1.0#encode")))
+__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/key-scheme@0.1.1#encode")))
 void __wasm_export_exports_waymark_plugin_key_scheme_encode_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -107,7 +107,7 @@ void __wasm_export_exports_waymark_plugin_key_scheme_encode_post_return(uint8_t 
   }
 }
 
-__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/key-scheme@0.1.0#decode")))
+__attribute__((__weak__, __export_name__("cabi_post_waymark:plugin/key-scheme@0.1.1#decode")))
 void __wasm_export_exports_waymark_plugin_key_scheme_decode_post_return(uint8_t * arg0) {
   switch ((int32_t) (int32_t) *((uint8_t*) (arg0 + 0))) {
     case 0: {
@@ -338,7 +338,7 @@ void waymark_plugin_log_log(waymark_plugin_log_level_t level, key_scheme_plugin_
   __wasm_import_waymark_plugin_log_log((int32_t) level, (uint8_t *) (*message).ptr, (*message).len);
 }
 
-__attribute__((__export_name__("waymark:plugin/key-scheme@0.1.0#describe")))
+__attribute__((__export_name__("waymark:plugin/key-scheme@0.1.1#describe")))
 uint8_t * __wasm_export_exports_waymark_plugin_key_scheme_describe(void) {
   exports_waymark_plugin_key_scheme_description_t ret;
   exports_waymark_plugin_key_scheme_describe(&ret);
@@ -356,7 +356,7 @@ uint8_t * __wasm_export_exports_waymark_plugin_key_scheme_describe(void) {
   return ptr;
 }
 
-__attribute__((__export_name__("waymark:plugin/key-scheme@0.1.0#prefixes")))
+__attribute__((__export_name__("waymark:plugin/key-scheme@0.1.1#prefixes")))
 uint8_t * __wasm_export_exports_waymark_plugin_key_scheme_prefixes(uint8_t * arg, size_t arg0, uint8_t * arg1, size_t arg2) {
   key_scheme_plugin_string_t arg3 = (key_scheme_plugin_string_t) { (uint8_t*)(arg), (arg0) };
   key_scheme_plugin_string_t arg4 = (key_scheme_plugin_string_t) { (uint8_t*)(arg1), (arg2) };
@@ -383,7 +383,7 @@ uint8_t * __wasm_export_exports_waymark_plugin_key_scheme_prefixes(uint8_t * arg
   return ptr;
 }
 
-__attribute__((__export_name__("waymark:plugin/key-scheme@0.1.0#encode")))
+__attribute__((__export_name__("waymark:plugin/key-scheme@0.1.1#encode")))
 uint8_t * __wasm_export_exports_waymark_plugin_key_scheme_encode(uint8_t * arg, size_t arg0, uint8_t * arg1, size_t arg2, uint8_t * arg3, size_t arg4, uint8_t * arg5, size_t arg6, uint8_t * arg7, size_t arg8, int32_t arg9, uint8_t * arg10, size_t arg11, uint8_t * arg12, size_t arg13, int32_t arg14) {
   key_scheme_plugin_string_t arg15 = (key_scheme_plugin_string_t) { (uint8_t*)(arg), (arg0) };
   key_scheme_plugin_string_t arg16 = (key_scheme_plugin_string_t) { (uint8_t*)(arg1), (arg2) };
@@ -418,7 +418,7 @@ uint8_t * __wasm_export_exports_waymark_plugin_key_scheme_encode(uint8_t * arg, 
   return ptr;
 }
 
-__attribute__((__export_name__("waymark:plugin/key-scheme@0.1.0#decode")))
+__attribute__((__export_name__("waymark:plugin/key-scheme@0.1.1#decode")))
 uint8_t * __wasm_export_exports_waymark_plugin_key_scheme_decode(uint8_t * arg, size_t arg0, uint8_t * arg1, size_t arg2, uint8_t * arg3, size_t arg4, uint8_t * arg5, size_t arg6) {
   key_scheme_plugin_string_t arg7 = (key_scheme_plugin_string_t) { (uint8_t*)(arg), (arg0) };
   key_scheme_plugin_string_t arg8 = (key_scheme_plugin_string_t) { (uint8_t*)(arg1), (arg2) };

@@ -156,11 +156,11 @@ typedef struct {
   } val;
 } exports_waymark_plugin_key_scheme_result_list_instance_string_t;
 
-// Imported Functions from `waymark:plugin/log@0.1.0`
+// Imported Functions from `waymark:plugin/log@0.1.1`
 // Hand the host one message. It is cut when long and dropped when there are too many.
 extern void waymark_plugin_log_log(waymark_plugin_log_level_t level, key_scheme_plugin_string_t *message);
 
-// Exported Functions from `waymark:plugin/key-scheme@0.1.0`
+// Exported Functions from `waymark:plugin/key-scheme@0.1.1`
 void exports_waymark_plugin_key_scheme_describe(exports_waymark_plugin_key_scheme_description_t *ret);
 bool exports_waymark_plugin_key_scheme_prefixes(key_scheme_plugin_string_t *config, key_scheme_plugin_string_t *service, key_scheme_plugin_list_string_t *ret, key_scheme_plugin_string_t *err);
 bool exports_waymark_plugin_key_scheme_encode(key_scheme_plugin_string_t *config, key_scheme_plugin_string_t *service, exports_waymark_plugin_key_scheme_instance_t *instance, key_scheme_plugin_string_t *lease_id, uint32_t ttl_seconds, exports_waymark_plugin_key_scheme_list_entry_t *ret, key_scheme_plugin_string_t *err);

@@ -7,6 +7,7 @@ package waymark
 
 import (
 	"fmt"
+	"math"
 	"unsafe"
 )
 
@@ -65,7 +66,7 @@ func reportPanic() {
 	}
 }
 
-//go:wasmexport waymark:plugin/balancer@0.1.0#describe
+//go:wasmexport waymark:plugin/balancer@0.1.1#describe
 func describe() unsafe.Pointer {
 	defer reportPanic()
 	about := policy.Describe()
@@ -86,7 +87,7 @@ func describe() unsafe.Pointer {
 	return unsafe.Pointer(&answer)
 }
 
-//go:wasmexport waymark:plugin/balancer@0.1.0#build
+//go:wasmexport waymark:plugin/balancer@0.1.1#build
 func build(config, configLen, service, serviceLen, zone, zoneLen, list, count uint32) unsafe.Pointer {
 	defer reportPanic()
 	endpoints := make([]Endpoint, count)
@@ -116,7 +117,7 @@ func build(config, configLen, service, serviceLen, zone, zoneLen, list, count ui
 	return unsafe.Pointer(&answer)
 }
 
-//go:wasmexport waymark:plugin/balancer@0.1.0#pick
+//go:wasmexport waymark:plugin/balancer@0.1.1#pick
 func pick(sequence, random0, random1, hasHash, hash, attempt uint32) unsafe.Pointer {
 	defer reportPanic()
 	kept = kept[:0]
@@ -135,22 +136,31 @@ func pick(sequence, random0, random1, hasHash, hash, attempt uint32) unsafe.Poin
 	return unsafe.Pointer(&answer)
 }
 
-//go:wasmimport waymark:plugin/request@0.1.0 path
+//go:wasmimport waymark:plugin/request@0.1.1 path
 func requestPath(answer unsafe.Pointer)
 
-//go:wasmimport waymark:plugin/request@0.1.0 header
+//go:wasmimport waymark:plugin/request@0.1.1 header
 func requestHeader(name unsafe.Pointer, nameLen uint32, answer unsafe.Pointer)
 
-//go:wasmimport waymark:plugin/request@0.1.0 tried
+//go:wasmimport waymark:plugin/request@0.1.1 tried
 func requestTried(endpoint uint32) uint32
 
-//go:wasmimport waymark:plugin/load@0.1.0 in-flight
+//go:wasmimport waymark:plugin/load@0.1.1 in-flight
 func loadInFlight(endpoint uint32) uint32
 
-//go:wasmimport waymark:plugin/load@0.1.0 latency-us
+//go:wasmimport waymark:plugin/load@0.1.1 latency-us
 func loadLatencyUs(endpoint uint32) uint32
 
-//go:wasmimport waymark:plugin/log@0.1.0 log
+//go:wasmimport waymark:plugin/load@0.1.1 failure-rate
+func loadFailureRate(endpoint uint32) float64
+
+//go:wasmimport waymark:plugin/load@0.1.1 report
+func loadReport(endpoint uint32, answer unsafe.Pointer)
+
+//go:wasmimport waymark:plugin/load@0.1.1 metric
+func loadMetric(endpoint uint32, name unsafe.Pointer, nameLen uint32, answer unsafe.Pointer)
+
+//go:wasmimport waymark:plugin/log@0.1.1 log
 func logLog(level uint32, message unsafe.Pointer, messageLen uint32)
 
 type granted struct{}
@@ -170,9 +180,30 @@ func (granted) Header(name string) (string, bool) {
 	return text(said[1], said[2]), true
 }
 
-func (granted) Tried(endpoint uint32) bool       { return requestTried(endpoint) != 0 }
-func (granted) InFlight(endpoint uint32) uint32  { return loadInFlight(endpoint) }
-func (granted) LatencyUs(endpoint uint32) uint32 { return loadLatencyUs(endpoint) }
+func (granted) Report(endpoint uint32) (LoadReport, bool) {
+	// Whether there is one, five doubles, and the age.
+	var said [7]uint64
+	loadReport(endpoint, unsafe.Pointer(&said))
+	if said[0]&0xff == 0 {
+		return LoadReport{}, false
+	}
+	figure := func(nth int) float64 { return math.Float64frombits(said[nth]) }
+	return LoadReport{
+		CPUUtilization: figure(1), MemoryUtilization: figure(2), ApplicationUtilization: figure(3),
+		RPS: figure(4), EPS: figure(5), AgeMs: uint32(said[6]),
+	}, true
+}
+
+func (granted) Metric(endpoint uint32, name string) (float64, bool) {
+	var said [2]uint64
+	loadMetric(endpoint, unsafe.Pointer(unsafe.StringData(name)), uint32(len(name)), unsafe.Pointer(&said))
+	return math.Float64frombits(said[1]), said[0]&0xff != 0
+}
+
+func (granted) Tried(endpoint uint32) bool          { return requestTried(endpoint) != 0 }
+func (granted) InFlight(endpoint uint32) uint32     { return loadInFlight(endpoint) }
+func (granted) LatencyUs(endpoint uint32) uint32    { return loadLatencyUs(endpoint) }
+func (granted) FailureRate(endpoint uint32) float64 { return loadFailureRate(endpoint) }
 func (granted) Log(level Level, message string) {
 	logLog(uint32(level), unsafe.Pointer(unsafe.StringData(message)), uint32(len(message)))
 }

@@ -1,4 +1,4 @@
-// Package waymark is the interface waymark:plugin@0.1.0 in Go. What it means is in wit/; abi.go crosses the border.
+// Package waymark is the interface waymark:plugin@0.1.1 in Go. What it means is in wit/; abi.go crosses the border.
 package waymark
 
 // Endpoint is one endpoint of a service. Elsewhere it goes by its index in the list that Build got.
@@ -89,6 +89,20 @@ type Policy interface {
 	Pick(context Context) Decision
 }
 
+// LoadReport is what an instance says of its own load. A figure that it does not give is 0.
+type LoadReport struct {
+	// CPUUtilization is the part of its processor time that is used; may be over 1.
+	CPUUtilization float64
+	// MemoryUtilization is the part of its memory that is used.
+	MemoryUtilization float64
+	// ApplicationUtilization is how much it is used by its own measure; may be over 1.
+	ApplicationUtilization float64
+	// RPS are the calls a second that it serves, of all its clients; EPS those that it answers with an error.
+	RPS, EPS float64
+	// AgeMs is how long ago it said so, in milliseconds.
+	AgeMs uint32
+}
+
 // Level says how much a message to the host's log matters.
 type Level uint32
 
@@ -109,5 +123,11 @@ type HostFunctions interface {
 	Tried(endpoint uint32) bool
 	InFlight(endpoint uint32) uint32
 	LatencyUs(endpoint uint32) uint32
+	// FailureRate is the part of its calls that failed of late, from 0 to 1.
+	FailureRate(endpoint uint32) float64
+	// Report is what the instance said last of its own load; false when it never did.
+	Report(endpoint uint32) (LoadReport, bool)
+	// Metric is a figure of its own that its last report named; false when that did not.
+	Metric(endpoint uint32, name string) (float64, bool)
 	Log(level Level, message string)
 }

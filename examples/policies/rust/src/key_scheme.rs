@@ -1,5 +1,5 @@
-//! my_policy: keys like `services/greeter/192.0.2.1:80`, values of plain lines. A `/` in a service's name or an id is written `%2F`, so that
-//! no service's keys lie among those of another.
+//! my_policy: keys like `services/greeter/192.0.2.1:80`, values of plain lines. A `/` in a
+//! service's name or an id is written `%2F`, so that no service's keys lie among those of another.
 //!
 //! ```text
 //! services/ayang%2Fserver1/pod-1  ->  192.0.2.1:80

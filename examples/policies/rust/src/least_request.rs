@@ -1,13 +1,15 @@
 //! my_policy: the endpoint with the fewest calls in flight among a few chosen at random.
 //!
-//! Asked for each request, because load is not known before. The host compares the last two itself, by the newest figures.
+//! Asked for each request, because load is not known before. The host compares the last two itself,
+//! by the newest figures.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, export_policy,
     receiving,
 };
 
-/// What `build` leaves for `pick`: the endpoints that may get anything, and how many of them to look at.
+/// What `build` leaves for `pick`: the endpoints that may get anything, and how many of them to
+/// look at.
 #[derive(Debug)]
 struct LeastRequest {
     receiving: Vec<u32>,

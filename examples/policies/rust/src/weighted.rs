@@ -1,7 +1,9 @@
-//! my_policy: every endpoint in turn, as often as its weight says; those in the node's own zone count several times.
+//! my_policy: every endpoint in turn, as often as its weight says; those in the node's own zone
+//! count several times.
 //!
-//! A plan: weights and zones are known before the first request comes, so no request costs a call in here. The host keeps
-//! what `build` answers and walks it for ever; every change of the endpoints is a new `build` in a fresh instance.
+//! A plan: weights and zones are known before the first request comes, so no request costs a call
+//! in here. The host keeps what `build` answers and walks it for ever; every change of the
+//! endpoints is a new `build` in a fresh instance.
 
 use waymark_plugin::{Config, Description, Endpoint, Field, Plan, Policy, Scope, export_policy};
 
@@ -34,7 +36,8 @@ impl Policy for Weighted {
             shares.iter_mut().for_each(|share| *share = share.div_ceil(2));
         }
 
-        // The turns of each are spread evenly over the round, and the endpoints begin one after the other.
+        // The turns of each are spread evenly over the round, and the endpoints begin one after the
+        // other.
         let n = shares.len() as u64;
         let mut turns: Vec<(f64, u32)> = Vec::new();
         for ((i, index), share) in (0u64..).zip(indexes).zip(shares) {

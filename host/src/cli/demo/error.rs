@@ -1,4 +1,5 @@
-//! Why the demo could not go on. What it finds out about calls and shares is no error: that is in its report.
+//! Why the demo could not go on. What it finds out about calls and shares is no error: that is in
+//! its report.
 
 use std::{io, net::SocketAddr};
 

@@ -1,7 +1,8 @@
-//! The clients: a few tasks that call `SayHello1` through the node for as long as the demo runs, and what came of each call.
+//! The clients: a few tasks that call `SayHello1` through the node for as long as the demo runs,
+//! and what came of each call.
 //!
-//! They are plain tonic clients with one header. They learn who answered from the response metadata, not from the node, so
-//! that what is shown is what a client sees.
+//! They are plain tonic clients with one header. They learn who answered from the response
+//! metadata, not from the node, so that what is shown is what a client sees.
 
 use std::{
     collections::BTreeMap,
@@ -31,8 +32,8 @@ use crate::dataplane::WAYMARK_ERROR;
 /// How many clients call at once, each on a connection of its own.
 const CLIENTS: usize = 12;
 
-/// How long a client waits between two calls, give or take half: together with the time the calls take, some hundred calls a
-/// second, which leaves a small machine idle enough to look at.
+/// How long a client waits between two calls, give or take half: together with the time the calls
+/// take, some hundred calls a second, which leaves a small machine idle enough to look at.
 const THINK: Duration = Duration::from_millis(12);
 
 /// A call that is not answered by then has failed.
@@ -98,8 +99,9 @@ pub(super) struct Death {
 }
 
 impl Failure {
-    /// Whether an instance died in the midst of this call's answer: nothing can replace what its caller has in part. A call that
-    /// it had not begun to answer goes to another instance, since the demo's service is configured as idempotent.
+    /// Whether an instance died in the midst of this call's answer: nothing can replace what its
+    /// caller has in part. A call that it had not begun to answer goes to another instance, since
+    /// the demo's service is configured as idempotent.
     fn is_cut_off_by(&self, death: &Death) -> bool {
         self.code == Code::Unavailable
             && self.kind == "endpoint-lost"
@@ -183,7 +185,8 @@ impl Books {
     }
 }
 
-/// The running clients. Cheap to clone; they stop when [`Load::stop`] is called or the last clone is dropped.
+/// The running clients. Cheap to clone; they stop when [`Load::stop`] is called or the last clone
+/// is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Load {
     books: Arc<Mutex<Books>>,

@@ -10,8 +10,9 @@
 //!                      summary    what was found out, and whether it is right
 //! ```
 //!
-//! The demo uses Waymark from outside, as a user does: gRPC calls to the proxy, the node's API for policies, etcd's protocol for
-//! the registry. What it shows can therefore be done again by hand; `--keep` says how.
+//! The demo uses Waymark from outside, as a user does: gRPC calls to the proxy, the node's API for
+//! policies, etcd's protocol for the registry. What it shows can therefore be done again by hand;
+//! `--keep` says how.
 
 mod error;
 mod load;
@@ -42,7 +43,7 @@ use self::{
 };
 use super::{
     output::{self, Failure},
-    terminated,
+    signals::terminated,
 };
 use crate::admin::NodeClient;
 
@@ -63,7 +64,8 @@ pub(super) struct Args {
     /// Leave everything running at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,
-    /// etcd's endpoints [default: a registry inside the demo]. The keys go under `ayang/` and `demo/`, and are taken away at the end.
+    /// etcd's endpoints [default: a registry inside the demo]. The keys go under `ayang/` and
+    /// `demo/`, and are taken away at the end.
     #[arg(long, value_name = "URL,..", value_delimiter = ',')]
     registry: Option<Vec<String>>,
     /// Print the summary as JSON, and nothing else.
@@ -114,7 +116,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let program = env::current_exe()
         .map_err(|source| DemoError::Io { what: "find the program that instances are started from".into(), source })?;
     let (ui, teller) = Ui::start(Out::choose(args.plain, args.json), began);
-    let outcome = play(&args, pace, program, ui.clone(), began).await;
+    let outcome = Box::pin(play(&args, pace, program, ui.clone(), began)).await;
     // The last handle: the task ends and puts the terminal back, whatever happened.
     drop(ui);
     if let Err(panic) = teller.await {

@@ -1,4 +1,5 @@
-//! Watches the service through the node's API, for the picture and for the story: whatever changes becomes an event.
+//! Watches the service through the node's API, for the picture and for the story: whatever changes
+//! becomes an event.
 
 use std::{sync::PoisonError, time::Duration};
 
@@ -18,7 +19,8 @@ use crate::{
     model::ServiceName,
 };
 
-/// How often the node is asked. Calls in flight change all the time, so the picture needs asking; a stream tells of changes alone.
+/// How often the node is asked. Calls in flight change all the time, so the picture needs asking; a
+/// stream tells of changes alone.
 const EVERY: Duration = Duration::from_millis(100);
 
 /// Asks the node as long as it lives.

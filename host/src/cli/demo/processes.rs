@@ -1,7 +1,7 @@
 //! The instances as the demo sees them: child processes that are started, killed and stopped.
 //!
-//! No child outlives the demo. It is killed when its handle is dropped, and should the demo itself be killed, the child's
-//! standard input ends, which it takes for the order to stop.
+//! No child outlives the demo. It is killed when its handle is dropped, and should the demo itself
+//! be killed, the child's standard input ends, which it takes for the order to stop.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,8 @@ use super::DemoError;
 /// What a child prints before its address once it serves and is registered.
 pub(super) const READY: &str = "serving and registered: ";
 
-/// A child that is not ready by then never will be. Long, because the first start of a debug build compiles its key scheme.
+/// A child that is not ready by then never will be. Long, because the first start of a debug build
+/// compiles its key scheme.
 const START: Duration = Duration::from_secs(30);
 
 /// How long the last words of a child that has ended are waited for.
@@ -128,7 +129,8 @@ impl Process {
             }
             Err(_) => format!("was not ready after {} s", START.as_secs()),
         };
-        // Its end may be seen before its last words are read; something it left running may keep them open.
+        // Its end may be seen before its last words are read; something it left running may keep
+        // them open.
         let _ = timeout(LAST_WORDS, all_read).await;
         let errors = errors.lock().unwrap_or_else(PoisonError::into_inner);
         let said = errors.iter().map(String::as_str).collect::<Vec<_>>().join("\n  ");
@@ -145,7 +147,8 @@ impl Process {
         self.child.id().unwrap_or_default()
     }
 
-    /// Kills it (SIGKILL), as a crash would. Returns when it began to die and when it was dead: its sockets are closed then.
+    /// Kills it (SIGKILL), as a crash would. Returns when it began to die and when it was dead: its
+    /// sockets are closed then.
     ///
     /// # Cancel safety
     ///
@@ -172,7 +175,8 @@ impl Process {
     }
 }
 
-/// Reads a child's standard error to its end, so that the child never waits for a reader, and keeps what it said last.
+/// Reads a child's standard error to its end, so that the child never waits for a reader, and keeps
+/// what it said last.
 fn keep_last_lines(stderr: Option<ChildStderr>) -> (Arc<Mutex<VecDeque<String>>>, JoinHandle<()>) {
     let kept = Arc::<Mutex<VecDeque<String>>>::default();
     let reader = {
@@ -197,8 +201,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    /// Written by another process: while this one has the file open for writing, a child that another test forks keeps it open,
-    /// and the kernel does not start what is being written.
+    /// Written by another process: while this one has the file open for writing, a child that
+    /// another test forks keeps it open, and the kernel does not start what is being written.
     fn script(body: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");

@@ -1,4 +1,5 @@
-//! From a [`View`] to lines of text. No terminal here: what is drawn is a pure function of what is known.
+//! From a [`View`] to lines of text. No terminal here: what is drawn is a pure function of what is
+//! known.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -38,8 +39,8 @@ const IN_FLIGHT: usize = 11;
 /// A terminal narrower than this is narrow.
 const NARROW: usize = 95;
 
-/// A full bar is this share, or the largest one if that is more. Nearly all shares of the demo are under it, so bars can be compared
-/// from one policy to the next.
+/// A full bar is this share, or the largest one if that is more. Nearly all shares of the demo are
+/// under it, so bars can be compared from one policy to the next.
 const FULL: f64 = 0.5;
 
 /// The live part of the screen.

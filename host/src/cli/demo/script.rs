@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{admin::client::PolicySource, model::ServiceName, plugin::bundled};
 
-/// The service whose calls are balanced. Not under `ayang/`, so that the study note's keys stay the only ones there.
+/// The service whose calls are balanced. Not under `ayang/`, so that the study note's keys stay the
+/// only ones there.
 pub(super) const SERVICE: &str = "demo/greeter";
 
 /// How long a thing that takes moments may take on a busy machine.
@@ -299,7 +300,8 @@ impl Scene {
                 zone: ZONE,
             });
         }
-        // Connections are made at the first call. What is counted afterwards is balancing and nothing else.
+        // Connections are made at the first call. What is counted afterwards is balancing and
+        // nothing else.
         let everybody = FLEET.len();
         until("an answer from each instance", SOON, || load.tally().answers.len() == everybody).await?;
         self.pause().await;

@@ -1,7 +1,8 @@
 //! One instance of the demo as a process of its own: `waymark demo-server`, a hidden command.
 //!
-//! It serves the Greeter and registers itself through the library, as a service written in Rust would. Its standard input is the
-//! rope to the demo: when it ends, the demo has ended, whatever way, and the instance deregisters and ends too.
+//! It serves the Greeter and registers itself through the library, as a service written in Rust
+//! would. Its standard input is the rope to the demo: when it ends, the demo has ended, whatever
+//! way, and the instance deregisters and ends too.
 
 use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -11,7 +12,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 use super::processes::READY;
 use crate::{
     cli::{
-        output::{Failure, print_line},
+        output::{Failure, announce},
         registry::load_scheme,
     },
     config::PluginChoice,
@@ -75,7 +76,7 @@ pub(in crate::cli) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let deregistered = tokio::select! {
         registered = registration.registered() => {
             registered?;
-            print_line(format_args!("{READY}{address}"));
+            announce(format_args!("{READY}{address}"));
             tokio::select! {
                 () = &mut rope => registration.deregister().await,
                 ended = &mut greeter => return Ok(ended?.map(|()| ExitCode::FAILURE)?),
@@ -84,15 +85,16 @@ pub(in crate::cli) async fn run(args: Args) -> Result<ExitCode, Failure> {
         // The demo ended before this instance was ready.
         () = &mut rope => registration.deregister().await,
     };
-    // The key went first, so that nobody is sent here any more; now the calls that still run are finished.
+    // The key went first, so that nobody is sent here any more; now the calls that still run are
+    // finished.
     let _ = stop.send(());
     greeter.await??;
     deregistered?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Completes when standard input ends. A thread of its own waits for that: a blocking read cannot be cancelled, and must not
-/// hold up the runtime.
+/// Completes when standard input ends. A thread of its own waits for that: a blocking read cannot
+/// be cancelled, and must not hold up the runtime.
 async fn end_of_input() {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {

@@ -1,15 +1,16 @@
 //! What share of the calls each instance should get under a policy, and whether it did.
 //!
-//! The expectation is worked out here a second time, from each policy's documented rule, and not asked of the plugin: a demo
-//! that believed the thing it shows would show nothing.
+//! The expectation is worked out here a second time, from each policy's documented rule, and not
+//! asked of the plugin: a demo that believed the thing it shows would show nothing.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// How far a share may be off, as a part of the whole. The first and last calls of a phase belong half to its neighbours: with
-/// at least [`super::load::ENOUGH`] calls and a dozen at once, that is under 3 %.
+/// How far a share may be off, as a part of the whole. The first and last calls of a phase belong
+/// half to its neighbours: with at least [`super::load::ENOUGH`] calls and a dozen at once, that is
+/// under 3 %.
 pub(super) const TOLERANCE: f64 = 0.03;
 
 /// What a share should be.
@@ -27,7 +28,8 @@ impl Expected {
     pub(super) fn is_met(self, share: f64, calls: u64) -> bool {
         match self {
             Self::About(expected) => (share - expected).abs() <= TOLERANCE,
-            // Here chance is at work, too: four standard deviations, which it exceeds once in 30,000 times.
+            // Here chance is at work, too: four standard deviations, which it exceeds once in
+            // 30,000 times.
             Self::AtMost(most) => {
                 let deviation = (most * (1.0 - most) / calls.max(1) as f64).sqrt();
                 share <= most + TOLERANCE.max(4.0 * deviation)
@@ -67,8 +69,8 @@ pub(super) struct Member {
     pub(super) slow: bool,
 }
 
-/// The share of each member under a bundled policy with that configuration, for a node in `own_zone`. None: not a policy or not a
-/// configuration that this demo knows the rule of.
+/// The share of each member under a bundled policy with that configuration, for a node in
+/// `own_zone`. None: not a policy or not a configuration that this demo knows the rule of.
 pub(super) fn expected(policy: &str, config: &str, own_zone: &str, members: &[Member]) -> Option<Vec<Expected>> {
     // As in a command, nothing means `{}`.
     let config: Map<String, Value> = if config.is_empty() { Map::new() } else { serde_json::from_str(config).ok()? };
@@ -82,8 +84,9 @@ pub(super) fn expected(policy: &str, config: &str, own_zone: &str, members: &[Me
         ("zone_aware", 0) => Some(about(&zone_aware(members, own_zone, ZONE_AWARE_MIN))),
         ("zone_aware", 1) => Some(about(&zone_aware(members, own_zone, config.get("min_endpoints")?.as_u64()?))),
         ("least_request", 0) => {
-            // Of two different ones drawn at random, each instance is among the drawn 2 times in n, and no instance can get
-            // more than that. A slow one loses against whoever it is compared with, so it gets less than an even share.
+            // Of two different ones drawn at random, each instance is among the drawn 2 times in n,
+            // and no instance can get more than that. A slow one loses against whoever it is
+            // compared with, so it gets less than an even share.
             let n = members.iter().filter(|member| member.weight > 0).count() as f64;
             let most = |member: &Member| match member {
                 Member { weight: 0, .. } => 0.0,
@@ -105,8 +108,9 @@ fn about(parts: &[f64]) -> Vec<Expected> {
 /// The `min_endpoints` of `zone_aware` when its configuration does not say.
 const ZONE_AWARE_MIN: u64 = 6;
 
-/// What each member gets under `zone_aware`: the own zone carries what it can of its callers' part, which is as large as every other
-/// zone's; the rest goes to the zones that have more than they need.
+/// What each member gets under `zone_aware`: the own zone carries what it can of its callers' part,
+/// which is as large as every other zone's; the rest goes to the zones that have more than they
+/// need.
 fn zone_aware(members: &[Member], own_zone: &str, min_endpoints: u64) -> Vec<f64> {
     let used = || members.iter().filter(|member| member.weight > 0);
     if own_zone.is_empty() || (used().count() as u64) < min_endpoints {

@@ -1,5 +1,5 @@
-//! What the demo plays on: the node in this process with its registry, reached as a user reaches it. Calls go to the proxy's
-//! port, policies through the API's port.
+//! What the demo plays on: the node in this process with its registry, reached as a user reaches
+//! it. Calls go to the proxy's port, policies through the API's port.
 
 use std::net::SocketAddr;
 
@@ -8,12 +8,13 @@ use tokio::time::{Duration, Instant, sleep};
 use super::{DemoError, script::SERVICE, ui::Ui};
 use crate::{
     admin::client::{NodeClient, PolicySource, PolicyStatus, Service, SetPolicy},
-    app::{AppError, Node, default_plugin_cache},
-    config::{NodeConfig, PluginChoice, RegistrySource, ServiceConfig},
+    app::{AppError, Node},
+    config::{ClientConfig, Embedded, NodeConfig, PluginChoice, Ports, RegistrySource, ServiceConfig},
     model::ServiceName,
     naming::Entry,
     plugin::Grants,
     registry::RegistryConfig,
+    stages::load::default_plugin_cache,
 };
 
 /// The zone the demo's node stands in.
@@ -22,7 +23,8 @@ pub(super) const ZONE: &str = "a";
 /// How long calls may go on running when the node stops. They take milliseconds.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long keys of an earlier demo may still be there: that demo was killed, and its leases run out.
+/// How long keys of an earlier demo may still be there: that demo was killed, and its leases run
+/// out.
 const LEFTOVERS: Duration = Duration::from_secs(12);
 
 /// Where a node listens by default; taken if free, so that commands need not name the node.
@@ -39,12 +41,19 @@ impl Stage {
     /// Starts the node, with a registry in this process if none is given.
     pub(super) async fn start(registry: Option<&[String]>) -> Result<Self, DemoError> {
         let start = async |[listen, admin]: [SocketAddr; 2]| {
-            let registry = registry.map_or(RegistrySource::Embedded(loopback(0)), etcd);
-            // Saying hello twice does no harm, so that a call inside an instance that is killed may go to another one.
+            let registry = registry.map_or(RegistrySource::Embedded(Embedded::new(loopback(0))), etcd);
+            // Saying hello twice does no harm, so that a call inside an instance that is killed may
+            // go to another one.
             let greeter =
                 ServiceConfig { idempotent: true, ..ServiceConfig::new(SERVICE.parse().expect("a plain name")) };
             let services = vec![greeter];
-            Node::start(NodeConfig { listen, admin, zone: ZONE.into(), registry, services, ..base() }).await
+            Node::start(NodeConfig {
+                listen,
+                admin,
+                client: ClientConfig { zone: ZONE.into(), registry, services, ..ClientConfig::default() },
+                ..base()
+            })
+            .await
         };
         let node = match start(DEFAULT_PORTS.map(free_or_any)).await {
             // Somebody was faster.
@@ -144,8 +153,11 @@ impl Stage {
         Ok(Node::start(NodeConfig {
             listen: loopback(0),
             admin: loopback(0),
-            registry: etcd(self.node.registry_urls()),
-            key_scheme: PluginChoice::bundled("bare_prefix"),
+            client: ClientConfig {
+                registry: etcd(self.node.registry_urls()),
+                key_scheme: PluginChoice::bundled("bare_prefix"),
+                ..ClientConfig::default()
+            },
             ..base()
         })
         .await?)
@@ -159,7 +171,11 @@ impl Stage {
 }
 
 fn base() -> NodeConfig {
-    NodeConfig { plugin_cache: default_plugin_cache(), drain_timeout: DRAIN, ..NodeConfig::default() }
+    NodeConfig {
+        client: ClientConfig { plugin_cache: default_plugin_cache(), ..ClientConfig::default() },
+        ports: Ports { drain_timeout: DRAIN, ..Ports::default() },
+        ..NodeConfig::default()
+    }
 }
 
 fn etcd(endpoints: &[String]) -> RegistrySource {

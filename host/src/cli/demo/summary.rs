@@ -1,8 +1,8 @@
-//! What the demo found out, and whether that is what it should be: as a table for people, as JSON for programs.
+//! What the demo found out, and whether that is what it should be: as a table for people, as JSON
+//! for programs.
 
 use std::fmt::Write as _;
 
-use comfy_table::{Cell, CellAlignment, Table};
 use serde::Serialize;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     admin::client::{PolicyStatus, SwapTimes},
-    cli::output,
+    cli::output::{self, Cell},
 };
 
 /// Everything the demo found out.
@@ -119,7 +119,8 @@ pub(super) struct KillReport {
     pub(super) key_gone_after_seconds: f64,
     /// Calls made while its key was still there, all answered by others.
     pub(super) calls_meanwhile: u64,
-    /// Calls that it had begun to answer when it died. Their answers had reached the callers in part: nothing can replace them.
+    /// Calls that it had begun to answer when it died. Their answers had reached the callers in
+    /// part: nothing can replace them.
     pub(super) cut_off: u64,
 }
 
@@ -249,7 +250,7 @@ impl Report {
             self.calls.total, self.seconds, self.calls.failed
         ));
         for failure in &self.calls.failures {
-            line(&format!("  failed: {}", output::plain(failure)));
+            line(&format!("  failed: {}", output::name(failure)));
         }
         line("");
         if self.ok {
@@ -266,19 +267,19 @@ impl Report {
         let mut table =
             output::table(["POLICY", "LIVE AFTER", "LOADED IN", "BUILT IN", "PUBLISHED IN", "SHA256", "FROM"]);
         for policy in &self.policies {
-            let time = |seconds: f64| Cell::new(short(seconds)).set_alignment(CellAlignment::Right);
+            let time = |seconds: f64| Cell::new(short(seconds)).right();
             let part = |part: fn(&SwapTimes) -> f64| time(policy.swap.as_ref().map(part).unwrap_or_default());
             table.add_row(vec![
-                Cell::new(output::plain(&policy.name)),
+                Cell::new(output::name(&policy.name)),
                 time(policy.swap_round_trip_seconds),
                 part(|swap| swap.load_seconds),
                 part(|swap| swap.build_seconds),
                 part(|swap| swap.publish_seconds),
                 Cell::new(policy.sha256.get(..12).unwrap_or_default()),
-                Cell::new(output::plain(&policy.origin)),
+                Cell::new(output::name(&policy.origin)),
             ]);
         }
-        lines_of(&table)
+        table.trim_fmt()
     }
 
     fn policies_table(&self) -> String {
@@ -288,14 +289,14 @@ impl Report {
         let mut table = output::table(header);
         for policy in &self.policies {
             let mut seen = vec![
-                Cell::new(output::plain(&policy.name)),
+                Cell::new(output::name(&policy.name)),
                 Cell::new(&policy.plan),
                 number(policy.answered + policy.failed),
                 number(policy.failed),
                 Cell::new("seen"),
             ];
             let tone = |share: &ShareReport| if share.ok { output::Tone::Good } else { output::Tone::Bad };
-            let right = |cell: Cell| cell.set_alignment(CellAlignment::Right);
+            let right = Cell::right;
             seen.extend(policy.shares.iter().map(|share| right(output::toned(percent(share.seen), tone(share)))));
             table.add_row(seen);
             let mut wanted = vec![Cell::new(""), Cell::new(""), Cell::new(""), Cell::new(""), Cell::new("expected")];
@@ -303,16 +304,12 @@ impl Report {
             wanted.extend(policy.shares.iter().map(|share| right(output::toned(text(share), output::Tone::Dim))));
             table.add_row(wanted);
         }
-        lines_of(&table)
+        table.trim_fmt()
     }
 }
 
-/// A table without the spaces at the ends of its lines.
-fn lines_of(table: &Table) -> String {
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
-}
-
-/// How much later than its TTL a key may be gone: etcd looks for expired leases twice a second, and the demo ten times.
+/// How much later than its TTL a key may be gone: etcd looks for expired leases twice a second, and
+/// the demo ten times.
 const EXPIRY_MARGIN: f64 = 1.5;
 
 impl NoteReport {
@@ -337,7 +334,8 @@ impl NoteCalls {
         let all: u32 = self.answers.iter().map(|(_, count)| count).sum();
         let reply = self.count(if self.method == "SayHello1" { "server1:hello" } else { "server2:hello" });
         let wanted = match (self.service, self.key_scheme) {
-            // Read by its bare name, it is two services in turn: each method is unknown to every other server.
+            // Read by its bare name, it is two services in turn: each method is unknown to every
+            // other server.
             ("ayang/server", "bare_prefix") => {
                 let strayed = self.count(UNIMPLEMENTED);
                 (reply.abs_diff(strayed) > all / 5 || reply + strayed != all)
@@ -357,7 +355,7 @@ pub(super) const UNIMPLEMENTED: &str = "UNIMPLEMENTED";
 pub(super) const UNAVAILABLE: &str = "UNAVAILABLE";
 
 fn number(number: u64) -> Cell {
-    Cell::new(number).set_alignment(CellAlignment::Right)
+    Cell::new(number).right()
 }
 
 /// Milliseconds, with the digits that matter.
@@ -394,13 +392,15 @@ mod tests {
             origin: "bundled".into(),
             ..Default::default()
         };
-        let swap = SwapTimes { load_seconds: 0.1, build_seconds: 0.000_4, publish_seconds: 0.000_002 };
+        let swap =
+            SwapTimes { load_seconds: 0.1, build_seconds: 0.000_4, publish_seconds: 0.000_002, pick_seconds: None };
         PolicyStatus {
             service: "demo/greeter".into(),
             running,
             degraded: String::new(),
             history: vec![],
             swap: Some(swap),
+            warning: String::new(),
             generation: Some(3),
         }
     }

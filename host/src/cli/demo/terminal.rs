@@ -1,8 +1,9 @@
 //! Where the story is told: a live terminal, plain lines, or nowhere.
 //!
-//! A live terminal shows the story as lasting text, and below it the picture of the moment, drawn again ten times a second.
-//! Nothing is switched over (no alternate screen, no raw mode), so that the story stays to be read and Ctrl-C stays Ctrl-C; the
-//! one thing to put back is the cursor, and dropping [`Out`] does that.
+//! A live terminal shows the story as lasting text, and below it the picture of the moment, drawn
+//! again ten times a second. Nothing is switched over (no alternate screen, no raw mode), so that
+//! the story stays to be read and Ctrl-C stays Ctrl-C; the one thing to put back is the cursor, and
+//! dropping [`Out`] does that.
 
 use std::io::{self, IsTerminal as _, Write};
 
@@ -13,7 +14,12 @@ use crossterm::{
 };
 
 use super::screen::{Line, Style, wrap};
-use crate::cli::output::{self, plain};
+use crate::{cli::output, text};
+
+/// Whoever's words are in it: it prints, and is no longer than a screen.
+fn printed(words: &str) -> String {
+    text::lines(words, text::SCREEN)
+}
 
 /// The widest text that is pleasant to read.
 const WIDEST: usize = 110;
@@ -54,12 +60,12 @@ impl Out {
 
     /// A lasting text, in lines of a pleasant length.
     pub(super) fn say(&mut self, text: &str) {
-        self.last(&wrap(&plain(text), width().min(WIDEST)), Style::Plain);
+        self.last(&wrap(&printed(text), width().min(WIDEST)), Style::Plain);
     }
 
     /// A lasting text, as it is.
     pub(super) fn print(&mut self, text: &str) {
-        self.last(&[plain(text)], Style::Plain);
+        self.last(&[printed(text)], Style::Plain);
     }
 
     /// A lasting text with colours of its own.
@@ -70,7 +76,7 @@ impl Out {
     /// A lasting text that begins a part of the story.
     pub(super) fn head(&mut self, text: &str) {
         self.last(&[String::new()], Style::Plain);
-        self.last(&wrap(&plain(text), width().min(WIDEST)), Style::Bold);
+        self.last(&wrap(&printed(text), width().min(WIDEST)), Style::Bold);
     }
 
     fn last(&mut self, lines: &[String], style: Style) {
@@ -88,12 +94,13 @@ impl Out {
         if self.kind != Kind::Live {
             return;
         }
-        // One row is left for the cursor: a picture as high as the terminal would scroll with every drawing.
+        // One row is left for the cursor: a picture as high as the terminal would scroll with every
+        // drawing.
         let rows = terminal::size().map_or(24, |(_, rows)| usize::from(rows)).saturating_sub(1);
         self.write(|to, drawn| {
             erase(to, drawn)?;
             for line in lines.iter().take(rows) {
-                write_line(to, &plain(&line.text), line.style)?;
+                write_line(to, &printed(&line.text), line.style)?;
                 drawn.push(line.text.chars().count());
             }
             Ok(())
@@ -107,7 +114,8 @@ impl Out {
         }
     }
 
-    /// Writes as one piece. Where standard output is gone there is nobody left to tell, and the demo's exit code still counts.
+    /// Writes as one piece. Where standard output is gone there is nobody left to tell, and the
+    /// demo's exit code still counts.
     fn write(&mut self, what: impl FnOnce(&mut dyn Write, &mut Vec<usize>) -> io::Result<()>) {
         let mut buffer = Vec::new();
         if what(&mut buffer, &mut self.drawn).is_ok() {
@@ -128,8 +136,8 @@ impl Drop for Out {
     }
 }
 
-/// Columns of the terminal, less one: a line that fills the last column wraps in some terminals. Where there is none, what is
-/// pleasant to read.
+/// Columns of the terminal, less one: a line that fills the last column wraps in some terminals.
+/// Where there is none, what is pleasant to read.
 pub(super) fn width() -> usize {
     match terminal::size() {
         Ok((columns, _)) if io::stdout().is_terminal() => usize::from(columns).saturating_sub(1).max(20),
@@ -137,7 +145,8 @@ pub(super) fn width() -> usize {
     }
 }
 
-/// Goes back over the picture and removes it. Lines that a narrowed terminal has wrapped since take several rows.
+/// Goes back over the picture and removes it. Lines that a narrowed terminal has wrapped since take
+/// several rows.
 fn erase(to: &mut dyn Write, drawn: &mut Vec<usize>) -> io::Result<()> {
     let columns = width() + 1;
     let rows: usize = drawn.drain(..).map(|width| width.max(1).div_ceil(columns)).sum();

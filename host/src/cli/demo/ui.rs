@@ -1,4 +1,5 @@
-//! The one task that owns the output: it tells the story as it comes, and draws the picture of the moment below it.
+//! The one task that owns the output: it tells the story as it comes, and draws the picture of the
+//! moment below it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,4 +1,5 @@
-//! What the demo shows at one moment: plain data, put together from the node's answers and the clients' books.
+//! What the demo shows at one moment: plain data, put together from the node's answers and the
+//! clients' books.
 
 use std::{collections::VecDeque, time::Duration};
 

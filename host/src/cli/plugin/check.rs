@@ -6,16 +6,18 @@ use std::{
     process::ExitCode,
 };
 
-use comfy_table::{Cell, CellAlignment};
 use serde_json::{Value, json};
 
-use super::{AllowArgs, trial_engine};
+use super::{AllowArgs, time_limit::TimeLimit, trial_engine};
 use crate::{
-    app::{self, PluginError},
-    cli::output::{self, Failure, Tone, toned},
+    cli::output::{self, Cell, Failure, Table, Tone, toned},
     config::PluginRef,
     conformance::{self, Bars, Claim, Cost, Options, Outcome, Report, bundled_claims},
     plugin::{Grants, LoadError, Plugin},
+    stages::{
+        StartError,
+        load::{self, PluginError},
+    },
 };
 
 /// Flags of `waymark plugin check`.
@@ -24,12 +26,13 @@ pub(super) struct Args {
     /// A bundled plugin's name, or a .wasm file.
     plugin: String,
     /// Its configuration, a JSON object.
-    #[arg(long, default_value = "{}", value_name = "JSON")]
+    #[arg(long, alias = "key-scheme-config", alias = "policy-config", default_value = "{}", value_name = "JSON")]
     config: String,
     #[command(flatten)]
     allow: AllowArgs,
-    /// What to require beyond the interface; may be given more than once. A bundled policy has its claims already.
-    #[arg(long = "claim", value_name = "weights|zone|stable")]
+    /// What to require beyond the interface (`declines`: not to require that it sends plain
+    /// requests anywhere); may be given more than once. A bundled policy has its claims already.
+    #[arg(long = "claim", value_name = "weights|zone|stable|declines")]
     claims: Vec<Claim>,
     /// The zone the node is told to stand in.
     #[arg(long, default_value = "zone-a")]
@@ -40,6 +43,9 @@ pub(super) struct Args {
     /// Fewer tries: seconds instead of up to minutes.
     #[arg(long)]
     quick: bool,
+    /// How long all of it may take. What is not tried by then is said, and the check is not passed.
+    #[arg(long, default_value = "120", value_name = "SECONDS")]
+    time_limit: TimeLimit,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -53,32 +59,44 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         let more = bundled_claims(name).unwrap_or_default().iter().filter(|claim| !claims.contains(claim));
         claims.extend(more.copied().collect::<Vec<_>>());
     }
-    let options = Options { config: args.config, zone: args.zone, seed: args.seed, quick: args.quick, claims };
-    let report = match load(&reference, args.allow.allow).await {
+    let limit = args.time_limit.begin();
+    let options = Options {
+        config: args.config,
+        zone: args.zone,
+        seed: args.seed,
+        quick: args.quick,
+        claims,
+        until: Some(limit.until),
+    };
+    let report = match limit.bounded("compiling the component", load(&reference, args.allow.allow)).await? {
         Ok((plugin, again)) => {
             let options = options.clone();
             let progress = Progress { shown: io::stderr().is_terminal() };
             let run = move || conformance::check(&plugin, &again, &options, &|what| progress.show(what));
             tokio::task::spawn_blocking(run).await.map_err(|panic| Failure::failed(panic.to_string()))??
         }
-        // What is no plugin of this host is what the kit is there to say. A file that is not there is not.
+        // What is no plugin of this host is what the kit is there to say. A file that is not there
+        // is not.
         Err(PluginError::Load(error)) if !matches!(error, LoadError::NoSuchBundled { .. }) => {
             Report::not_loaded(&args.plugin, &error, &options)
         }
-        Err(error) => return Err(app::AppError::from(error).into()),
+        Err(error) => return Err(StartError::from(error).into()),
     };
     if args.json {
         output::print_json(&to_json(&report));
     } else {
         print(&report);
+        if !report.cut().is_empty() {
+            output::print_line(format_args!("{}", limit.said(&report.cut().join(", "))));
+        }
     }
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The plugin, and the same once more in an engine of its own.
 async fn load(reference: &PluginRef, allow: Grants) -> Result<(Plugin, Plugin), PluginError> {
-    let first = app::load_plugin(&trial_engine(reference)?, None, reference, allow).await?;
-    Ok((first, app::load_plugin(&trial_engine(reference)?, None, reference, allow).await?))
+    let first = load::load_plugin(&trial_engine(reference)?, None, reference, allow).await?;
+    Ok((first, load::load_plugin(&trial_engine(reference)?, None, reference, allow).await?))
 }
 
 /// What is tried now, on one line of a terminal that the report then takes.
@@ -108,6 +126,7 @@ fn to_json(report: &Report) -> Value {
     let mut value = json!(report);
     value["passed"] = json!(report.passed());
     value["failed"] = json!(report.count(Outcome::Failed));
+    value["cut"] = json!(report.cut());
     value
 }
 
@@ -120,18 +139,21 @@ fn print(report: &Report) {
             Outcome::Observed => ("observed", None),
             Outcome::Failed => ("FAILED", Some(Tone::Bad)),
             Outcome::Skipped => ("skipped", Some(Tone::Dim)),
+            Outcome::Cut => ("CUT", Some(Tone::Bad)),
         };
         let word = tone.map_or_else(|| Cell::new(word), |tone| toned(word, tone));
         let section = if line.section == part { "" } else { line.section };
         part = line.section;
-        table.add_row([word, Cell::new(section), Cell::new(line.check), Cell::new(output::plain(&line.detail))]);
+        table.add_row([word, section.into(), line.check.into(), Cell::new(&line.detail)]);
     }
-    output::print_line(format_args!("{table}"));
+    output::print_table(&table);
     for bars in &report.shares {
-        output::print_line(format_args!("\n{}", draw(bars)));
+        output::print_line("");
+        output::print_table(&draw(bars));
     }
     if !report.cost.is_empty() {
-        output::print_line(format_args!("\n{}", costs(&report.cost)));
+        output::print_line("");
+        output::print_table(&costs(&report.cost));
     }
     output::print_line(format_args!("\n{}", verdict(report)));
 }
@@ -139,9 +161,10 @@ fn print(report: &Report) {
 fn verdict(report: &Report) -> String {
     let failed = report.count(Outcome::Failed);
     let what = if report.kind.is_empty() { "no plugin of this host" } else { report.kind };
-    let mut text = format!("{what} {}: ", output::plain(&report.plugin));
+    let mut text = format!("{what} {}: ", output::name(&report.plugin));
     // Writing into a String does not fail.
     let _ = match failed {
+        0 if !report.passed() => write!(text, "NOT FINISHED"),
         0 => write!(text, "passed"),
         failed => write!(text, "FAILED {failed} of {} checks", report.lines.len()),
     };
@@ -155,22 +178,22 @@ fn verdict(report: &Report) -> String {
 }
 
 /// Shares as bars. A whole bar is the largest share, so that small ones can be told apart.
-fn draw(bars: &Bars) -> String {
+fn draw(bars: &Bars) -> Table {
     let mut table = output::table([bars.title.as_str(), "by weight", "got", ""]);
     let largest = bars.bars.iter().map(|bar| bar.got.max(bar.by_weight)).fold(f64::MIN_POSITIVE, f64::max);
     for bar in &bars.bars {
         let drawn = output::share_bar(bar.got, bar.by_weight, largest);
-        table.add_row([output::plain(&bar.label), percent(bar.by_weight), percent(bar.got), drawn]);
+        table.add_row([output::name(&bar.label), percent(bar.by_weight), percent(bar.got), drawn]);
     }
-    right(&mut table, &[1, 2]);
-    table.to_string()
+    table.right(&[1, 2]);
+    table
 }
 
 pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-fn costs(costs: &[Cost]) -> String {
+fn costs(costs: &[Cost]) -> Table {
     let mut table = output::table(["processor time", "endpoints", "median", "quartiles", "samples", "instance"]);
     for cost in costs {
         let spread = cost.nanoseconds;
@@ -184,8 +207,8 @@ fn costs(costs: &[Cost]) -> String {
             memory,
         ]);
     }
-    right(&mut table, &[1, 2, 3, 4, 5]);
-    table.to_string()
+    table.right(&[1, 2, 3, 4, 5]);
+    table
 }
 
 /// Nanoseconds as people read them.
@@ -194,14 +217,6 @@ pub(super) fn time(nanoseconds: f64) -> String {
         n if n < 1e3 => format!("{n:.0} ns"),
         n if n < 1e6 => format!("{:.1} µs", n / 1e3),
         n => format!("{:.1} ms", n / 1e6),
-    }
-}
-
-pub(super) fn right(table: &mut comfy_table::Table, columns: &[usize]) {
-    for column in columns {
-        if let Some(column) = table.column_mut(*column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
     }
 }
 
@@ -229,14 +244,15 @@ mod tests {
     #[test]
     fn figures_stand_under_each_other_and_bars_are_to_scale() {
         let bar = |label: &str, got| Bar { label: label.into(), by_weight: got, got };
-        let drawn = draw(&Bars { title: "shares".into(), bars: vec![bar("a", 0.05), bar("b", 0.1), bar("c", 0.0)] });
+        let drawn = draw(&Bars { title: "shares".into(), bars: vec![bar("a", 0.05), bar("b", 0.1), bar("c", 0.0)] })
+            .to_string();
         let bars: Vec<_> = drawn.lines().map(|line| line.matches('█').count()).collect();
         assert_eq!(bars, [0, 15, 30, 0], "{drawn}");
         let cost = |median| {
             let nanoseconds = Spread { lower: 1.0, median, upper: 2e7 };
             Cost { call: "build", endpoints: 10, samples: 20, nanoseconds, memory: 1 << 20 }
         };
-        let figures = costs(&[cost(7.0), cost(12_345_678.0)]);
+        let figures = costs(&[cost(7.0), cost(12_345_678.0)]).to_string();
         let ends: Vec<_> = figures.lines().skip(1).map(|line| line.find("1 ns ..").unwrap_or_default()).collect();
         assert!(ends[0] > 0 && figures.contains("12.3 ms") && figures.contains("1024 KiB"), "{figures}");
     }

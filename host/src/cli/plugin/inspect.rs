@@ -1,4 +1,5 @@
-//! `waymark plugin inspect`: what a component is, what it asks for and what it would get, also of one that is refused.
+//! `waymark plugin inspect`: what a component is, what it asks for and what it would get, also of
+//! one that is refused.
 
 use std::{
     path::Path,
@@ -12,17 +13,26 @@ use super::{
     super::output::{self, Failure},
     Engine, EngineConfig, Grants, Plugin, PluginRef,
     check::time,
+    time_limit::TimeLimit,
 };
-use crate::conformance::{self, Cost};
+use crate::conformance::{self, Cost, fitness};
 use crate::plugin::{Access, Grant, Inspection, Kind, MemoryLimits, SUPPORTED_INTERFACES, bundled};
 
-pub(super) async fn run(name: &str, allow: Grants, config: String, as_json: bool) -> Result<ExitCode, Failure> {
-    let (inspection, took) = inspect(name, allow).await?;
+pub(super) async fn run(
+    name: &str,
+    allow: Grants,
+    config: String,
+    limit: TimeLimit,
+    as_json: bool,
+) -> Result<ExitCode, Failure> {
+    let limit = limit.begin();
+    let (inspection, took) = limit.bounded("compiling the component", inspect(name, allow)).await??;
     let code = if inspection.loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     let cost = match &inspection.loaded {
         Ok(plugin) if plugin.kind == Kind::Policy => {
             let plugin = plugin.clone();
-            let measured = tokio::task::spawn_blocking(move || conformance::cost(&plugin, &config)).await;
+            let measure = move || conformance::cost(&plugin, &config, Some(limit.until));
+            let measured = tokio::task::spawn_blocking(measure).await;
             Some(measured.map_err(|panic| Failure::failed(panic.to_string()))?)
         }
         _ => None,
@@ -42,26 +52,16 @@ pub(super) async fn run(name: &str, allow: Grants, config: String, as_json: bool
     Ok(code)
 }
 
-/// What was measured of a policy, or why nothing was.
-type Measured = Result<Vec<Cost>, String>;
+/// What was measured of a policy, with why not more was, or why nothing was.
+type Measured = Result<(Vec<Cost>, Option<String>), String>;
 
 fn of<'a>(cost: &'a [Cost], call: &str) -> Option<&'a Cost> {
     cost.iter().find(|cost| cost.call == call)
 }
 
-/// Whether requests can bear it, by what a pick takes: none is a plan. A call through a node takes some 30 µs of its processor time.
-fn fitness(pick_ns: Option<f64>) -> &'static str {
-    match pick_ns {
-        None => "fit: it plans ahead, and no request runs it",
-        Some(ns) if ns < 3e3 => "fit: a small part of what a call costs a node",
-        Some(ns) if ns < 30e3 => "fit where calls take milliseconds: a pick costs as much as a call does otherwise",
-        Some(_) => "NOT fit: a pick costs more than all else that a call costs a node",
-    }
-}
-
 fn print_cost(cost: &Measured) {
-    let cost = match cost {
-        Ok(cost) => cost,
+    let (cost, left_out) = match cost {
+        Ok((cost, left_out)) => (cost, left_out),
         Err(reason) => return output::print_line(format_args!("What it costs could not be measured: {reason}")),
     };
     let pick = of(cost, "pick").map(|pick| pick.nanoseconds.median);
@@ -70,22 +70,27 @@ fn print_cost(cost: &Measured) {
         table.add_row(["memory of an instance", &kib(build.memory as u64)]);
         table.add_row(["a build, with its instances", &time(build.nanoseconds.median)]);
     }
-    table.add_row(["a pick", &pick.map_or_else(|| "nothing".into(), time)]);
-    table.add_row(["on the path of requests", fitness(pick)]);
-    output::print_line(format_args!("{table}"));
+    if let Some(reason) = left_out {
+        table.add_row(["a pick", &format!("not measured: {reason}")]);
+    } else {
+        table.add_row(["a pick", &pick.map_or_else(|| "nothing".into(), time)]);
+        table.add_row(["on the path of requests", fitness(pick)]);
+    }
+    output::print_table(&table);
 }
 
 fn cost_json(cost: &Measured) -> Value {
     match cost {
         Err(reason) => json!({ "not_measured": reason }),
-        Ok(cost) => {
+        Ok((cost, left_out)) => {
             let pick = of(cost, "pick").map(|pick| pick.nanoseconds.median);
             let build = of(cost, "build");
             json!({
+                "not_measured": left_out,
                 "memory": build.map(|build| build.memory),
                 "build_ns": build.map(|build| build.nanoseconds.median),
                 "pick_ns": pick,
-                "fitness": fitness(pick),
+                "fitness": left_out.is_none().then(|| fitness(pick)),
             })
         }
     }
@@ -94,7 +99,7 @@ fn cost_json(cost: &Measured) -> Value {
 /// What there is to say of a component, and how long it took to get it ready.
 async fn inspect(name: &str, allow: Grants) -> Result<(Inspection, Duration), Failure> {
     // No cache on disk: what is printed includes how long it takes to compile.
-    let engine = Engine::new(EngineConfig::default())
+    let engine = Engine::new(EngineConfig { compile: crate::cli::compiling(), ..EngineConfig::default() })
         .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
     let Ok(reference) = name.parse::<PluginRef>();
     let (bytes, origin) = match &reference {
@@ -168,21 +173,24 @@ fn print(inspection: &Inspection, took: Duration) {
     table.add_row(["host supports", &format!("waymark:plugin@{}", SUPPORTED_INTERFACES.join(", "))]);
     table.add_row(["exports", &lines(&inspection.exports)]);
     table.add_row(["memory", &lines(&inspection.memories.iter().map(memory).collect::<Vec<_>>())]);
-    table.add_row(["from", &inspection.origin]);
+    table.add_row(["from", &output::name(&inspection.origin)]);
     table.add_row(["size", &format!("{} bytes", inspection.size)]);
     table.add_row(["sha256", &inspection.sha256]);
     if loaded.is_ok() {
         table.add_row(["load time", &format!("{took:.1?}, compiled anew")]);
     }
-    output::print_line(format_args!("{table}"));
+    output::print_table(&table);
     if inspection.imports.is_empty() {
         output::print_line(format_args!("It asks for nothing."));
     } else {
         let mut table = output::table(["it asks for", "and gets"]);
-        for import in &inspection.imports {
-            table.add_row([&import.name, &access(import.access, inspection.grants)]);
+        for import in inspection.imports.iter().take(SHOWN) {
+            table.add_row([output::name(&import.name), access(import.access, inspection.grants)]);
         }
-        output::print_line(format_args!("{table}"));
+        output::print_table(&table);
+        if let Some(more) = inspection.imports.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            output::print_line(format_args!("and {more} more: see --json"));
+        }
     }
     match loaded {
         Ok(plugin) => print_fields(plugin),
@@ -190,8 +198,15 @@ fn print(inspection: &Inspection, took: Duration) {
     }
 }
 
+/// So many imports and exports are shown; all are in the JSON.
+const SHOWN: usize = 100;
+
 fn lines(texts: &[String]) -> String {
-    if texts.is_empty() { "none".into() } else { texts.join("\n") }
+    let mut shown: Vec<_> = texts.iter().take(SHOWN).map(|text| output::name(text)).collect();
+    if let Some(more) = texts.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        shown.push(format!("and {more} more: see --json"));
+    }
+    if shown.is_empty() { "none".into() } else { shown.join("\n") }
 }
 
 fn print_fields(plugin: &Plugin) {
@@ -203,9 +218,9 @@ fn print_fields(plugin: &Plugin) {
     let mut table = output::table(["config field", "default", "meaning"]);
     for field in fields {
         let default = if field.default.is_empty() { "(must be given)" } else { &field.default };
-        table.add_row([&field.name, default, &field.doc]);
+        table.add_row([field.name.as_str(), default, field.doc.as_str()]);
     }
-    output::print_line(format_args!("{table}"));
+    output::print_table(&table);
 }
 
 fn to_json(inspection: &Inspection, took: Duration) -> Value {

@@ -15,16 +15,20 @@ use serde_json::json;
 
 use super::{
     AllowArgs,
-    check::{percent, right, time},
+    check::{percent, time},
+    time_limit::TimeLimit,
     trial_engine,
 };
 use crate::{
-    app,
-    cli::output::{self, Failure},
+    cli::{
+        node_args::CredentialArgs,
+        output::{self, Failure},
+    },
     config::PluginRef,
     conformance::{self, Bar, EndpointShare, Simulated, Simulation},
     model::ServiceName,
     plugin::Kind,
+    stages::{StartError, load},
 };
 
 /// Flags of `waymark plugin simulate`.
@@ -41,11 +45,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "from_node")]
     endpoints: Option<PathBuf>,
     /// The endpoints of a running node's service; nothing is changed there.
-    #[arg(long, value_name = "HOST:PORT", requires = "service")]
+    #[arg(long, value_name = "ADDRESS", requires = "service")]
     from_node: Option<String>,
     /// The service, for --from-node.
     #[arg(long, value_name = "NAME")]
     service: Option<ServiceName>,
+    #[command(flatten)]
+    credentials: CredentialArgs,
     /// The zone that the node is told to stand in; zone-a for made-up endpoints, else none.
     #[arg(long)]
     zone: Option<String>,
@@ -55,6 +61,9 @@ pub(super) struct Args {
     /// Where everything random comes from: the same seed gives the same picks.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
+    /// How long all of it may take; what was picked by then is shown.
+    #[arg(long, default_value = "60", value_name = "SECONDS")]
+    time_limit: TimeLimit,
     /// Draw the shares into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -64,10 +73,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let simulation = simulation(&args).await?;
+    let limit = args.time_limit.begin();
+    let simulation = Simulation { until: Some(limit.until), ..simulation(&args).await? };
     let Ok(reference) = args.plugin.parse::<PluginRef>();
-    let plugin = app::load_plugin(&trial_engine(&reference)?, Some(Kind::Policy), &reference, args.allow.allow).await;
-    let plugin = plugin.map_err(app::AppError::from)?;
+    let engine = trial_engine(&reference)?;
+    let plugin = load::load_plugin(&engine, Some(Kind::Policy), &reference, args.allow.allow);
+    let plugin = limit.bounded("compiling the component", plugin).await?.map_err(StartError::from)?;
     let shown = io::stderr().is_terminal();
     let all = args.picks;
     let work = move || {
@@ -93,9 +104,12 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.json {
         output::print_json(&json!(found));
     } else {
-        output::print_line(format_args!("{}", text(&found)));
+        output::print_report(&text(&found));
+        if let Some(cut) = found.cut {
+            output::print_line(format_args!("{}", limit.said(cut)));
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if found.cut.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn simulation(args: &Args) -> Result<Simulation, Failure> {
@@ -103,12 +117,12 @@ async fn simulation(args: &Args) -> Result<Simulation, Failure> {
     if let Some(path) = &args.endpoints {
         let read = fs::read_to_string(path).map_err(|error| error.to_string());
         let parsed = read.and_then(|text| endpoints::parse(&text));
-        simulation.endpoints =
+        (simulation.endpoints, simulation.loads) =
             parsed.map_err(|reason| Failure::usage(format!("cannot use {}: {reason}", path.display())))?;
         simulation.zone = String::new();
     }
     if let (Some(node), Some(service)) = (&args.from_node, &args.service) {
-        simulation.endpoints = endpoints::of_node(node, service).await?;
+        (simulation.endpoints, simulation.loads) = endpoints::of_node(node, &args.credentials, service).await?;
         simulation.zone = String::new();
     }
     if let Some(service) = &args.service {
@@ -128,7 +142,11 @@ fn text(found: &Simulated) -> String {
         found.version,
         found.plan,
         found.endpoints.len(),
-        if found.zone.is_empty() { "a node that was told no zone".into() } else { format!("a node in {}", found.zone) },
+        if found.zone.is_empty() {
+            "a node that was told no zone".into()
+        } else {
+            format!("a node in {}", output::name(&found.zone))
+        },
         found.seed,
         found.digest,
     );
@@ -136,8 +154,8 @@ fn text(found: &Simulated) -> String {
     let bar = |by_weight, got| output::share_bar(got, by_weight, largest(&found.endpoints));
     for endpoint in found.endpoints.iter().take(SHOWN) {
         table.add_row([
-            output::plain(&endpoint.id),
-            zone(&endpoint.zone).to_owned(),
+            output::name(&endpoint.id),
+            output::name(zone(&endpoint.zone)),
             endpoint.weight.to_string(),
             percent(endpoint.by_weight),
             percent(endpoint.got),
@@ -145,7 +163,7 @@ fn text(found: &Simulated) -> String {
             bar(endpoint.by_weight, endpoint.got),
         ]);
     }
-    right(&mut table, &[2, 3, 4, 5]);
+    table.right(&[2, 3, 4, 5]);
     // Writing into a String does not fail.
     let _ = writeln!(text, "\n{table}");
     if let Some(more) = found.endpoints.len().checked_sub(SHOWN).filter(|more| *more > 0) {
@@ -171,13 +189,13 @@ fn zones(zones: &[Bar]) -> String {
     let largest = zones.iter().map(|bar| bar.got.max(bar.by_weight)).fold(f64::MIN_POSITIVE, f64::max);
     for bar in zones {
         table.add_row([
-            output::plain(zone(&bar.label)),
+            output::name(zone(&bar.label)),
             percent(bar.by_weight),
             percent(bar.got),
             output::share_bar(bar.got, bar.by_weight, largest),
         ]);
     }
-    right(&mut table, &[1, 2]);
+    table.right(&[1, 2]);
     table.to_string()
 }
 
@@ -204,7 +222,7 @@ fn figures(found: &Simulated) -> String {
             lines.push(format!(
                 "of {} keys, when {} leaves: its own {} move, and {} of the others",
                 keys.keys,
-                output::plain(&keys.leaving),
+                output::name(&keys.leaving),
                 percent(keys.leaving_own),
                 percent(keys.leaving_others)
             ));
@@ -241,6 +259,8 @@ mod tests {
             seed: 3,
             plan: "rotation",
             picks: 100,
+            wanted: 100,
+            cut: None,
             unanswered: 5,
             stood_in: 2,
             digest: "00ff".into(),

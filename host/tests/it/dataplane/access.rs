@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use waymark::{
+use waymark_node::{
     dataplane::{AccessFormat, AccessLog, AccessTarget, Metrics, Options, Routes},
     traffic::{CodeSet, HedgingPolicy, MethodConfig, Methods, Repeat, RetryPolicy, Traffic},
 };
@@ -41,7 +41,8 @@ impl Logged {
         Self { node, log, path, seen: AtomicUsize::new(0), _folder: folder }
     }
 
-    /// What was logged since the last look. A call's line is on its way before its caller has the end of the answer.
+    /// What was logged since the last look. A call's line is on its way before its caller has the
+    /// end of the answer.
     async fn lines(&self) -> Vec<Value> {
         self.log.flush().await;
         let text = fs::read_to_string(&self.path).unwrap();

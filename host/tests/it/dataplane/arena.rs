@@ -1,7 +1,8 @@
-//! A node in a process of its own, so that its memory can be told from the test's, with one instance behind it and one client that
-//! behaves well and calls all the while.
+//! A node in a process of its own, so that its memory can be told from the test's, with one
+//! instance behind it and one client that behaves well and calls all the while.
 
 use std::{
+    future::Future,
     net::SocketAddr,
     sync::{
         Arc,
@@ -14,6 +15,7 @@ use http::Request;
 use http_body::Frame;
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::rt::TokioExecutor;
+use rustix::process::Signal;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::transport::Endpoint;
 
@@ -95,6 +97,13 @@ impl Arena {
         .await;
     }
 
+    /// Lets the node stand still while this is done.
+    pub(super) async fn standing_still(&self, meanwhile: impl Future<Output = ()>) {
+        self.process.signal(Signal::STOP);
+        meanwhile.await;
+        self.process.signal(Signal::CONT);
+    }
+
     /// Waits until the node's log has these words.
     pub(super) async fn logged(&self, words: &str) {
         self.process.logged(words).await;
@@ -110,8 +119,8 @@ impl Arena {
         self.process.log().contains(words)
     }
 
-    /// With the attack still going on or just over: other calls go on, none of them has failed, and the node has not grown by more
-    /// than so many bytes at any time. Returns by how much it has.
+    /// With the attack still going on or just over: other calls go on, none of them has failed, and
+    /// the node has not grown by more than so many bytes at any time. Returns by how much it has.
     pub(super) async fn stays_unharmed(self, limit: u64) -> u64 {
         self.more_calls(50).await;
         self.stop.store(true, SeqCst);

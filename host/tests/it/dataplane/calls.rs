@@ -10,7 +10,7 @@ use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use waymark::{
+use waymark_node::{
     dataplane::{Options, Route, Routes},
     model::ServiceName,
 };
@@ -30,7 +30,8 @@ where
     let (tx, rx) = mpsc::channel(1);
     let mut answers = caller.bidi(ReceiverStream::new(rx)).await.unwrap();
     for word in ["ping", "pong"] {
-        // The answer to one comes before the next is sent: nothing waits for the end of the request.
+        // The answer to one comes before the next is sent: nothing waits for the end of the
+        // request.
         tx.send(text(word)).await.unwrap();
         assert_eq!(soon(answers.message()).await.unwrap().unwrap().text, format!("a:{word}"));
     }
@@ -265,7 +266,7 @@ async fn a_malformed_timeout_is_refused() {
 
 #[tokio::test]
 async fn a_service_is_found_by_header_route_or_authority() {
-    let route = Route { authority: None, grpc_service: Some("test.Echo".into()), service: "routed".parse().unwrap() };
+    let route = Route { grpc_service: Some("test.Echo".into()), ..Route::to("routed".parse().unwrap()) };
     let node = Node::with(Routes::new([route]).unwrap(), Options::default()).await;
     let (by_header, by_route) = (Instance::echo("header").await, Instance::echo("route").await);
     let by_authority = Instance::new(|_| async { reply([Frame::trailers(trailers(&[("grpc-status", "0")]))]) }).await;

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tonic::{Status, server::NamedService};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service as _;
-use waymark::{
+use waymark_node::{
     balancer::{EndpointCell, Fitness},
     dataplane::WaitForReady,
     health::{Check, CheckConfig},

@@ -1,4 +1,5 @@
-//! Connections: endpoints that are dead, slow, going away or coming back, and the node's own shutdown.
+//! Connections: endpoints that are dead, slow, going away or coming back, and the node's own
+//! shutdown.
 
 use std::{
     sync::{
@@ -11,7 +12,7 @@ use std::{
 use http_body::Frame;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use waymark::{
+use waymark_node::{
     balancer::Standing,
     dataplane::{ConnectOptions, Drained, Options, Routes},
 };
@@ -266,14 +267,17 @@ async fn a_call_refused_unseen_is_sent_again_elsewhere_whole() {
 }
 
 #[tokio::test]
-async fn a_call_refused_by_the_only_endpoint_says_so() {
+async fn a_call_refused_by_the_only_endpoint_is_sent_there_once_more_and_then_says_so() {
     let node = Node::new().await;
-    let refusing = refusing(1, Arc::default()).await;
-    node.set("svc", vec![at(refusing)]).await;
+    let once = refusing(1, Arc::default()).await;
+    node.set("svc", vec![at(once)]).await;
     let mut client = node.client().await;
+    assert_eq!(client.echo("svc", "x").await.code(), "0");
+    let refusing = refusing(2, Arc::default()).await;
+    node.set("svc", vec![at(refusing)]).await;
     let answer = client.echo("svc", "x").await;
     assert_eq!((answer.code(), answer.kind()), ("14", "all-tried"));
-    assert!(answer.message().contains("1 attempt(s)"), "{}", answer.message());
+    assert!(answer.message().contains("2 attempt(s)"), "{}", answer.message());
     assert!(answer.message().contains(&refusing.to_string()), "{}", answer.message());
     assert_eq!(client.echo("svc", "x").await.code(), "0", "the endpoint is not held to have failed");
 }
@@ -287,7 +291,8 @@ async fn calls_a_server_says_it_never_looked_at_are_sent_again() {
         let (mut stream, _) = listener.accept().await.unwrap();
         let frames: &[&[u8]] = &[b"\0\0\0\x04\0\0\0\0\0", b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0"];
         tokio::io::AsyncWriteExt::write_all(&mut stream, frames[0]).await.unwrap();
-        // The client's preface and settings come first, the call's headers in a later segment or the same one.
+        // The client's preface and settings come first, the call's headers in a later segment or
+        // the same one.
         let mut read = Vec::new();
         while !read.windows(8).any(|bytes| bytes == b"waymark!") {
             tokio::io::AsyncReadExt::read_buf(&mut stream, &mut read).await.unwrap();

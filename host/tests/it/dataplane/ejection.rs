@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use waymark::traffic::{FailurePercentage, OutlierDetection, Traffic};
+use waymark_node::traffic::{FailurePercentage, OutlierDetection, Traffic};
 
 use super::support::{Instance, Node, soon};
 
@@ -34,7 +34,8 @@ async fn an_instance_that_fails_its_calls_is_passed_over() {
         assert_eq!(client.echo("svc", "x").await.code(), "0");
     }
     assert_eq!(fails.n_calls(), before);
-    // Half of the endpoints are left, as many as the panic threshold asks for; the other one must do when nothing else is there.
+    // Half of the endpoints are left, as many as the panic threshold asks for; the other one must
+    // do when nothing else is there.
     serves.kill().await;
     soon(async { while client.echo("svc", "x").await.code() != "13" {} }).await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use waymark::{
+use waymark_node::{
     dataplane::{Options, Routes},
     model::{Endpoint, Update},
     policy::{Decision, PickContext, PickError, Picker, Plan, RequestFacts},

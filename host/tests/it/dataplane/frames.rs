@@ -1,4 +1,5 @@
-//! HTTP/2 by hand, for peers that keep no rules: whatever a test wants is written, frame by frame (RFC 9113, section 4).
+//! HTTP/2 by hand, for peers that keep no rules: whatever a test wants is written, frame by frame
+//! (RFC 9113, section 4).
 
 use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
 
@@ -92,12 +93,14 @@ pub(super) fn integer(first: u8, prefix: u32, mut value: usize) -> Vec<u8> {
     bytes
 }
 
-/// A header as HPACK writes it plainly: a literal that is not to be indexed (RFC 7541, section 6.2.2).
+/// A header as HPACK writes it plainly: a literal that is not to be indexed (RFC 7541, section
+/// 6.2.2).
 pub(super) fn literal(name: &str, value: &[u8]) -> Vec<u8> {
     [vec![0], integer(0, 7, name.len()), name.into(), integer(0, 7, value.len()), value.into()].concat()
 }
 
-/// The same, to be remembered: the newest entry of the dynamic table has the index 62 (RFC 7541, section 6.2.1).
+/// The same, to be remembered: the newest entry of the dynamic table has the index 62 (RFC 7541,
+/// section 6.2.1).
 pub(super) fn indexed_literal(name: &str, value: &[u8]) -> Vec<u8> {
     let mut bytes = literal(name, value);
     bytes[0] = 0x40;
@@ -238,7 +241,8 @@ impl Raw {
     /// Writes piece after piece until all is written, or no more is taken.
     pub(super) async fn flood_with(&mut self, pieces: usize, piece: impl Fn(usize) -> Vec<u8>) -> Flood {
         const BUFFER: usize = 64 << 10;
-        // Nothing tells that no more is taken but that nothing is. Only who never reads is meant to be held back.
+        // Nothing tells that no more is taken but that nothing is. Only who never reads is meant to
+        // be held back.
         let patience = if matches!(self.reader, Reader::Never(_)) { Duration::from_secs(4) } else { LONG };
         let mut buffer = Vec::with_capacity(2 * BUFFER);
         for number in 0..pieces {

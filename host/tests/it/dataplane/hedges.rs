@@ -4,12 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body::Frame;
-use waymark::traffic::{Code, HedgingPolicy, MethodConfig, Methods, Repeat, Traffic};
+use waymark_node::traffic::{Code, HedgingPolicy, MethodConfig, Methods, Repeat, Traffic};
 
 use super::support::{Caller, Client, Instance, Node, at, closed_port, message, soon, text, written};
 
 fn hedging(delay: Duration, non_fatal: &[Code]) -> Traffic {
-    let policy = HedgingPolicy { max_attempts: 3, delay, non_fatal: non_fatal.iter().copied().collect() };
+    hedging_at_most(3, delay, non_fatal)
+}
+
+fn hedging_at_most(max_attempts: u32, delay: Duration, non_fatal: &[Code]) -> Traffic {
+    let policy = HedgingPolicy { max_attempts, delay, non_fatal: non_fatal.iter().copied().collect() };
     let repeat = Some(Arc::new(Repeat::Hedge(policy)));
     Traffic { methods: Methods::all(MethodConfig { repeat, ..MethodConfig::default() }), ..Traffic::default() }
 }
@@ -35,7 +39,8 @@ async fn stalls() -> (Instance, tokio::sync::mpsc::UnboundedReceiver<()>) {
 
 #[tokio::test]
 async fn a_call_that_takes_long_is_answered_by_another_instance_and_the_first_is_let_go() {
-    let node = Node::traffic(hedging(Duration::from_millis(5), &[])).await;
+    // A third attempt, if the machine is slow, would go to the slow one again.
+    let node = Node::traffic(hedging_at_most(2, Duration::from_millis(5), &[])).await;
     let ((slow, mut dropped), quick) = (stalls().await, Instance::echo("a").await);
     node.serve("svc", &[&slow, &quick]).await;
     let mut client = node.client().await;
@@ -67,12 +72,14 @@ async fn a_failure_that_is_not_fatal_brings_the_next_attempt_forward_and_any_oth
     for _ in 0..3 {
         assert_eq!(client.echo("svc", "x").await.code(), "0");
     }
-    // When all fail so, each is asked once, and the call fails as the last one did.
+    // When all fail so, they are asked in turn, three times in all, and the call fails as the last
+    // one did.
     node.serve("svc", &[&aborts, &other]).await;
     let before = (aborts.n_calls(), other.n_calls());
     let answer = client.echo("svc", "x").await;
     assert_eq!((answer.code(), answer.message().as_str()), ("10", "again"));
-    assert_eq!((aborts.n_calls(), other.n_calls()), (before.0 + 1, before.1 + 1));
+    assert_eq!(aborts.n_calls() + other.n_calls(), before.0 + before.1 + 3);
+    assert!(aborts.n_calls() > before.0 && other.n_calls() > before.1);
     let fatal = Instance::new(|_| async { tonic::Status::not_found("none").into_http() }).await;
     node.serve("svc", &[&fatal]).await;
     assert_eq!(client.echo("svc", "x").await.code(), "5");
@@ -145,4 +152,19 @@ async fn a_stream_that_no_server_has_seen_is_sent_to_another() {
         assert_eq!(soon(answer.message()).await.unwrap(), Some(text("a:x")));
     }
     assert_eq!(a.n_calls(), 2);
+}
+
+/// gRFC A6 knows nothing of endpoints.
+#[tokio::test]
+async fn where_there_is_one_endpoint_the_hedge_goes_there() {
+    let node = Node::traffic(hedging(Duration::from_millis(5), &[])).await;
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let a = Instance::new(move |request| {
+        let first = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        async move { if first { std::future::pending().await } else { super::support::echo("a", request).await } }
+    });
+    let a = a.await;
+    node.serve("svc", &[&a]).await;
+    assert_eq!(node.client().await.echo("svc", "x").await.code(), "0");
+    assert!((2..=3).contains(&a.n_calls()));
 }

@@ -1,8 +1,9 @@
-//! Clients that mean harm, against a node in a process of its own. Each costs the node a bounded amount of memory, is held back or
-//! loses its connection, and costs nobody else a call.
+//! Clients that mean harm, against a node in a process of its own. Each costs the node a bounded
+//! amount of memory, is held back or loses its connection, and costs nobody else a call.
 //!
-//! The numbers of attacks: rapid reset is CVE-2023-44487, endless CONTINUATION frames CVE-2024-27316, resets that the server is made
-//! to send CVE-2025-8671, and the floods those of CVE-2019-9511 to 9518.
+//! The numbers of attacks: rapid reset is CVE-2023-44487, endless CONTINUATION frames
+//! CVE-2024-27316, resets that the server is made to send CVE-2025-8671, and the floods those of
+//! CVE-2019-9511 to 9518.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
-use waymark::dataplane::{InboundOptions, Options, Routes};
+use waymark_node::dataplane::{InboundOptions, Options, Routes};
 
 use super::{
     arena::{Arena, NEVER, endless},
@@ -136,8 +137,8 @@ async fn a_header_bomb_does_not_go_off() {
     arena.stays_unharmed(8 * MIB).await;
 }
 
-/// Each stream has as many headers as fit: a byte each on the wire, some hundred in memory. No answer can be read, so none of
-/// the streams ends.
+/// Each stream has as many headers as fit: a byte each on the wire, some hundred in memory. No
+/// answer can be read, so none of the streams ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_with_many_small_headers_cost_little() {
     let arena = Arena::new().await;
@@ -178,7 +179,8 @@ async fn endless_continuation_ends_the_connection() {
     arena.stays_unharmed(8 * MIB).await;
 }
 
-/// CVE-2023-44487, as fast as it goes: what is reset before it was looked at ends the connection.
+/// CVE-2023-44487, as fast as it goes: what is reset before it was looked at ends the connection,
+/// once there are a thousand such calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_end_the_connection() {
     let arena = Arena::new().await;
@@ -192,11 +194,33 @@ async fn rapid_resets_end_the_connection() {
         }
     }
     arena.logged("excessive load").await;
+    arena.stays_unharmed(48 * MIB).await;
+}
+
+/// What a second without the node's processor does to a client with deadlines: all of these calls
+/// are over before the node has looked at one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stands_still_while_deadlines_pass_keeps_its_clients_connections() {
+    const CALLS: usize = 300;
+    let arena = Arena::new().await;
+    let mut raw = Raw::connect(arena.node, &[]).await;
+    raw.write(&whole(0, "/test.Echo/Unknown")).await.unwrap();
+    arena
+        .standing_still(async {
+            raw.write(&(1..=CALLS).flat_map(|n| whole(n, NEVER)).collect::<Vec<_>>()).await.unwrap();
+            raw.write(&(1..=CALLS).flat_map(|n| reset(stream(n), code::CANCEL)).collect::<Vec<_>>()).await.unwrap();
+        })
+        .await;
+    raw.write(&[whole(CALLS + 1, "/test.Echo/Unknown"), super::frames::goaway(0, code::NO_ERROR, "")].concat())
+        .await
+        .unwrap();
+    let seen = raw.closed().await;
+    assert_eq!((seen.answered, seen.goaway.map_or(0, |(code, _)| code)), (2, code::NO_ERROR));
     arena.stays_unharmed(16 * MIB).await;
 }
 
-/// The same at a pace at which the node looks at each call, so that it goes on to the instance. That keeps the connection, and who does
-/// it gets no more calls.
+/// The same at a pace at which the node looks at each call, so that it goes on to the instance.
+/// That keeps the connection, and who does it gets no more calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_are_given_up_again_and_again_cost_only_who_does_it() {
     const AT_ONCE: usize = 15;
@@ -224,7 +248,8 @@ async fn calls_that_are_given_up_again_and_again_cost_only_who_does_it() {
     arena.stays_unharmed(16 * MIB).await;
 }
 
-/// A call and its reset that reach an instance together count as such an attack there, against the connection of all clients.
+/// A call and its reset that reach an instance together count as such an attack there, against the
+/// connection of all clients.
 #[tokio::test]
 async fn a_call_that_is_given_up_at_once_is_reset_a_moment_later() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -245,7 +270,8 @@ async fn a_call_that_is_given_up_at_once_is_reset_a_moment_later() {
     assert!(began.elapsed() >= Duration::from_millis(50), "the reset came after {:?}", began.elapsed());
 }
 
-/// Far more than would be reset before a test is given up. An answer to a call after them shows that the instance has looked at them.
+/// Far more than would be reset before a test is given up. An answer to a call after them shows
+/// that the instance has looked at them.
 #[tokio::test]
 async fn calls_that_are_given_up_are_reset_one_by_one_until_the_instance_answers() {
     // As soon as the instance has them all, and when they are past the time that each has at least.
@@ -362,8 +388,8 @@ async fn floods_of_what_is_ignored_are_ignored() {
     arena.stays_unharmed(16 * MIB).await;
 }
 
-/// CVE-2019-9518: frames that carry nothing. A few are passed over; and none of them may reach the connection to the instance,
-/// which counts them against everybody.
+/// CVE-2019-9518: frames that carry nothing. A few are passed over; and none of them may reach the
+/// connection to the instance, which counts them against everybody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_data_frames_end_the_connection_of_whoever_sends_them() {
     let arena = Arena::new().await;
@@ -382,6 +408,21 @@ async fn empty_data_frames_end_the_connection_of_whoever_sends_them() {
     arena.stays_unharmed(16 * MIB).await;
 }
 
+/// An instance on `h2` ends a connection with some thousand small frames on it that nobody has
+/// read, and the connection is that of all clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_in_small_pieces_reach_the_instance_in_large_ones() {
+    const STREAMS: usize = 10;
+    let arena = Arena::with_default_limits().await;
+    let mut raw = Raw::connect(arena.node, &[]).await;
+    raw.flood_with(STREAMS, |n| open(n, NEVER)).await;
+    until(|| arena.n_never() == STREAMS).await;
+    let piece = |n| frame(kind::DATA, 0, stream(n % STREAMS), b"x");
+    assert_eq!(raw.flood_with(20_000, piece).await, Flood::Taken);
+    arena.more_calls(100).await;
+    arena.stays_unharmed(32 * MIB).await;
+}
+
 /// Data that nobody takes: the windows hold it back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_nobody_reads_are_bounded() {
@@ -394,7 +435,8 @@ async fn requests_that_nobody_reads_are_bounded() {
     arena.stays_unharmed(64 * MIB).await;
 }
 
-/// The answers of an instance that says much in small pieces, to a client that takes none of it, on many streams.
+/// The answers of an instance that says much in small pieces, to a client that takes none of it, on
+/// many streams.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_answers_that_are_never_read_harm_nobody_else() {
     let arena = Arena::new().await;

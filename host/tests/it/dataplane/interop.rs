@@ -1,8 +1,9 @@
-//! gRPC's public interoperability tests through the node: our client and server (`examples/interop`), and grpc-go's own, of the
-//! release that `examples/go/go.mod` names.
+//! gRPC's public interoperability tests through the node: our client and server
+//! (`examples/interop`), and grpc-go's own, of the release that `examples/go/go.mod` names.
 //!
-//! Each case is run directly too, so that one which fails without the node is not blamed on it. Without Go (or without the modules,
-//! which the first run downloads) the tests with Go say that they were skipped, and fail if `REQUIRE_GO=1`.
+//! Each case is run directly too, so that one which fails without the node is not blamed on it.
+//! Without Go (or without the modules, which the first run downloads) the tests with Go say that
+//! they were skipped, and fail if `REQUIRE_GO=1`.
 
 use std::{
     fs,
@@ -19,15 +20,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
     process::{Child, Command},
 };
-use waymark::dataplane::{Options, Route, Routes};
+use waymark_node::dataplane::{Options, Route, Routes};
 
 use super::support::{LONG, Node, at, closed_port, soon};
 use crate::go_interop::go_or_skip;
 
 /// A node with all services of the tests, and a server at `address` behind it.
 async fn node(address: SocketAddr) -> Node {
-    let route =
-        |name: &str| Route { authority: None, grpc_service: Some(name.into()), service: "svc".parse().unwrap() };
+    let route = |name: &str| Route { grpc_service: Some(name.into()), ..Route::to("svc".parse().unwrap()) };
     let names = ["grpc.testing.TestService", "grpc.testing.UnimplementedService", "xds.service.orca.v3.OpenRcaService"];
     let node = Node::with(Routes::new(names.map(route)).unwrap(), Options::default()).await;
     node.set("svc", vec![at(address)]).await;
@@ -134,7 +134,8 @@ impl Go {
     }
 }
 
-/// Those that need nothing of Google's. `pick_first_unary` is about a client that knows several servers.
+/// Those that need nothing of Google's. `pick_first_unary` is about a client that knows several
+/// servers.
 const GO_CASES: [&str; 18] = [
     "empty_unary",
     "large_unary",

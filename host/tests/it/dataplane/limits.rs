@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
-use waymark::dataplane::{ConnectOptions, InboundOptions, Options, Routes};
+use waymark_node::dataplane::{ConnectOptions, InboundOptions, Options, Routes};
 
 use super::support::{
     Answer, Caller, Client, Instance, Node, Reply, Text, at, echo, message, reply, soon, text, trailers, until,
@@ -139,6 +139,39 @@ async fn a_call_that_gives_up_waiting_for_a_stream_leaves_it_to_the_next() {
     for call in calls.into_iter().chain(more) {
         assert_eq!(soon(call).await.unwrap().code(), "0");
     }
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_stream_no_longer_than_a_call_may_and_that_is_told_and_counted() {
+    let holding = Holding::new(1).await;
+    let options = Options { queue_timeout: Duration::from_millis(300), ..connect(1) };
+    let node = Node::with(Routes::default(), options).await;
+    node.serve("svc", &[&holding.instance]).await;
+    let first = holding.calls(&node, 1).await;
+    until(|| holding.instance.n_calls() == 1).await;
+    let figure = |name: &str| node.metric(&format!("dataplane_{name}{{service=\"svc\"}}"));
+    assert_eq!(figure("stream_waiting"), None, "what nobody waits for has no figures");
+    let second = holding.calls(&node, 1).await;
+    until(|| figure("stream_waiting") == Some(1)).await;
+    for call in second {
+        let refused = soon(call).await.unwrap();
+        assert_eq!((refused.code(), refused.kind()), ("14", "queue-timeout"), "{}", refused.message());
+        assert!(refused.message().contains("no free stream at the instance at"), "{}", refused.message());
+        assert!(refused.message().contains("the call waited 0.3 s, the longest it may"), "{}", refused.message());
+    }
+    assert_eq!((figure("stream_waiting"), figure("stream_refused_total")), (Some(0), Some(1)));
+    let waited = || node.figure::<f64>("dataplane_stream_waited_seconds_total{service=\"svc\"}").unwrap();
+    assert!((0.3..10.0).contains(&waited()), "{}", waited());
+    // One that gets its stream in time has waited, too, and is not refused.
+    let third = holding.calls(&node, 1).await;
+    until(|| figure("stream_waiting") == Some(1)).await;
+    let before = waited();
+    holding.permits.add_permits(2);
+    for call in first.into_iter().chain(third) {
+        assert_eq!(soon(call).await.unwrap().code(), "0");
+    }
+    assert_eq!((figure("stream_waiting"), figure("stream_refused_total")), (Some(0), Some(1)));
+    assert!(waited() > before);
 }
 
 #[tokio::test]
@@ -270,7 +303,8 @@ async fn a_client_connection_of_its_age_takes_nothing_new_and_finishes_what_runs
     let max_age = Some(Duration::from_millis(800));
     let (node, _a) = inbound(InboundOptions { max_age, ..InboundOptions::default() }).await;
     let talk = Talk::begin(&node).await;
-    // Two lives of later connections, each a tenth longer or shorter: the caller's is of its age by then.
+    // Two lives of later connections, each a tenth longer or shorter: the caller's is of its age by
+    // then.
     for _ in 0..2 {
         let unused = node.client().await;
         until(|| unused.sender.is_closed()).await;
@@ -316,7 +350,8 @@ async fn a_client_is_told_how_many_streams_it_may_open_and_held_to_it() {
         node.serve("svc", &[&holding.instance]).await;
         (node, holding)
     };
-    // POST http / with the two headers that make it a call for `svc`, all without HPACK's tables or Huffman's code.
+    // POST http / with the two headers that make it a call for `svc`, all without HPACK's tables or
+    // Huffman's code.
     let mut head = vec![0x83, 0x86, 0x84];
     for (name, value) in [("content-type", "application/grpc"), ("waymark-service", "svc")] {
         head.push(0);
@@ -340,7 +375,8 @@ async fn a_client_is_told_how_many_streams_it_may_open_and_held_to_it() {
             let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
             stream.read_exact(&mut payload).await.unwrap();
             match head[3] {
-                // SETTINGS that are no acknowledgement: pairs of six bytes, 3 is MAX_CONCURRENT_STREAMS.
+                // SETTINGS that are no acknowledgement: pairs of six bytes, 3 is
+                // MAX_CONCURRENT_STREAMS.
                 4 if head[4] == 0 => announced = payload.chunks(6).find(|pair| pair[1] == 3).map(|pair| pair[5]),
                 3 => refused = Some((head[8], payload[3])),
                 _ => {}
@@ -353,4 +389,89 @@ async fn a_client_is_told_how_many_streams_it_may_open_and_held_to_it() {
     assert_eq!(refused, Some((5, 7)));
     until(|| holding.instance.n_calls() == 2).await;
     holding.permits.add_permits(2);
+}
+
+/// An instance that allows so many streams a connection and never answers `/hold`.
+async fn half_asleep(streams: u32) -> Instance {
+    let handler = |request: http::Request<hyper::body::Incoming>| async {
+        if request.uri().path() == "/a.B/Hold" {
+            std::future::pending::<()>().await;
+        }
+        echo("a", request).await
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    Instance::configured(listener, move |http2| _ = http2.max_concurrent_streams(streams), handler)
+}
+
+#[tokio::test]
+async fn clients_that_hold_their_calls_leave_places_to_others() {
+    const STREAMS: usize = 16;
+    let (node, a) = (Node::with(Routes::default(), connect(3)).await, half_asleep(STREAMS as u32).await);
+    node.serve("svc", &[&a]).await;
+    // Each would take more than there is.
+    let mut holders = Vec::new();
+    for _ in 0..4 {
+        let client = node.client().await;
+        for _ in 0..3 * STREAMS {
+            let mut sender = client.sender.clone();
+            let request = Client::request("svc", "/a.B/Hold").body(tonic::body::Body::empty()).unwrap();
+            holders.push(tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+                sender.send_request(request).await
+            })));
+        }
+    }
+    until(|| a.n_calls() >= 2 * STREAMS).await;
+    let mut bystander = Caller::new(node.dial().await, Some("svc"));
+    for _ in 0..50 {
+        assert_eq!(bystander.unary("x").await.unwrap(), "a:x");
+    }
+    let held = a.n_calls() - 50;
+    assert!((2 * STREAMS..=2 * STREAMS + 8).contains(&held), "{held} are held: an eighth of the reserve is each one's");
+    assert_eq!(a.n_connections(), 3);
+    // A client of whose many calls each waits for a place gets some as its own end.
+    let client = node.client().await;
+    let many = (0..100).map(|_| {
+        let mut client = Client { sender: client.sender.clone() };
+        async move { client.echo("svc", "x").await }
+    });
+    for answer in soon(futures::future::join_all(many)).await {
+        assert_eq!(answer.code(), "0");
+    }
+}
+
+#[tokio::test]
+async fn with_one_connection_to_an_endpoint_nothing_is_in_reserve() {
+    let (node, a) = (Node::with(Routes::default(), connect(1)).await, half_asleep(1).await);
+    node.serve("svc", &[&a]).await;
+    let mut holder = node.client().await.sender;
+    let request = Client::request("svc", "/a.B/Hold").body(tonic::body::Body::empty()).unwrap();
+    let held = tokio::spawn(async move { holder.send_request(request).await });
+    until(|| a.n_calls() == 1).await;
+    let mut other = node.client().await;
+    let waiting = tokio::spawn(async move { other.echo("svc", "x").await });
+    tokio::task::yield_now().await;
+    assert_eq!(a.n_connections(), 1);
+    held.abort();
+    assert_eq!(soon(waiting).await.unwrap().code(), "0");
+    assert_eq!(a.n_connections(), 1);
+}
+
+#[tokio::test]
+async fn a_call_on_which_nothing_moves_is_ended_where_that_has_a_limit() {
+    let stream_idle_timeout = Some(Duration::from_millis(300));
+    let options =
+        Options { inbound: InboundOptions { stream_idle_timeout, ..InboundOptions::default() }, ..Options::default() };
+    let (node, a) = (Node::with(Routes::default(), options).await, half_asleep(100).await);
+    node.serve("svc", &[&a]).await;
+    // Before the answer and amid it.
+    let request = Client::request("svc", "/a.B/Hold").body(tonic::body::Body::empty()).unwrap();
+    let answer = node.client().await.answer(request).await;
+    assert_eq!((answer.code(), answer.kind()), ("4", "stream-idle"));
+    assert!(answer.message().contains("stream-idle-timeout-s"), "{}", answer.message());
+    let mut talk = Talk::begin(&node).await;
+    let status = soon(talk.answers.message()).await.unwrap_err();
+    assert_eq!(status.metadata().get("waymark-error").unwrap(), "stream-idle", "{status:?}");
+    assert_eq!(node.metric("dataplane_failures_total{reason=\"stream-idle\"}"), Some(2));
+    let state = Arc::clone(&node.services.get("svc").unwrap().state());
+    until(|| state.endpoints[0].cell.in_flight() == 0).await;
 }

@@ -4,7 +4,7 @@ use http::HeaderValue;
 use http_body::Frame;
 use prost::Message as _;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
-use waymark::{
+use waymark_node::{
     balancer::Candidate,
     plugin::{Engine, EngineConfig, Kind},
 };
@@ -15,7 +15,8 @@ const TRAILER: &str = "endpoint-load-metrics-bin";
 
 #[tokio::test]
 async fn a_load_report_is_kept_for_its_endpoint_and_goes_on_to_the_caller() {
-    // Each says that it is half used (field 9), one after a message and one in an answer that is a head alone.
+    // Each says that it is half used (field 9), one after a message and one in an answer that is a
+    // head alone.
     const HALF: &str = "SQAAAAAAAOA/";
     let list = [("grpc-status", "0"), (TRAILER, HALF)];
     let answers =

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use waymark::traffic::{SlowStart, Traffic};
+use waymark_node::traffic::{SlowStart, Traffic};
 
 use super::support::{Client, Instance, Node, until};
 

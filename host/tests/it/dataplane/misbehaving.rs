@@ -1,8 +1,9 @@
-//! Instances that misbehave by script. The caller learns what became of its call, other instances and their calls do not suffer,
-//! and the node goes on using what still works.
+//! Instances that misbehave by script. The caller learns what became of its call, other instances
+//! and their calls do not suffer, and the node goes on using what still works.
 //!
-//! Refused calls, GOAWAY with an earlier last stream, silence before the settings and what is no HTTP/2 are in `connections.rs`; calls
-//! that break in the middle when an instance dies, and instances that are held back, in `streams.rs`.
+//! Refused calls, GOAWAY with an earlier last stream, silence before the settings and what is no
+//! HTTP/2 are in `connections.rs`; calls that break in the middle when an instance dies, and
+//! instances that are held back, in `streams.rs`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,7 +15,8 @@ use tokio::{
 
 use super::{
     frames::{
-        Frame, PREFACE, block, code, flag, frame, goaway, kind, literal, reset, setting, settings, window_update,
+        Frame, NEWEST, PREFACE, block, code, flag, frame, goaway, indexed_literal, kind, literal, reset, setting,
+        settings, window_update,
     },
     support::{Answer, Client, Instance, Node, at, message, soon},
 };
@@ -33,7 +35,8 @@ enum Then {
     Abort,
 }
 
-/// An instance that keeps to its script with the first call of each connection, and answers no other.
+/// An instance that keeps to its script with the first call of each connection, and answers no
+/// other.
 struct Scripted {
     address: SocketAddr,
     _stop: oneshot::Sender<()>,
@@ -107,6 +110,20 @@ fn head(stream: u32) -> Vec<u8> {
 
 fn data(stream: u32, flags: u8, bytes: &[u8]) -> Vec<u8> {
     frame(kind::DATA, flags, stream, bytes)
+}
+
+/// Headers, or trailers, in frames of the usual size; the last one says that it is, if they have an
+/// end. What is a head goes on with nothing.
+fn in_pieces(stream: u32, block: &[u8], ends: bool) -> Vec<u8> {
+    const SIZE: usize = 16 << 10;
+    let mut bytes = Vec::with_capacity(block.len() + block.len() / SIZE * 9 + 64);
+    let n = block.len().div_ceil(SIZE);
+    for (index, piece) in block.chunks(SIZE).enumerate() {
+        let (kind, end_stream) = if index == 0 { (kind::HEADERS, flag::END_STREAM) } else { (kind::CONTINUATION, 0) };
+        let end = if ends && index + 1 == n { flag::END_HEADERS } else { 0 };
+        bytes.extend(frame(kind, end_stream | end, stream, piece));
+    }
+    bytes
 }
 
 /// The start of an answer: its head, and some of a message.
@@ -221,12 +238,41 @@ const SCRIPTS: &[(&str, Script, Then, Ends)] = &[
     ("settings that are none", |_| settings(&[(setting::INITIAL_WINDOW_SIZE, 1 << 31)]), Then::Stay, LOST),
     (
         "a head that is too large",
+        |s| in_pieces(s, &[block(&[(":status", "200")]), literal("x-large", &vec![b'x'; 400 << 10])].concat(), true),
+        Then::Stay,
+        Ends("8", "headers-too-large", "the headers that"),
+    ),
+    (
+        "trailers of which HTTP/2 leaves out what is too large",
         |s| {
-            let large = [block(&[(":status", "200")]), literal("x-large", &[b'x'; 400 << 10])].concat();
-            let mut frames = frame(kind::HEADERS, 0, s, &large[..16 << 10]);
-            large[16 << 10..].chunks(16 << 10).for_each(|piece| frames.extend(frame(kind::CONTINUATION, 0, s, piece)));
-            frames
+            let trailers = [block(&[("grpc-status", "0")]), literal("x-large", &vec![b'x'; 17 << 20])].concat();
+            [head(s), in_pieces(s, &trailers, true)].concat()
         },
+        Then::Stay,
+        Ends("8", "headers-too-large", "the trailers that"),
+    ),
+    (
+        "trailers of which HTTP/2 leaves out what is too much",
+        |s| {
+            let field = indexed_literal("x", &[b'x'; 4000]);
+            let trailers = [block(&[("grpc-status", "0")]), field, vec![NEWEST; 6000]].concat();
+            [head(s), in_pieces(s, &trailers, true)].concat()
+        },
+        Then::Stay,
+        Ends("8", "headers-too-large", "the trailers that"),
+    ),
+    (
+        "trailers with more names than there may be",
+        |s| {
+            let names = (0..30_000).flat_map(|n| literal(&format!("x{n}"), b"")).collect::<Vec<_>>();
+            [head(s), in_pieces(s, &[block(&[("grpc-status", "0")]), names].concat(), true)].concat()
+        },
+        Then::Stay,
+        Ends("8", "headers-too-large", "the trailers that"),
+    ),
+    (
+        "a head without end",
+        |s| in_pieces(s, &[block(&[(":status", "200")]), literal("x-large", &vec![b'x'; 22 << 20])].concat(), false),
         Then::Stay,
         LOST,
     ),
@@ -347,8 +393,8 @@ async fn each_misbehaviour_ends_its_call_with_its_status_and_nothing_else() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// What an instance does to one call costs others on the same connection nothing where HTTP/2 allows that, and the next calls
-/// go to another instance where it does not.
+/// What an instance does to one call costs others on the same connection nothing where HTTP/2
+/// allows that, and the next calls go to another instance where it does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_each_misbehaviour_calls_go_on_elsewhere() {
     let good = Instance::echo("good").await;

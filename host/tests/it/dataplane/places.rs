@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
-use waymark::{
+use waymark_node::{
     dataplane::WaitForReady,
     model::Update,
     traffic::{CallLimits, MethodConfig, Methods, Traffic},
@@ -208,4 +208,32 @@ async fn a_method_s_timeout_bounds_calls_without_a_nearer_deadline() {
     assert_eq!((answer.code(), answer.kind()), ("4", "deadline-exceeded"));
     assert_eq!(*seen.lock().unwrap(), [true], "the instance is told");
     assert_eq!(a.calls.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_holds_its_calls_leaves_places_of_the_service_to_others() {
+    let limits = CallLimits { max_in_flight: Some(16), max_pending: 0, ..CallLimits::default() };
+    let node = Node::traffic(limited(limits)).await;
+    let a = Instance::new(|request| async {
+        if request.uri().path() == "/a.B/Hold" {
+            std::future::pending::<()>().await;
+        }
+        echo("a", request).await
+    });
+    let a = a.await;
+    node.serve("svc", &[&a]).await;
+    let holder = node.client().await;
+    let mut held = Vec::new();
+    for _ in 0..14 {
+        let mut sender = holder.sender.clone();
+        let request = super::support::Client::request("svc", "/a.B/Hold").body(tonic::body::Body::empty()).unwrap();
+        held.push(AbortOnDropHandle::new(tokio::spawn(async move { sender.send_request(request).await })));
+    }
+    until(|| a.n_calls() == 14).await;
+    let refused = super::support::Client { sender: holder.sender.clone() }.echo("svc", "x").await;
+    assert_eq!((refused.code(), refused.kind()), ("14", "overloaded"));
+    let mut other = node.client().await;
+    for _ in 0..20 {
+        assert_eq!(other.echo("svc", "x").await.code(), "0");
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::Path,
     process::Stdio,
     sync::{Arc, Mutex},
@@ -15,7 +16,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::support::soon;
+use super::support::{LONG, soon};
 
 /// `waymark node` with an embedded registry. It ends with this value.
 pub(super) struct Process {
@@ -37,15 +38,41 @@ impl Process {
 
     /// With these flags besides.
     pub(super) async fn with(flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_waymark"))
+        Self::of(Stdio::null(), flags, &[]).await
+    }
+
+    /// The same, and it may have so many descriptors at most.
+    #[allow(dead_code, reason = "for the isolation drills")]
+    pub(super) async fn with_descriptors(most: u32, flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!(r#"ulimit -n {most} && exec "$0" "$@""#), env!("CARGO_BIN_EXE_waymark")]);
+        Self::run(shell, Stdio::null(), flags, &[]).await
+    }
+
+    /// On a socket that somebody else listens on, and keeps, as a service manager does (its first
+    /// descriptor is 0 here).
+    pub(super) async fn on(listener: &std::net::TcpListener, flags: &[&str]) -> Self {
+        let socket = Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
+        let given = [("LISTEN_FDS", "1"), ("LISTEN_FDS_FIRST_FD", "0"), ("LISTEN_FDNAMES", "proxy")];
+        Self::of(socket, flags, &given).await
+    }
+
+    async fn of(stdin: Stdio, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_waymark")), stdin, flags, environment).await
+    }
+
+    async fn run(mut command: Command, stdin: Stdio, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = command
             .args(["node", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--state-dir", "none"])
-            // Shared by all tests of this run and of the next: an unoptimized compiler takes seconds for each component.
+            // Shared by all tests of this run and of the next: an unoptimized compiler takes
+            // seconds for each component.
             .arg("--plugin-cache")
             .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins"))
             .args(flags)
             .env_remove("WAYMARK_LOG")
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
+            .envs(environment.iter().copied())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -61,8 +88,12 @@ impl Process {
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut line = async |word: &str, scheme: &str| {
-            let line = soon(lines.next_line()).await.unwrap();
-            let line = line.unwrap_or_else(|| panic!("the node ended: {}", log.lock().unwrap()));
+            let mut line = String::from(" ");
+            // A Unix socket has a line of its own.
+            while line.starts_with(' ') {
+                let next = soon(lines.next_line()).await.unwrap();
+                line = next.unwrap_or_else(|| panic!("the node ended: {}", log.lock().unwrap()));
+            }
             let rest = line.strip_prefix(word).unwrap_or_else(|| panic!("{word} was expected, not {line:?}"));
             rest.split_whitespace().next().unwrap().trim_start_matches(scheme).to_owned()
         };
@@ -84,12 +115,20 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for its end.
-    pub(super) async fn exit_code(&mut self) -> i32 {
-        soon(self.child.wait()).await.unwrap().code().unwrap()
+    /// Whether it runs.
+    #[allow(dead_code, reason = "for the drills")]
+    pub(super) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
-    /// Lets the peak of its memory count from here on (proc(5), `clear_refs`). Returns its resident bytes.
+    /// Waits for its end.
+    pub(super) async fn exit_code(&mut self) -> i32 {
+        let ended = tokio::time::timeout(LONG, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("the node does not end: {}", self.log())).unwrap().code().unwrap()
+    }
+
+    /// Lets the peak of its memory count from here on (proc(5), `clear_refs`). Returns its resident
+    /// bytes.
     pub(super) fn forget_peak(&self) -> u64 {
         fs::write(self.proc("clear_refs"), "5").unwrap();
         self.resident("VmRSS")

@@ -57,7 +57,8 @@ async fn a_node_that_is_told_to_end_finishes_what_runs_and_takes_nothing_new() {
     process.logged("draining").await;
     let refused = TcpStream::connect(process.node).await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-    // On a connection that is there already, a call is answered well or is not taken at all: then the instance has not seen it.
+    // On a connection that is there already, a call is answered well or is not taken at all: then
+    // the instance has not seen it.
     let (before, mut answered) = (instance.n_calls(), 0);
     soon(async {
         loop {
@@ -145,7 +146,8 @@ fn many(bytes: usize, taken: &Arc<AtomicUsize>) -> impl Iterator<Item = Frame<By
     })
 }
 
-/// Reads a body to its end, a MiB every 20 ms, with never more than `lead` bytes taken from its source and not read yet.
+/// Reads a body to its end, a MiB every 20 ms, with never more than `lead` bytes taken from its
+/// source and not read yet.
 async fn read_slowly<B: http_body::Body<Data = Bytes, Error: std::fmt::Debug> + Unpin>(
     mut body: B,
     taken: &AtomicUsize,

@@ -1,13 +1,20 @@
 //! Calls that are sent again because their service's owner said so.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
-use waymark::traffic::{Code, MethodConfig, Methods, Repeat, RetryBudget, RetryPolicy, Traffic};
+use tokio::net::TcpListener;
+use waymark_node::{
+    dataplane::{Options, Routes},
+    traffic::{Code, MethodConfig, Methods, Repeat, RetryBudget, RetryPolicy, Traffic},
+};
 
-use super::support::{Client, Instance, Node, message, soon};
+use super::support::{Client, Instance, Node, at, closed_port, echo, message, soon, until};
 
 fn retrying(policy: RetryPolicy) -> Traffic {
     let repeat = Some(Arc::new(Repeat::Retry(policy)));
@@ -38,7 +45,7 @@ async fn failing(code: tonic::Code, pushback: Option<&'static str>) -> (Instance
 }
 
 #[tokio::test]
-async fn a_call_that_failed_is_sent_to_others_and_never_twice_to_one() {
+async fn a_call_that_failed_is_sent_to_others_before_it_goes_to_one_again() {
     let node = Node::traffic(retrying(quick())).await;
     let (a, of_a) = failing(tonic::Code::Unavailable, None).await;
     let (b, of_b) = failing(tonic::Code::Unavailable, Some("1")).await;
@@ -49,12 +56,13 @@ async fn a_call_that_failed_is_sent_to_others_and_never_twice_to_one() {
         let answer = client.echo("svc", "x").await;
         assert_eq!((answer.code(), answer.kind()), ("0", ""), "{}", answer.message());
     }
-    // Where every one fails, each is asked once, and the last one's answer is the call's.
+    // Where every one fails, they are asked in turn until the policy has enough, and the last one's
+    // answer is the call's.
     node.serve("svc", &[&a, &b]).await;
     let before = (a.n_calls(), b.n_calls());
     let answer = client.echo("svc", "x").await;
     assert_eq!((answer.code(), answer.message().as_str(), answer.kind()), ("14", "not now", ""));
-    assert_eq!((a.n_calls(), b.n_calls()), (before.0 + 1, before.1 + 1));
+    assert_eq!((a.n_calls(), b.n_calls()), (before.0 + 2, before.1 + 2), "four attempts");
     let told: Vec<_> = of_a.lock().unwrap().iter().chain(&*of_b.lock().unwrap()).cloned().collect();
     assert!(told.contains(&None) && told.contains(&Some("1".into())), "{told:?}");
     assert!(c.n_calls() == 6);
@@ -145,4 +153,64 @@ async fn a_budget_that_is_used_up_stops_retries() {
         assert_eq!(client.echo("svc", "x").await.code(), "10");
     }
     assert_eq!(a.n_calls() + b.n_calls(), 6, "one attempt each");
+}
+
+/// gRFC A6 knows nothing of endpoints.
+#[tokio::test]
+async fn where_there_is_one_endpoint_it_is_asked_again() {
+    let node = Node::traffic(retrying(quick())).await;
+    let (a, told) = failing(tonic::Code::Unavailable, None).await;
+    node.serve("svc", &[&a]).await;
+    let mut client = node.client().await;
+    let answer = client.echo("svc", "x").await;
+    assert_eq!((answer.code(), answer.message().as_str(), answer.kind()), ("14", "not now", ""));
+    let attempts: Vec<_> = told.lock().unwrap().iter().map(|told| told.clone().unwrap_or_default()).collect();
+    assert_eq!(attempts, ["", "1", "2", "3"]);
+    // And one that fails once serves the call.
+    let calls = AtomicUsize::new(0);
+    let once = Instance::new(move |request| {
+        let first = calls.fetch_add(1, SeqCst) == 0;
+        async move { if first { tonic::Status::unavailable("not now").into_http() } else { echo("a", request).await } }
+    });
+    let once = once.await;
+    node.serve("svc", &[&once]).await;
+    assert_eq!(client.echo("svc", "x").await.code(), "0");
+    assert_eq!(once.n_calls(), 2);
+}
+
+#[tokio::test]
+async fn a_call_goes_on_with_the_endpoints_there_are_by_then() {
+    let policy = RetryPolicy { initial_backoff: Duration::from_secs(1), ..RetryPolicy::default() };
+    let node = Node::traffic(retrying(policy)).await;
+    let ((a, told), b) = (failing(tonic::Code::Unavailable, Some("300")).await, Instance::echo("b").await);
+    node.serve("svc", &[&a]).await;
+    let mut client = node.client().await;
+    let call = tokio::spawn(async move { client.echo("svc", "x").await });
+    until(|| !told.lock().unwrap().is_empty()).await;
+    node.serve("svc", &[&a, &b]).await;
+    assert_eq!(soon(call).await.unwrap().code(), "0");
+    assert_eq!((a.n_calls(), b.n_calls()), (1, 1));
+}
+
+/// What gRPC's clients retry as well: there is nobody at the moment.
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_reached_is_asked_again() {
+    // Three waits of up to so long: enough for the endpoint to be there and to be connected to.
+    let policy = RetryPolicy {
+        initial_backoff: Duration::from_secs(2),
+        max_backoff: Duration::from_secs(2),
+        ..RetryPolicy::default()
+    };
+    let mut options = Options::default();
+    options.connect.backoff_base = Duration::from_millis(10);
+    let node = Node::of(Routes::default(), options, retrying(policy)).await;
+    let address = closed_port().await;
+    node.set("svc", vec![at(address)]).await;
+    let mut client = node.client().await;
+    let call = tokio::spawn(async move { client.echo("svc", "x").await });
+    let state = Arc::clone(&node.services.get("svc").unwrap().state());
+    until(|| state.endpoints[0].cell.is_backing_off()).await;
+    let _a = Instance::on(TcpListener::bind(address).await.unwrap(), |request| echo("a", request));
+    let answer = soon(call).await.unwrap();
+    assert_eq!(answer.code(), "0", "{answer:?}");
 }

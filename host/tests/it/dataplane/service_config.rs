@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use waymark::admin::NodeClient;
+use waymark_node::admin::NodeClient;
 
 use super::{
     process::Process,
@@ -103,5 +103,59 @@ async fn a_mistake_in_it_stops_the_start_with_where_it_is() {
             !output.status.success() && said.contains("service svc: service-config") && said.contains(says),
             "{said}"
         );
+    }
+}
+
+/// As gRPC's clients are given them.
+#[tokio::test]
+async fn what_clients_really_have_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = String::new();
+    for (name, policy) in [
+        ("shuffled", r#"{"pick_first": {"shuffleAddressList": true}}"#),
+        (
+            "ring",
+            r#"{"ring_hash_experimental": {"minRingSize": "512", "maxRingSize": 4096, "requestHashHeader": "x-user"}}"#,
+        ),
+        ("least", r#"{"least_request_experimental": {"choiceCount": 3}}"#),
+        (
+            "weighted",
+            r#"{"weighted_round_robin": {"blackoutPeriod": "10s", "weightExpirationPeriod": "180s", "errorUtilizationPenalty": 1.5}}"#,
+        ),
+    ] {
+        let path = folder.path().join(format!("{name}.json"));
+        fs::write(
+            &path,
+            format!(r#"{{"loadBalancingConfig": [{{"xds_experimental": {{}}}}, {policy}, {{"round_robin": {{}}}}]}}"#),
+        )
+        .unwrap();
+        let service = ["[[service]]\nname = \"", name, "\"\nservice-config = '", path.to_str().unwrap(), "'\n"];
+        config += &service.concat();
+    }
+    let path = folder.path().join("waymark.toml");
+    fs::write(&path, config).unwrap();
+    let process = Process::with(&["--config", path.to_str().unwrap()]).await;
+    let (a, b) = (Instance::echo("a").await, Instance::echo("b").await);
+    let admin = NodeClient::connect(&process.admin.to_string()).await.unwrap();
+    for name in ["shuffled", "ring", "least", "weighted"] {
+        for instance in [&a, &b] {
+            process.register(name, instance.address).await;
+        }
+        let mut watch = admin.watch(&name.parse().unwrap(), true).await.unwrap();
+        soon(async { while watch.next().await.unwrap().endpoints.len() < 2 {} }).await;
+    }
+    let mut client = Client::to(process.node).await;
+    for name in ["shuffled", "ring", "least", "weighted"] {
+        assert_eq!(client.echo(name, "x").await.code(), "0", "{name}");
+    }
+    // The header is the key of the ring's calls: each user stays at one instance.
+    for user in ["ann", "bob", "eve"] {
+        let mut names = std::collections::BTreeSet::new();
+        for _ in 0..8 {
+            let body = tonic::body::Body::new(http_body_util::Full::new(super::support::message(b"\x0a\x01x")));
+            let request = Client::request("ring", "/test.Echo/Unary").header("x-user", user).body(body).unwrap();
+            names.insert(client.answer(request).await.data);
+        }
+        assert_eq!(names.len(), 1, "{user}");
     }
 }

@@ -154,7 +154,8 @@ async fn a_client_that_does_not_read_holds_the_instance_back() {
     let mut client = node.client().await;
     let response = client.send(Client::request("svc", "/a.B/C").body(tonic::body::Body::empty()).unwrap()).await;
     let sent = soon(is_held.recv()).await.unwrap();
-    // The client's window (2 MiB in hyper), the node's (1 MiB), and what the three senders have in hand.
+    // The client's window (2 MiB in hyper), the node's (1 MiB), and what the three senders have in
+    // hand.
     assert!(sent < 8 << 20, "{sent} bytes went out unread");
     let answer = Answer::of(response).await;
     assert_eq!((answer.code(), answer.data.len()), ("0", sent), "and nothing is lost");

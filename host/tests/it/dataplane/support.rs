@@ -28,7 +28,7 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_prost::ProstCodec;
-use waymark::{
+use waymark_node::{
     balancer::{Candidate, PolicyInfo, ServiceDefaults, Services, ServicesConfig},
     dataplane::{self, Dataplane, Drained, Metrics, Options, Routes},
     model::{Endpoint, Revision, ServiceName, Update},
@@ -38,7 +38,7 @@ use waymark::{
 };
 
 /// Far more than any test needs; a test that gets here hangs.
-pub(super) const LONG: Duration = Duration::from_secs(30);
+pub(super) const LONG: Duration = Duration::from_secs(90);
 
 /// Waits until something has come true.
 pub(super) async fn until(mut done: impl FnMut() -> bool) {
@@ -333,6 +333,16 @@ impl Node {
 
     /// A node with all of it.
     pub(super) async fn of(routes: Routes, options: Options, traffic: Traffic) -> Self {
+        Self::made(routes, options, traffic, false).await
+    }
+
+    /// A node whose calls may be carried out twice.
+    #[allow(dead_code, reason = "for the tests of instances that hang")]
+    pub(super) async fn idempotent() -> Self {
+        Self::made(Routes::default(), Options::default(), Traffic::default(), true).await
+    }
+
+    async fn made(routes: Routes, options: Options, traffic: Traffic, idempotent: bool) -> Self {
         let writers = Writers::default();
         let follow = {
             let writers = Arc::clone(&writers);
@@ -345,6 +355,7 @@ impl Node {
         let traffic = Arc::new(traffic);
         let defaults = move |_: &ServiceName| ServiceDefaults {
             traffic: Arc::clone(&traffic),
+            idempotent,
             ..ServiceDefaults::new(TestPolicy::rotation().candidate())
         };
         let mut config = ServicesConfig::new(follow, defaults);
@@ -406,6 +417,11 @@ impl Node {
 
     /// What its metrics say of this series, if there is any.
     pub(super) fn metric(&self, series: &str) -> Option<u64> {
+        self.figure(series)
+    }
+
+    /// The same as a number of any kind.
+    pub(super) fn figure<T: std::str::FromStr>(&self, series: &str) -> Option<T> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
@@ -478,6 +494,11 @@ impl Answer {
         self.field("waymark-error")
     }
 
+    /// What kind of failure a node behind the one that answers says it is.
+    pub(super) fn upstream_kind(&self) -> &str {
+        self.field("upstream-waymark-error")
+    }
+
     /// The status message, decoded.
     pub(super) fn message(&self) -> String {
         let status = tonic::Status::from_header_map(if self.only_head { &self.headers } else { &self.trailers });
@@ -520,10 +541,28 @@ impl Client {
     }
 }
 
+/// Whether a call failed in a way in which no server can have seen it: gRPC's own clients send such
+/// a call again by themselves, tonic's do not.
+#[allow(dead_code, reason = "for the tests of restarts")]
+pub(super) fn was_not_seen(status: &tonic::Status) -> bool {
+    let mut cause = Error::source(status);
+    while let Some(error) = cause {
+        let unsent = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        // GOAWAY ends the streams alone that come after the last one that was processed.
+        let gone = error.downcast_ref::<h2::Error>().is_some_and(|error| error.is_go_away() && error.is_remote());
+        if unsent || gone {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// The four call kinds by a tonic client over any channel.
 pub(super) struct Caller<T> {
     grpc: tonic::client::Grpc<T>,
     service: Option<&'static str>,
+    timeout: Option<Duration>,
 }
 
 impl<T> Caller<T>
@@ -538,7 +577,14 @@ where
         let grpc = tonic::client::Grpc::new(channel)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
-        Self { grpc, service }
+        Self { grpc, service, timeout: None }
+    }
+
+    /// Gives each call a deadline.
+    #[allow(dead_code, reason = "for the drills")]
+    pub(super) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
     }
 
     async fn prepare<M>(&mut self, message: M, method: &'static str) -> (tonic::Request<M>, PathAndQuery) {
@@ -546,6 +592,9 @@ where
         let mut request = tonic::Request::new(message);
         if let Some(service) = self.service {
             request.metadata_mut().insert("waymark-service", service.parse().unwrap());
+        }
+        if let Some(timeout) = self.timeout {
+            request.set_timeout(timeout);
         }
         (request, PathAndQuery::from_static(method))
     }

@@ -18,7 +18,7 @@ use tokio_rustls::{
     },
 };
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use waymark::dataplane::{ClientTls, EndpointTls, InboundOptions, Options, Pem, Routes, ServerTls};
+use waymark_node::dataplane::{ClientTls, EndpointTls, InboundOptions, Options, Pem, Routes, ServerTls};
 
 use super::support::{Caller, Instance, Node, at, echo, soon};
 use crate::certificates::{Authority, Pair};
@@ -56,7 +56,8 @@ async fn answers(node: &Node, trusted: &Authority, identity: Option<Pair>) {
     assert_eq!(caller.unary("x").await.unwrap(), "a:x");
 }
 
-/// Whether a call fails, be it in the handshake or, where TLS 1.3 tells of a refusal only after it, on the first call.
+/// Whether a call fails, be it in the handshake or, where TLS 1.3 tells of a refusal only after it,
+/// on the first call.
 async fn refused(node: &Node, trusted: &Authority, identity: Option<Pair>) {
     if let Ok(channel) = dial(node, trusted, identity).await {
         let status = Caller::new(channel, Some("svc")).unary("x").await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Clients that are turned away, because there are too many or because they have the protocol mixed up.
+//! Clients that are turned away, because there are too many or because they have the protocol mixed
+//! up.
 
 use std::io;
 
@@ -6,7 +7,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use waymark::dataplane::{InboundOptions, Options, Routes};
+use waymark_node::dataplane::{InboundOptions, Options, Routes};
 
 use super::support::{Caller, Client, Instance, Node, soon, until};
 

@@ -5,7 +5,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
 };
-use waymark::{
+use waymark_node::{
     dataplane::{self, Listener},
     model::Endpoint,
 };

@@ -1,7 +1,8 @@
-//! The same random calls on the embedded registry and on a real etcd: every answer, and every message of two watchers, must
-//! be equal.
+//! The same random calls on the embedded registry and on a real etcd: every answer, and every
+//! message of two watchers, must be equal.
 //!
-//! Revisions are compared relative to the start; ids of clusters and members, and time left, are not compared.
+//! Revisions are compared relative to the start; ids of clusters and members, and time left, are
+//! not compared.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use etcd_client::{
     ResponseHeader, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
 };
 use tokio::time::timeout;
-use waymark::embedded::Options;
+use waymark_node::embedded::Options;
 
 use super::fixture::Registry;
 
@@ -150,8 +151,8 @@ impl Side {
             0 | 1 => TxnOp::get(key, Some(self.get_options())),
             2 if depth < 2 => TxnOp::txn(self.txn(depth + 1)),
             2 | 3 => {
-                // Deletes "from here on" escape etcd's overlap check, and a put with ignore_value after one brings a real
-                // etcd down.
+                // Deletes "from here on" escape etcd's overlap check, and a put with ignore_value
+                // after one brings a real etcd down.
                 let end = Some(self.end()).filter(|end| *end != "\0").unwrap_or("");
                 TxnOp::delete(key, Some(DeleteOptions::new().with_range(end).with_prev_key()))
             }
@@ -253,8 +254,8 @@ impl Side {
         self.read_watches().await;
     }
 
-    /// Reads both watchers up to now. Every revision has an event for the first one, and none is read for the second
-    /// before the first has it.
+    /// Reads both watchers up to now. Every revision has an event for the first one, and none is
+    /// read for the second before the first has it.
     async fn read_watches(&mut self) {
         let now = self.r.client.get("none", None).await.unwrap().header().unwrap().revision();
         for watch in 0..2 {

@@ -1,6 +1,8 @@
-//! The program people use on etcd, on the embedded registry. Run on a real etcd too, which proves the expectations.
+//! The program people use on etcd, on the embedded registry. Run on a real etcd too, which proves
+//! the expectations.
 //!
-//! `etcdctl` is the program named by `WAYMARK_TEST_ETCDCTL`, else the one on the `PATH`; without it the tests are skipped.
+//! `etcdctl` is the program named by `WAYMARK_TEST_ETCDCTL`, else the one on the `PATH`; without it
+//! the tests are skipped.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -21,7 +23,8 @@ impl Ctl {
         if program.is_none() {
             eprintln!("SKIPPED: neither WAYMARK_TEST_ETCDCTL nor `etcdctl` on the PATH");
         }
-        // Without the scheme: etcdctl 3.4 would send it in `:authority`, which our HTTP/2 library does not take.
+        // Without the scheme: etcdctl 3.4 would send it in `:authority`, which our HTTP/2 library
+        // does not take.
         let url = r.url.trim_start_matches("http://").to_owned();
         Some(Self { program: program?, url })
     }

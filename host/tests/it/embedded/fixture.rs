@@ -10,7 +10,7 @@ use std::{
 use etcd_client::{Client, Error, WatchResponse, WatchStream};
 use tempfile::TempDir;
 use tonic::Status;
-use waymark::embedded::{Handle, Options, Server};
+use waymark_node::embedded::{Handle, Options, Server};
 
 pub(crate) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -69,6 +69,17 @@ impl Registry {
     /// A fresh etcd of this program.
     pub(super) async fn etcd_of(program: &Path) -> Self {
         let data = tempfile::tempdir().unwrap();
+        Self::etcd_in(program, data).await
+    }
+
+    /// An etcd of this program that goes on with what lies in a folder.
+    pub(super) async fn etcd_from(program: &Path, restored: &Path) -> Self {
+        let data = tempfile::tempdir_in(restored.parent().unwrap()).unwrap();
+        std::fs::rename(restored.join("member"), data.path().join("member")).unwrap();
+        Self::etcd_in(program, data).await
+    }
+
+    async fn etcd_in(program: &Path, data: TempDir) -> Self {
         let [client, peer] = free_ports();
         let (url, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let mut command = Command::new(program);
@@ -178,7 +189,8 @@ pub(super) async fn next(watch: &mut WatchStream) -> WatchResponse {
         .expect("the watch goes on")
 }
 
-/// The events of a message in short form: `+key=value` or `-key`, with `(previous)` if there is one.
+/// The events of a message in short form: `+key=value` or `-key`, with `(previous)` if there is
+/// one.
 pub(super) fn events(message: &WatchResponse) -> Vec<String> {
     message
         .events()

@@ -1,4 +1,5 @@
-//! What is the embedded registry's own: starting, stopping, limits, and the calls `etcd-client` does not make.
+//! What is the embedded registry's own: starting, stopping, limits, and the calls `etcd-client`
+//! does not make.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,7 +12,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
-use waymark::embedded::{AutoCompaction, EmbeddedError, Options, Server};
+use waymark_node::embedded::{AutoCompaction, EmbeddedError, Options, Server};
 
 use super::fixture::{LOOPBACK, Registry, events, next, on_both, refusal, status};
 

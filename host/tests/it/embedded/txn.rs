@@ -4,7 +4,8 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn
 
 use super::fixture::{Registry, on_both, refusal};
 
-/// A response as one line: which branch, and for each operation what it did and the revision in its header.
+/// A response as one line: which branch, and for each operation what it did and the revision in its
+/// header.
 fn line(r: &Registry, response: &TxnResponse) -> String {
     let relative =
         |header: Option<&etcd_client::ResponseHeader>| match header.map(etcd_client::ResponseHeader::revision) {

@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
-use waymark::{
+use waymark_node::{
     embedded::{Options, Server as Embedded},
     registry::{Registry, RegistryConfig, RegistryError, TlsConfig},
 };

@@ -1,9 +1,15 @@
 //! What only a real etcd has: users, passwords and tokens that expire.
 
-use etcd_client::{Client, PermissionType};
-use waymark::registry::{Registry, RegistryConfig, RegistryError};
+use std::sync::Arc;
 
-use super::fixture::{PATIENCE, connect, register, subscribe, until_addresses};
+use etcd_client::{Client, PermissionType};
+use waymark_node::{
+    model::{Endpoint, LeaseId, ServiceName, Ttl},
+    naming::{Decoded, Entry, KeyScheme, NamingError},
+    registry::{RegistrationConfig, RegistrationState, Registry, RegistryConfig, RegistryError},
+};
+
+use super::fixture::{PATIENCE, PlainText, connect, register, service, subscribe, until, until_addresses};
 use crate::embedded::fixture::Registry as Server;
 
 const A: &str = "192.0.2.1:80";
@@ -79,4 +85,73 @@ async fn authentication_turned_on_later_is_followed() {
     first.deregister().await.unwrap();
     second.deregister().await.unwrap();
     until_addresses(&mut anew, &[]).await;
+}
+
+/// A token that ends under a stream that stands: what is asked for later is asked for with the next
+/// one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_followed_after_the_token_has_ended_is_watched_too() {
+    let Some(mut server) = Server::etcd("a_service_that_is_followed_after_the_token_has_ended").await else { return };
+    with_users(&mut server.client).await;
+    let registry = connect_as(&server.url, "node", "secret");
+    let mut early = subscribe(&registry, "svc/early").await;
+    until(&mut early, "listed", |it| it.listed).await;
+    let root = Client::connect([&server.url], Some(etcd_client::ConnectOptions::new().with_user("root", "secret")));
+    let root = root.await.unwrap();
+    // The same one: it ends the tokens that were given for it.
+    root.auth_client().user_change_password("node", "secret").await.unwrap();
+    let mut late = subscribe(&registry, "svc/late").await;
+    until(&mut late, "listed", |it| it.listed).await;
+    let mut kv = root.kv_client();
+    for service in ["late", "early"] {
+        kv.put(format!("svc/{service}/{A}"), A, None).await.unwrap();
+    }
+    until_addresses(&mut late, &[A]).await;
+    until_addresses(&mut early, &[A]).await;
+    assert!(late.current().stale.is_none() && early.current().stale.is_none(), "{late:?}");
+}
+
+/// What etcd does not take is said, and is no outage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_too_large_for_etcd_and_a_missing_permission_are_said_as_such() {
+    let Some(mut server) = Server::etcd("a_value_too_large_for_etcd_and_a_missing_permission").await else { return };
+    let state_of = async |registry: &Registry, name: &str, bytes: usize| {
+        let mut config = RegistrationConfig::new(service(name), Endpoint::at(A.parse().unwrap()));
+        config.endpoint.metadata = [("a".to_owned(), "x".repeat(bytes))].into();
+        let mut registration = registry.register(config, Arc::new(WithMetadata)).await.unwrap();
+        tokio::time::timeout(PATIENCE, registration.changed()).await.unwrap().unwrap()
+    };
+    let open = connect(&server.url);
+    for bytes in [2 << 20, 64 << 20] {
+        let state = state_of(&open, "svc", bytes).await;
+        let RegistrationState::Refused { reason, again: false } = &state else { panic!("{state:?}") };
+        assert!(reason.contains("does not take it") && reason.contains("large"), "{reason}");
+    }
+    with_users(&mut server.client).await;
+    let state = state_of(&connect_as(&server.url, "node", "secret"), "elsewhere", 1).await;
+    let RegistrationState::Refused { reason, again: true } = &state else { panic!("{state:?}") };
+    assert!(reason.contains("does not let node write"), "{reason}");
+}
+
+/// As [`PlainText`], with all metadata in the value.
+struct WithMetadata;
+
+impl KeyScheme for WithMetadata {
+    fn name(&self) -> &'static str {
+        "with-metadata"
+    }
+
+    fn prefixes(&self, service: &ServiceName) -> Result<Vec<String>, NamingError> {
+        PlainText.prefixes(service)
+    }
+
+    fn encode(&self, of: &ServiceName, it: &Endpoint, lease: LeaseId, ttl: Ttl) -> Result<Vec<Entry>, NamingError> {
+        let mut entries = PlainText.encode(of, it, lease, ttl)?;
+        entries[0].value = it.metadata.iter().flat_map(|(_, value)| value.bytes()).collect();
+        Ok(entries)
+    }
+
+    fn decode(&self, of: &ServiceName, entry: &Entry) -> Result<Decoded, NamingError> {
+        PlainText.decode(of, entry)
+    }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
-use waymark::{
+use waymark_node::{
     model::{Endpoint, LeaseId, ServiceName, Ttl},
     naming::{Decoded, Entry, KeyScheme, NamingError},
     registry::{Registration, RegistrationConfig, Registry, RegistryConfig},
@@ -36,7 +36,7 @@ impl KeyScheme for PlainText {
     fn decode(&self, _: &ServiceName, entry: &Entry) -> Result<Decoded, NamingError> {
         let address = std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok());
         match address {
-            Some(address) => Ok(Decoded { endpoints: vec![Endpoint::at(address)] }),
+            Some(address) => Ok(Decoded { endpoints: vec![Endpoint::at(address)], ..Decoded::default() }),
             None => Err(NamingError::Unreadable {
                 scheme: self.name().to_owned(),
                 key: entry.key.clone(),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use waymark::{
+use waymark_node::{
     embedded::{Options, Server as Embedded},
     model::{Endpoint, Ttl},
     registry::{RegistrationConfig, RegistryConfig},
@@ -129,7 +129,7 @@ async fn an_outage_past_the_ttl_ends_with_the_instance_registered_again(server: 
 
 async fn a_namespace_is_put_before_every_key_and_taken_off(mut server: Server) {
     let config = RegistryConfig { namespace: Some("prod/".to_owned()), ..RegistryConfig::new([&server.url]) };
-    let registry = waymark::registry::Registry::connect(config).unwrap();
+    let registry = waymark_node::registry::Registry::connect(config).unwrap();
     let mut seen = subscribe(&registry, "svc").await;
     server.client.put("svc/1", B, None).await.unwrap();
     let registration = register(&registry, "svc", A, 10).await;
@@ -148,7 +148,7 @@ async fn a_dead_endpoint_costs_nothing_while_another_serves(server: Server) {
     let dead = std::net::TcpListener::bind(LOOPBACK).unwrap().local_addr().unwrap();
     for _ in 0..5 {
         let endpoints = [format!("http://{dead}"), server.url.clone(), format!("http://{dead}")];
-        let registry = waymark::registry::Registry::connect(RegistryConfig::new(endpoints)).unwrap();
+        let registry = waymark_node::registry::Registry::connect(RegistryConfig::new(endpoints)).unwrap();
         assert_eq!(registry.check().await.unwrap().endpoint, server.url);
         let mut seen = subscribe(&registry, "svc").await;
         let registration = register(&registry, "svc", A, 10).await;
@@ -165,7 +165,7 @@ async fn a_member_that_hangs_is_left_for_another(mut server: Server) {
         idle_timeout: Duration::from_secs(2),
         ..RegistryConfig::new(gates.iter().map(|gate| gate.url.clone()))
     };
-    let registry = waymark::registry::Registry::connect(config).unwrap();
+    let registry = waymark_node::registry::Registry::connect(config).unwrap();
     let mut outside = subscribe(&connect(&server.url), "svc").await;
     let mut inside = subscribe(&registry, "other").await;
     // Two seconds: less than one endpoint's timeout twice.

@@ -1,10 +1,11 @@
-//! TLS towards a real etcd: authorities of our own, certificates on both sides, names, users. The embedded registry speaks no TLS.
+//! TLS towards a real etcd: authorities of our own, certificates on both sides, names, users. The
+//! embedded registry speaks no TLS.
 
 use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
 use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
 use tempfile::TempDir;
-use waymark::registry::{Registry, RegistryConfig, RegistryError, TlsConfig};
+use waymark_node::registry::{Registry, RegistryConfig, RegistryError, TlsConfig};
 
 use super::fixture::{register, subscribe, until_addresses};
 use crate::{
@@ -23,7 +24,8 @@ struct Server {
 }
 
 impl Server {
-    /// One whose certificate is for these names. `clients`: the authority that clients must have a certificate of.
+    /// One whose certificate is for these names. `clients`: the authority that clients must have a
+    /// certificate of.
     async fn start(test: &str, authority: &Authority, names: &[&str], clients: Option<&Authority>) -> Option<Self> {
         let Some(program) = program("WAYMARK_TEST_ETCD", "etcd") else {
             eprintln!("SKIPPED {test}: neither WAYMARK_TEST_ETCD nor `etcd` on the PATH");
@@ -82,7 +84,8 @@ fn trusting(authority: &Authority) -> TlsConfig {
     TlsConfig { ca: Some(authority.pem()), ..TlsConfig::default() }
 }
 
-/// An instance registered is seen, outlives its TTL, and is gone when deregistered: reads, writes, leases and the watch.
+/// An instance registered is seen, outlives its TTL, and is gone when deregistered: reads, writes,
+/// leases and the watch.
 async fn everything_works(registry: &Registry) {
     let mut seen = subscribe(registry, "svc").await;
     let first = register(registry, "svc", A, 2).await;
@@ -135,7 +138,8 @@ async fn a_client_certificate_is_asked_for_and_only_one_of_the_right_authority_i
     let right = TlsConfig { identity: Some((certificate.clone(), key.clone())), ..trusting(&ours) };
     everything_works(&server.connect(right)).await;
 
-    // Both say what to give, unless the refusal, which comes after the handshake, is lost with the connection.
+    // Both say what to give, unless the refusal, which comes after the handshake, is lost with the
+    // connection.
     let theirs = TlsConfig { identity: Some(theirs.issue(&["client.example"])), ..trusting(&ours) };
     for wrong in [trusting(&ours), theirs] {
         let error = server.connect(wrong).check().await.unwrap_err();

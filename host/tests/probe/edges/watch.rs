@@ -1,4 +1,5 @@
-//! Watches: ids, starts in the past and the future, compaction, filters, progress, fragments, many at once.
+//! Watches: ids, starts in the past and the future, compaction, filters, progress, fragments, many
+//! at once.
 
 use crate::script::{
     Action, Create, NOW, REST, START, Script, compact, delete, grant, op_delete, op_put, put, put_leased, put_with, txn,
@@ -67,7 +68,8 @@ fn starts(s: &mut Script) {
     s.act(put("a", "1")).act(put("a", "2"));
     s.act(txn([], [op_put("a", "3"), op_put("b", "3")], [])).act(delete("a", "c")).act(put("a", "4"));
     s.act(Action::Open(2));
-    // Opening the stream and each start in the past write one more fence: these start at the five writes above.
+    // Opening the stream and each start in the past write one more fence: these start at the five
+    // writes above.
     for back in 0..5 {
         let create = Create { prev_kv: back % 2 == 0, ..everything() };
         s.act(Action::Watch(2, from(NOW - 2 - 2 * back, create)));

@@ -1,7 +1,8 @@
-//! A mistake, on request: what the Go etcd client's naming package did in 3.4.28 to 3.4.33 and 3.5.0 to 3.5.9 (etcd issue
-//! 15022). It reads a service by its bare name, without the slash that ends it, so `ayang/server` also gets
-//! everything of `ayang/server1` and `ayang/server2`. It is here to show that, and to stand beside such a client during a
-//! migration. Keys and values are those of `etcd_naming`.
+//! A mistake, on request: what the Go etcd client's naming package did in 3.4.28 to 3.4.33 and
+//! 3.5.0 to 3.5.9 (etcd issue 15022). It reads a service by its bare name, without the slash that
+//! ends it, so `ayang/server` also gets everything of `ayang/server1` and `ayang/server2`. It is
+//! here to show that, and to stand beside such a client during a migration. Keys and values are
+//! those of `etcd_naming`.
 
 use etcd_value::check_service;
 use waymark_plugin::{Config, Description, Entry, Instance, KeyScheme, Lease, export_key_scheme};
@@ -33,7 +34,8 @@ impl KeyScheme for BarePrefix {
     fn decode(_: &Config<'_>, service: &str, entry: &Entry) -> Result<Vec<Instance>, String> {
         let rest = entry.key.strip_prefix(service);
         let rest = rest.ok_or_else(|| format!("the key `{}` is not one of `{service}`", entry.key))?;
-        // Another service's instance keeps its whole key for an id, so that nobody takes it for one of this service.
+        // Another service's instance keeps its whole key for an id, so that nobody takes it for one
+        // of this service.
         let id = rest.strip_prefix('/').unwrap_or(&entry.key);
         Ok(vec![etcd_value::decode(id, &entry.value)?])
     }

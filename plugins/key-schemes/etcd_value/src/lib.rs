@@ -1,34 +1,47 @@
-//! The key and value layout of the Go etcd client's naming package (`go.etcd.io/etcd/client/v3/naming/endpoints`), which
-//! gRPC clients in Go resolve `etcd:///service` with. Both key schemes beside this crate write and read it.
+//! The key and value layout of the Go etcd client's naming package
+//! (`go.etcd.io/etcd/client/v3/naming/endpoints`), which gRPC clients in Go resolve
+//! `etcd:///service` with. Both key schemes beside this crate write and read it.
 //!
 //! ```text
 //! greeter/192.0.2.1:8080 -> {"Op":0,"Addr":"192.0.2.1:8080","Metadata":null}
 //! greeter/192.0.2.2:8080 -> {"Op":0,"Addr":"192.0.2.2:8080","Metadata":{"version":"1.4","weight":3,"zone":"eu-1"}}
 //! ```
 //!
-//! Writing gives the bytes that Go's `encoding/json` gives for the same fields. Zone, weight and metadata have no place of
-//! their own there, so they stand in `Metadata`, and only when they say something: the zone as `zone`, a weight
-//! other than 1 as `weight`, the pairs beside them under their own names.
+//! Writing gives the bytes that Go's `encoding/json` gives for the same fields. Zone, weight and
+//! metadata have no place of their own there, so they stand in `Metadata`, and only when they say
+//! something: the zone as `zone`, a weight other than 1 as `weight`, the pairs beside them under
+//! their own names.
 //!
-//! Reading accepts what Go accepts: field names in any case, the last of several, unknown fields, no `Op` (its value is not
-//! looked at), and a `Metadata` of any kind:
+//! Reading accepts what Go accepts: field names in any case, the last of several, unknown fields,
+//! no `Op` (its value is not looked at), and a `Metadata` of any kind:
 //!
 //! | `Metadata` | becomes |
 //! |---|---|
 //! | absent or null | nothing |
-//! | an object | `zone` if it is a string, `weight` if it is a whole number (or a string of one), a pair for anything else; values that are not strings as their JSON text |
+//! | an object | `zone` if it is a string or a number, `weight` if it is a number (or a string of one), a pair for anything else; values that are not strings as their JSON text |
 //! | anything else | one pair `metadata`: a string as it is, the rest as its JSON text |
+//!
+//! A weight is what its number says, however that is written (`3`, `3.0`, `"3"`, `3e0`). One
+//! between two whole numbers is rounded, but never to 0, which would mean "send it nothing"; one
+//! over 32 bits is as great as can be. Of both, and of a weight or zone that says nothing, the host
+//! is warned; the latter are left among the pairs.
+
+mod weight;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use waymark_plugin::{Entry, Instance, json::Json};
+use waymark_plugin::{Entry, Instance, Level, json::Json, log};
+
+use self::weight::Weight;
 
 /// The pair that holds a `Metadata` that is no object.
 const WHOLE: &str = "metadata";
 
-/// Refuse a service name whose keys could be confused with those of another service, or not be typed.
+/// Refuse a service name whose keys could be confused with those of another service, or not be
+/// typed.
 ///
-/// A `/` in front is legal (in Go, the target `etcd:////x` reads the prefix `/x/`), and so is one in the middle.
+/// A `/` in front is legal (in Go, the target `etcd:////x` reads the prefix `/x/`), and so is one
+/// in the middle.
 pub fn check_service(service: &str) -> Result<(), String> {
     if service.is_empty() {
         return Err("the service name is empty: its prefix would cover every key there is".to_owned());
@@ -42,7 +55,8 @@ pub fn check_service(service: &str) -> Result<(), String> {
     check_printable("service name", service)
 }
 
-/// What to write for one instance: the key `service/id` (an instance without an id has its address for one) and the value.
+/// What to write for one instance: the key `service/id` (an instance without an id has its address
+/// for one) and the value.
 pub fn encode(service: &str, instance: &Instance) -> Result<Entry, String> {
     check_service(service)?;
     if instance.address.is_empty() {
@@ -55,7 +69,8 @@ pub fn encode(service: &str, instance: &Instance) -> Result<Entry, String> {
 
 /// The instance that a value registers under this id.
 pub fn decode(id: &str, value: &[u8]) -> Result<Instance, String> {
-    // Go replaces what is not UTF-8 in a string and refuses it elsewhere; the replacement is refused there, too.
+    // Go replaces what is not UTF-8 in a string and refuses it elsewhere; the replacement is
+    // refused there, too.
     let text = String::from_utf8_lossy(value);
     let json = Json::parse(&text).map_err(|error| format!("the value is not JSON: {error}"))?;
     let fields = json.entries().ok_or_else(|| format!("the value is no JSON object but {}", shortened(&text)))?;
@@ -95,16 +110,55 @@ fn read_metadata(metadata: Json<'_>, instance: &mut Instance) {
     let entries: BTreeMap<_, _> = entries.collect();
     for (name, json) in entries {
         let text = as_text(json);
-        if name == "zone" && json.text().is_some() {
-            instance.zone = text;
-        } else if name == "weight"
-            && let Ok(weight) = text.parse()
-        {
-            instance.weight = weight;
-        } else {
+        let taken = match name.as_ref() {
+            // As for `Addr`, null says that nothing was set.
+            "zone" | "weight" if json.is_null() => true,
+            "zone" => take_zone(json, &text, instance),
+            "weight" => take_weight(json, &text, instance),
+            _ => false,
+        };
+        if !taken {
             instance.metadata.push((name.into_owned(), text));
         }
     }
+}
+
+/// Whether the zone could be used.
+fn take_zone(json: Json<'_>, text: &str, instance: &mut Instance) -> bool {
+    let is_one = is_text_or_number(json);
+    if is_one {
+        text.clone_into(&mut instance.zone);
+    } else {
+        warn(&format!("the zone {} is no string, and is not used", shortened(json.as_written())));
+    }
+    is_one
+}
+
+/// Whether the weight could be used.
+fn take_weight(json: Json<'_>, text: &str, instance: &mut Instance) -> bool {
+    let written = shortened(json.as_written());
+    match is_text_or_number(json).then(|| weight::read(text)).flatten() {
+        Some(Weight::Exact(weight)) => instance.weight = weight,
+        Some(Weight::Near(weight)) => {
+            instance.weight = weight;
+            warn(&format!("the weight {written} is no whole number from 0 to {}; {weight} is used", u32::MAX));
+        }
+        None => {
+            warn(&format!("the weight {written} is no number from 0 to {}; {} is used", u32::MAX, instance.weight));
+            return false;
+        }
+    }
+    true
+}
+
+fn is_text_or_number(json: Json<'_>) -> bool {
+    // JSON has been checked: what begins so is nothing else.
+    json.as_written().starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'))
+}
+
+/// Tells the host of something in the entry in hand that is not taken as it stands.
+fn warn(message: &str) {
+    log(Level::Warn, message);
 }
 
 fn value(instance: &Instance) -> Result<String, String> {
@@ -138,8 +192,8 @@ fn value(instance: &Instance) -> Result<String, String> {
     Ok(value)
 }
 
-/// A JSON string as Go's `encoding/json` writes it: with escapes for what could end a script element or a line in
-/// JavaScript, too.
+/// A JSON string as Go's `encoding/json` writes it: with escapes for what could end a script
+/// element or a line in JavaScript, too.
 fn quoted(text: &str) -> String {
     let mut json = String::with_capacity(text.len() + 2);
     json.push('"');
@@ -184,6 +238,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use proptest::prelude::*;
+    use waymark_plugin::testing::logged;
 
     use super::*;
 
@@ -204,8 +259,8 @@ mod tests {
         decode("id", value.as_bytes()).unwrap_err()
     }
 
-    // The values on the right were printed by Go 1.26: json.Marshal of a struct with the fields of the naming package's
-    // update type.
+    // The values on the right were printed by Go 1.26: json.Marshal of a struct with the fields of
+    // the naming package's update type.
     #[test]
     fn values_are_the_bytes_that_go_writes() {
         assert_eq!(
@@ -279,9 +334,81 @@ mod tests {
         assert_eq!(metadata(r#"{"zone":"z","weight":7,"v":"1"}"#), is("z", 7, "v=1"));
         assert_eq!(metadata(r#"{"weight":"7"}"#), is("", 7, ""));
         assert_eq!(metadata(r#"{"weight":0}"#), is("", 0, ""));
-        assert_eq!(metadata(r#"{"weight":-1,"zone":3}"#), is("", 1, "weight=-1 zone=3"));
-        assert_eq!(metadata(r#"{"weight":4294967296}"#), is("", 1, "weight=4294967296"));
         assert_eq!(metadata(r#"{"b":{"x": [1]},"a":null,"b":true,"c":1.50}"#), is("", 1, "a=null b=true c=1.50"));
+        assert_eq!(logged(), [], "nothing to warn of");
+    }
+
+    #[test]
+    fn weights_and_zones_are_heeded_or_warned_of() {
+        let read = |json: &str| {
+            let Instance { zone, weight, metadata, .. } = read(&format!(r#"{{"Addr":"a","Metadata":{json}}}"#));
+            let pairs: Vec<String> = metadata.into_iter().map(|(name, text)| format!("{name}={text}")).collect();
+            let warnings: Vec<String> = logged().into_iter().map(|(_, message)| message).collect();
+            (zone, weight, pairs.join(" "), warnings.join("; "))
+        };
+        // What it says, however it is written.
+        for (json, weight) in [
+            ("3.0", 3),
+            ("1e1", 10),
+            ("30E-1", 3),
+            (r#""3""#, 3),
+            (r#""3.0""#, 3),
+            ("0.0", 0),
+            ("-0", 0),
+            ("4294967295", u32::MAX),
+            ("null", 1),
+        ] {
+            let expected = (String::new(), weight, String::new(), String::new());
+            assert_eq!(read(&format!(r#"{{"weight":{json}}}"#)), expected, "{json}");
+        }
+        // As near as it can be, and the host is told.
+        for (json, weight) in [
+            ("2.5", 3),
+            ("2.4", 2),
+            ("0.25", 1),
+            ("1e-9", 1),
+            ("4294967296", u32::MAX),
+            ("1e400", u32::MAX),
+            (r#"" 3""#, 3),
+            (r#""99999999999""#, u32::MAX),
+        ] {
+            let (_, read_as, pairs, warned) = read(&format!(r#"{{"weight":{json}}}"#));
+            let warning = format!("the weight {json} is no whole number from 0 to 4294967295; {weight} is used");
+            assert_eq!((read_as, pairs.as_str(), warned), (weight, "", warning), "{json}");
+        }
+        // Nothing that could be heeded.
+        for json in [
+            "-1",
+            "-0.5",
+            "true",
+            "[3]",
+            r#"{"x":1}"#,
+            r#""heavy""#,
+            r#""""#,
+            r#""0x10""#,
+            r#""NaN""#,
+            r#""inf""#,
+            r#""3,5""#,
+        ] {
+            let (_, weight, pairs, warned) = read(&format!(r#"{{"weight":{json}}}"#));
+            let warning = format!("the weight {json} is no number from 0 to 4294967295; 1 is used");
+            assert_eq!((weight, warned), (1, warning), "{json}");
+            assert!(pairs.starts_with("weight="), "{json}: {pairs}");
+        }
+        assert_eq!(read(r#"{"zone":1}"#), ("1".to_owned(), 1, String::new(), String::new()));
+        assert_eq!(read(r#"{"zone":null}"#), (String::new(), 1, String::new(), String::new()));
+        for json in ["true", "[1]", r#"{"name":"eu-1"}"#] {
+            let (zone, _, pairs, warned) = read(&format!(r#"{{"zone":{json}}}"#));
+            let warning = format!("the zone {json} is no string, and is not used");
+            assert_eq!((zone.as_str(), pairs, warned), ("", format!("zone={json}"), warning));
+        }
+    }
+
+    #[test]
+    fn a_warning_does_not_echo_a_long_weight() {
+        read(&format!(r#"{{"Addr":"a","Metadata":{{"weight":"{}"}}}}"#, "9".repeat(5000)));
+        let (_, message) = logged().pop().unwrap();
+        assert!(message.len() < 200, "{message}");
     }
 
     #[test]

@@ -1,17 +1,20 @@
-//! Certain requests to canaries, all others to the rest: a header decides, and where it does not, a percentage. After ingress-nginx's
-//! annotations `canary-by-header`, `canary-by-header-value` and `canary-weight`, in that order of precedence.
+//! Certain requests to canaries, all others to the rest: a header decides, and where it does not, a
+//! percentage. After ingress-nginx's annotations `canary-by-header`, `canary-by-header-value` and
+//! `canary-weight`, in that order of precedence.
 //!
 //! ```text
 //! `value` empty:    header "always" -> canary    header "never" -> the rest    else -> by `percent`
 //! `value` given:    header equal to it -> canary                               else -> by `percent`
 //! ```
 //!
-//! A canary is an endpoint registered with the `metadata`. Within either side an endpoint is drawn at random by weight, and not in
-//! turn: with a turn common to all requests, a pattern in their headers would fall on the same endpoints again and again. A side that
-//! has nobody, or nobody left to try, is stood in for by the other.
+//! A canary is an endpoint registered with the `metadata`. Within either side an endpoint is drawn
+//! at random by weight, and not in turn: with a turn common to all requests, a pattern in their
+//! headers would fall on the same endpoints again and again. A side that has nobody, or nobody left
+//! to try, is stood in for by the other.
 //!
-//! Asked for each request, because the header is not known before: one question to the host for the header. When all
-//! endpoints are on one side there is nothing to decide, and it is a plan: the rotation of `weighted`.
+//! Asked for each request, because the header is not known before: one question to the host for the
+//! header. When all endpoints are on one side there is nothing to decide, and it is a plan: the
+//! rotation of `weighted`.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, WeightedDraw,
@@ -23,7 +26,8 @@ use waymark_plugin::{
 pub struct CanaryByHeader {
     header: String,
     value: String,
-    /// Below which random number a request that the header does not decide goes to a canary; 2^32 is always.
+    /// Below which random number a request that the header does not decide goes to a canary; 2^32
+    /// is always.
     canary_below: u64,
     canaries: WeightedDraw,
     rest: WeightedDraw,
@@ -106,7 +110,8 @@ mod tests {
 
     use super::*;
 
-    /// Two of the rest, weights 1 and 3, and two canaries, weights 1 and 1; one more canary has weight 0.
+    /// Two of the rest, weights 1 and 3, and two canaries, weights 1 and 1; one more canary has
+    /// weight 0.
     fn five() -> Vec<Endpoint> {
         let canary = |n, weight| with_metadata(endpoint(n, "", weight), &[("canary", "true"), ("version", "2")]);
         vec![endpoint(1, "", 1), canary(2, 1), endpoint(3, "", 3), canary(4, 1), canary(5, 0)]

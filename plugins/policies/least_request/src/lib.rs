@@ -1,11 +1,13 @@
-//! The less busy of a few endpoints chosen at random, by calls in flight: two choices already come close to always taking the
-//! least busy one, without every node running to the same endpoint at once (Mitzenmacher, "The Power of Two Choices in
-//! Randomized Load Balancing", 1996). `choice_count` and its bounds are those of gRPC's `least_request` (proposal A48); unlike
-//! there, a number out of bounds is refused instead of corrected in silence.
+//! The less busy of a few endpoints chosen at random, by calls in flight: two choices already come
+//! close to always taking the least busy one, without every node running to the same endpoint at
+//! once (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 1996).
+//! `choice_count` and its bounds are those of gRPC's `least_request` (proposal A48); unlike there,
+//! a number out of bounds is refused instead of corrected in silence.
 //!
-//! Asked for each request, because load is not known before. The host compares the last two itself, by the newest
-//! figures: with two choices this policy asks it nothing on a first attempt. A later attempt leaves out the endpoints that the
-//! request has failed on while there are others. A weight of 0 gets nothing; other weights are not heeded.
+//! Asked for each request, because load is not known before. The host compares the last two itself,
+//! by the newest figures: with two choices this policy asks it nothing on a first attempt. A later
+//! attempt leaves out the endpoints that the request has failed on while there are others. A weight
+//! of 0 gets nothing; other weights are not heeded.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, export_policy,
@@ -34,7 +36,8 @@ impl Policy for LeastRequest {
     fn build(config: &Config<'_>, _: &Scope, endpoints: &[Endpoint]) -> Result<Plan<Self>, String> {
         let choice_count = config.integer("choice_count", 2..=10)? as usize;
         let endpoints = receiving(endpoints);
-        // With nobody to choose from there is nothing to ask for: an empty plan lets the host say why.
+        // With nobody to choose from there is nothing to ask for: an empty plan lets the host say
+        // why.
         Ok(if endpoints.is_empty() {
             Plan::Rotation(endpoints)
         } else {
@@ -73,8 +76,9 @@ impl Policy for LeastRequest {
 export_policy!(LeastRequest);
 
 impl LeastRequest {
-    /// Up to `choice_count` different endpoints at random, without those to `skip`. A draw that falls on one of these, or on
-    /// one drawn before, moves on to the next: they are few, so this asks little and favours hardly anybody.
+    /// Up to `choice_count` different endpoints at random, without those to `skip`. A draw that
+    /// falls on one of these, or on one drawn before, moves on to the next: they are few, so this
+    /// asks little and favours hardly anybody.
     fn choose(&self, random: (u32, u32), skip: impl Fn(u32) -> bool) -> Vec<u32> {
         let n = self.endpoints.len();
         let mut more = Random::from_context(random);
@@ -85,7 +89,8 @@ impl LeastRequest {
                 1 => random.1,
                 _ => more.next_u32(),
             };
-            // The first draw is among all, the second among those after the first: so two draws are uniform over pairs.
+            // The first draw is among all, the second among those after the first: so two draws are
+            // uniform over pairs.
             let (from, among) = match chosen.first() {
                 Some(first) if draw == 1 => (self.place(*first) + 1, n - 1),
                 _ => (0, n),

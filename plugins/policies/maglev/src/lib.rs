@@ -1,12 +1,13 @@
-//! Requests with the same key to the same endpoint, by Google's Maglev table: shares are the weights to within a slot, and when one of
-//! n endpoints goes, its own keys move and about as many again at most. Envoy's `maglev`, slot for slot, with its field names and
-//! defaults; `maglev_table` of the SDK has the algorithm and its source.
+//! Requests with the same key to the same endpoint, by Google's Maglev table: shares are the
+//! weights to within a slot, and when one of n endpoints goes, its own keys move and about as many
+//! again at most. Envoy's `maglev`, slot for slot, with its field names and defaults;
+//! `maglev_table` of the SDK has the algorithm and its source.
 //!
-//! What of a request is its key is the service's `hash-key`, which the host hashes to 32 bits. A request without the key goes
-//! anywhere, by weight.
+//! What of a request is its key is the service's `hash-key`, which the host hashes to 32 bits. A
+//! request without the key goes anywhere, by weight.
 //!
-//! A plan, not a choice for each request: the table is the plan. When an endpoint cannot be used, its keys go where the next entries
-//! point, spread over all others and for each key the same way.
+//! A plan, not a choice for each request: the table is the plan. When an endpoint cannot be used,
+//! its keys go where the next entries point, spread over all others and for each key the same way.
 
 use waymark_plugin::{
     Config, Description, Endpoint, Field, HASH_KEY, Level, Plan, Policy, Scope, export_policy, hash_name, left_out,

@@ -1,14 +1,17 @@
-//! The endpoint with the lower cost of two drawn at random, where the cost is its latency times the calls in flight and one more:
-//! about how long this call will take there. Finagle's and Linkerd's default (twitter/finagle, `PeakEwma.scala`); the latency is
-//! the host's peak-sensitive moving average with Finagle's decay time of 10 s, which jumps up to a slow answer at once.
+//! The endpoint with the lower cost of two drawn at random, where the cost is its latency times the
+//! calls in flight and one more: about how long this call will take there. Finagle's and Linkerd's
+//! default (twitter/finagle, `PeakEwma.scala`); the latency is the host's peak-sensitive moving
+//! average with Finagle's decay time of 10 s, which jumps up to a slow answer at once.
 //!
-//! As in Finagle, an endpoint that has calls in flight and has never answered is the dearer of any two, one that has neither the cheaper.
-//! Finagle also lets an idle endpoint's latency decay; the host's changes only when a call has been answered. So that one slow answer
-//! does not shut an endpoint out for ever, `explore` percent of the requests go to the dearer of the two.
+//! As in Finagle, an endpoint that has calls in flight and has never answered is the dearer of any
+//! two, one that has neither the cheaper. Finagle also lets an idle endpoint's latency decay; the
+//! host's changes only when a call has been answered. So that one slow answer does not shut an
+//! endpoint out for ever, `explore` percent of the requests go to the dearer of the two.
 //!
-//! Asked for each request, because load is not known before. It answers which of the two itself, with four questions to the host:
-//! the host's own comparison (`either`) is by calls in flight first and by latency only among equals. A later attempt leaves
-//! out the endpoints that the request has failed on. A weight of 0 gets nothing; other weights are not heeded.
+//! Asked for each request, because load is not known before. It answers which of the two itself,
+//! with four questions to the host: the host's own comparison (`either`) is by calls in flight
+//! first and by latency only among equals. A later attempt leaves out the endpoints that the
+//! request has failed on. A weight of 0 gets nothing; other weights are not heeded.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, WeightedDraw,
@@ -65,7 +68,8 @@ impl Policy for PeakEwma {
 
 export_policy!(PeakEwma);
 
-/// Latency times calls in flight and one more. Finagle's penalty for one that has calls and no latency is a number that no latency reaches.
+/// Latency times calls in flight and one more. Finagle's penalty for one that has calls and no
+/// latency is a number that no latency reaches.
 fn cost(endpoint: u32, host: &impl Host) -> u64 {
     const PENALTY: u64 = u64::MAX >> 1;
     let (latency, calls) = (u64::from(host.latency_us(endpoint)), u64::from(host.in_flight(endpoint)));

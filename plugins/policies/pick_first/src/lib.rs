@@ -1,17 +1,20 @@
-//! Everything to one endpoint, and to the next in order when that one fails: an active one with stand-bys. gRPC's `pick_first`, with
-//! its `shuffleAddressList` (proposal A62), here `shuffle`, which gives every node another order.
+//! Everything to one endpoint, and to the next in order when that one fails: an active one with
+//! stand-bys. gRPC's `pick_first`, with its `shuffleAddressList` (proposal A62), here `shuffle`,
+//! which gives every node another order.
 //!
-//! Without `shuffle`, the order is that of the registry, by the instance's id. With it, it is a random one by weight (proposal A113) that depends
-//! on the endpoints and on `seed` only, and in which the others stay where they are when one comes or goes: nodes with
-//! different seeds spread over the endpoints, and each keeps its endpoint while that is there. A policy has no randomness at
-//! build, so nodes of one zone with the same seed choose the same endpoint.
+//! Without `shuffle`, the order is that of the registry, by the instance's id. With it, it is a
+//! random one by weight (proposal A113) that depends on the endpoints and on `seed` only, and in
+//! which the others stay where they are when one comes or goes: nodes with different seeds spread
+//! over the endpoints, and each keeps its endpoint while that is there. A policy has no randomness
+//! at build, so nodes of one zone with the same seed choose the same endpoint.
 //!
-//! gRPC stays with an endpoint that it is connected to when another one appears before it in the list; a policy here keeps nothing from
-//! one list to the next, so the first in order gets the requests as soon as it is there.
+//! gRPC stays with an endpoint that it is connected to when another one appears before it in the
+//! list; a policy here keeps nothing from one list to the next, so the first in order gets the
+//! requests as soon as it is there.
 //!
-//! A plan with one entry, for one or two endpoints: what the host does when that entry fails is to take the other. From three on
-//! it is asked for each request, because a plan names no order of stand-bys: the host would spread over all of them. A first
-//! attempt asks the host nothing.
+//! A plan with one entry, for one or two endpoints: what the host does when that entry fails is to
+//! take the other. From three on it is asked for each request, because a plan names no order of
+//! stand-bys: the host would spread over all of them. A first attempt asks the host nothing.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Scope, export_policy, receiving,

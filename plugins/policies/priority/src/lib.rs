@@ -1,20 +1,23 @@
-//! Tiers of endpoints: everything to the first one while it is whole or nearly so, and what it is too small to carry to the next. As
-//! Envoy describes it ("Priority levels" in its architecture overview), with its overprovisioning factor of 1.4:
+//! Tiers of endpoints: everything to the first one while it is whole or nearly so, and what it is
+//! too small to carry to the next. As Envoy describes it ("Priority levels" in its architecture
+//! overview), with its overprovisioning factor of 1.4:
 //!
 //! ```text
 //! health of a tier = its endpoints / its size * 1.4, in whole percent, at most 100
 //! load of a tier   = its health, or what the tiers before it leave of 100, if that is less
 //! ```
 //!
-//! When all healths together are less than 100, the loads are in proportion to them. So a tier with 8 of 10 endpoints still gets
-//! everything, and one with 5 of 10 gets 70 percent.
+//! When all healths together are less than 100, the loads are in proportion to them. So a tier with
+//! 8 of 10 endpoints still gets everything, and one with 5 of 10 gets 70 percent.
 //!
-//! An endpoint's tier is a whole number in its metadata, 0 (the first) when it is not there. A policy sees the endpoints that can
-//! be used and not how many there should be: that is what `sizes` says. A tier of which it says nothing is whole as long as anybody is in it, so
-//! that without `sizes` the next tier gets something only when the one before is gone altogether.
+//! An endpoint's tier is a whole number in its metadata, 0 (the first) when it is not there. A
+//! policy sees the endpoints that can be used and not how many there should be: that is what
+//! `sizes` says. A tier of which it says nothing is whole as long as anybody is in it, so that
+//! without `sizes` the next tier gets something only when the one before is gone altogether.
 //!
-//! Within a tier, weights count as in `weighted`; an endpoint of weight 0 gets nothing, and does not make its tier whole. A plan, not a
-//! choice for each request: all of that is known before the first request comes.
+//! Within a tier, weights count as in `weighted`; an endpoint of weight 0 gets nothing, and does
+//! not make its tier whole. A plan, not a choice for each request: all of that is known before the
+//! first request comes.
 
 use std::collections::BTreeMap;
 

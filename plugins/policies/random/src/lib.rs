@@ -1,9 +1,10 @@
-//! Any endpoint, each as likely as the others, whatever its weight; only a weight of 0 is heeded, which means "send it nothing". gRPC's
-//! and Envoy's `random`. Beside a rotation it has no rhythm: nodes that start together do not walk over the endpoints in step,
-//! and nobody gets all the requests of one that failed.
+//! Any endpoint, each as likely as the others, whatever its weight; only a weight of 0 is heeded,
+//! which means "send it nothing". gRPC's and Envoy's `random`. Beside a rotation it has no rhythm:
+//! nodes that start together do not walk over the endpoints in step, and nobody gets all the
+//! requests of one that failed.
 //!
-//! Asked for each request, because a plan has no randomness: a shuffled list would be the same one on every node. It asks the host
-//! nothing but, on a further attempt, what was tried.
+//! Asked for each request, because a plan has no randomness: a shuffled list would be the same one
+//! on every node. It asks the host nothing but, on a further attempt, what was tried.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Host, Plan, Policy, Scope, WeightedDraw, export_policy, receiving,

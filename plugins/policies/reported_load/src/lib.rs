@@ -1,18 +1,23 @@
-//! In proportion to what each instance could carry by its own report: the calls a second that it serves, by the part of it that they
-//! use. That is the weight of gRPC's `weighted_round_robin` (proposal A58; Envoy's `client_side_weighted_round_robin`):
+//! In proportion to what each instance could carry by its own report: the calls a second that it
+//! serves, by the part of it that they use. That is the weight of gRPC's `weighted_round_robin`
+//! (proposal A58; Envoy's `client_side_weighted_round_robin`):
 //!
 //! ```text
 //!   rps / (utilization + error_utilization_penalty * eps / rps)
 //! ```
 //!
-//! As there, what an instance measures of itself (`application_utilization`) counts before its processor's load; who has reported nothing, or
-//! nothing lately, gets the mean of the others; with less than two who have, all get the same; and a weight is at most ten times that mean, and
-//! at least a hundredth of it. gRPC also waits ten seconds before it believes a new instance: here the node's `slow-start` holds that one back.
+//! As there, what an instance measures of itself (`application_utilization`) counts before its
+//! processor's load; who has reported nothing, or nothing lately, gets the mean of the others; with
+//! less than two who have, all get the same; and a weight is at most ten times that mean, and at
+//! least a hundredth of it. gRPC also waits ten seconds before it believes a new instance: here the
+//! node's `slow-start` holds that one back.
 //!
-//! gRPC walks over a schedule of its own. A policy is asked on many instances of itself, so that chance takes the schedule's place, with one draw
-//! for any number of endpoints (`WeightedDraw` of the SDK). Weights are taken anew in every round of picks, of which there are at least 64: each of the first asks
-//! for one endpoint's report, and the last of these makes the draw. So no pick asks the host for more than one report, and most for none; a
-//! further attempt also asks what was tried. A registered weight of 0 gets nothing; other weights are not heeded.
+//! gRPC walks over a schedule of its own. A policy is asked on many instances of itself, so that
+//! chance takes the schedule's place, with one draw for any number of endpoints (`WeightedDraw` of
+//! the SDK). Weights are taken anew in every round of picks, of which there are at least 64: each
+//! of the first asks for one endpoint's report, and the last of these makes the draw. So no pick
+//! asks the host for more than one report, and most for none; a further attempt also asks what was
+//! tried. A registered weight of 0 gets nothing; other weights are not heeded.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, Host, LoadReport, Plan, Policy, Scope, WeightedDraw,
@@ -256,7 +261,8 @@ mod tests {
 
     #[test]
     fn a_report_out_of_all_proportion_is_bounded() {
-        // The mean is a sixteenth of the high one, which counts as ten times that; the low ones as a hundredth.
+        // The mean is a sixteenth of the high one, which counts as ten times that; the low ones as
+        // a hundredth.
         let mut reports = vec![said(1.0, 1.0); 15];
         reports.push(said(1.0, 1e9));
         let mut due = vec![0.01; 15];

@@ -1,13 +1,16 @@
-//! Requests with the same key to the same endpoint, by a hash ring: when one of n endpoints goes, only its own keys move. Envoy's
-//! `ring_hash` and gRPC's (proposals A42 and A76), with their points on the ring, hash function, field names and defaults; the limit of
-//! 4,096 points is that of gRPC's clients. `Ring` of the SDK has the algorithm and its source.
+//! Requests with the same key to the same endpoint, by a hash ring: when one of n endpoints goes,
+//! only its own keys move. Envoy's `ring_hash` and gRPC's (proposals A42 and A76), with their
+//! points on the ring, hash function, field names and defaults; the limit of 4,096 points is that
+//! of gRPC's clients. `Ring` of the SDK has the algorithm and its source.
 //!
-//! What of a request is its key is the service's `hash-key`, which the host hashes to 32 bits; so a key is not on the same
-//! endpoint as in a proxy that hashes to 64. A request without the key goes anywhere, as in A76. Shares are only roughly the
-//! weights: with 1,024 points for ten endpoints, expect a tenth more or less. `maglev` is even, and moves a few more keys.
+//! What of a request is its key is the service's `hash-key`, which the host hashes to 32 bits; so a
+//! key is not on the same endpoint as in a proxy that hashes to 64. A request without the key goes
+//! anywhere, as in A76. Shares are only roughly the weights: with 1,024 points for ten endpoints,
+//! expect a tenth more or less. `maglev` is even, and moves a few more keys.
 //!
-//! A plan, not a choice for each request: the host looks the key up in a table of places on the ring, 8 or more for each point. When
-//! an endpoint cannot be used, its keys go where the next entries point, spread over all others and for each key the same way.
+//! A plan, not a choice for each request: the host looks the key up in a table of places on the
+//! ring, 8 or more for each point. When an endpoint cannot be used, its keys go where the next
+//! entries point, spread over all others and for each key the same way.
 
 use waymark_plugin::{
     Config, Description, Endpoint, Field, HASH_KEY, Level, Plan, Policy, Ring, Scope, export_policy, hash_name,
@@ -18,7 +21,8 @@ use waymark_plugin::{
 #[derive(Debug)]
 pub struct RingHash;
 
-/// The most points that can be asked for: 8 places and more for each are then no longer a plan than the host takes.
+/// The most points that can be asked for: 8 places and more for each are then no longer a plan than
+/// the host takes.
 const MOST_POINTS: u32 = 65_536;
 
 /// Places in the table are at least 2 to this.
@@ -155,7 +159,8 @@ mod tests {
             let sum: u32 = weights.iter().sum();
             for (count, weight) in counts.iter().zip(&weights) {
                 let (share, due) = (f64::from(*count) / 65_536.0, f64::from(*weight) / f64::from(sum));
-                // The lightest has over 100 points here: their arcs add up to within four standard deviations.
+                // The lightest has over 100 points here: their arcs add up to within four standard
+                // deviations.
                 prop_assert!((share / due - 1.0).abs() < 0.4, "{counts:?} for {weights:?}");
             }
         }
@@ -171,7 +176,8 @@ mod tests {
             };
             let lost = &all[usize::from(gone)].id;
             let moved = names(&all).iter().zip(&names(&left)).filter(|(old, new)| old != new && *old != lost).count();
-            // The others have a few points more when they are fewer, because the ring has 1,024 whatever they are.
+            // The others have a few points more when they are fewer, because the ring has 1,024
+            // whatever they are.
             let bound = 65_536.0 * 1.5 / f64::from(n);
             prop_assert!((moved as f64) < bound, "{moved} keys of others moved, {n} endpoints");
         }

@@ -1,4 +1,5 @@
-//! Every endpoint in turn, whatever its weight; only a weight of 0 is heeded, which means "send it nothing".
+//! Every endpoint in turn, whatever its weight; only a weight of 0 is heeded, which means "send it
+//! nothing".
 //!
 //! A plan, not a choice for each request: the order is known before the first request comes.
 

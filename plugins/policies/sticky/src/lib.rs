@@ -1,13 +1,16 @@
-//! Equal values of a header to the same endpoint: a session stays where it is. The header's XXH64 is looked up in a Maglev table, so
-//! that shares are the weights, and few values move when an endpoint comes or goes (`maglev_table` of the SDK has the algorithm and its
-//! source). What other proxies call hashing on a header, for example Envoy's `hash_policy` with `header`.
+//! Equal values of a header to the same endpoint: a session stays where it is. The header's XXH64
+//! is looked up in a Maglev table, so that shares are the weights, and few values move when an
+//! endpoint comes or goes (`maglev_table` of the SDK has the algorithm and its source). What other
+//! proxies call hashing on a header, for example Envoy's `hash_policy` with `header`.
 //!
-//! `maglev` does the same with the service's `hash-key` and costs a request nothing; this one is for a header that a policy's
-//! configuration names, which can be changed and rolled back like any policy. A request without the header goes by the service's `hash-key`
-//! if it has one, else anywhere by weight.
+//! `maglev` does the same with the service's `hash-key` and costs a request nothing; this one is
+//! for a header that a policy's configuration names, which can be changed and rolled back like any
+//! policy. A request without the header goes by the service's `hash-key` if it has one, else
+//! anywhere by weight.
 //!
-//! Asked for each request, because a plan's key is the service's and not the policy's: one question to the host for the header. A
-//! later attempt goes on to the next entries of the table until one is not tried, for each value in the same order.
+//! Asked for each request, because a plan's key is the service's and not the policy's: one question
+//! to the host for the header. A later attempt goes on to the next entries of the table until one
+//! is not tried, for each value in the same order.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, HASH_KEY, Host, MAGLEV_TABLE_SIZE, Plan, Policy, Scope,
@@ -21,8 +24,8 @@ pub struct Sticky {
     table: Vec<u32>,
 }
 
-/// How many entries a later attempt looks at, each for a question to the host. All of them belong to tried endpoints only where nearly
-/// all endpoints were tried.
+/// How many entries a later attempt looks at, each for a question to the host. All of them belong
+/// to tried endpoints only where nearly all endpoints were tried.
 const LOOK_AHEAD: u64 = 32;
 
 impl Policy for Sticky {

@@ -1,14 +1,17 @@
-//! Some of the endpoints only, by weight among them: those registered with the metadata that is asked for, and of these no more than
-//! `size`.
+//! Some of the endpoints only, by weight among them: those registered with the metadata that is
+//! asked for, and of these no more than `size`.
 //!
-//! By metadata it is Envoy's subset load balancer for one subset, with its answers to a subset that is empty: `fail` (Envoy's
-//! `NO_FALLBACK`, its default too) or `any` (`ANY_ENDPOINT`). By size it is gRPC's random subsetting (proposal A68): each node
-//! takes the endpoints that come first in an order that rendezvous hashing makes of their addresses and the node's `seed`. One
-//! endpoint more or less changes at most one entry of each node's subset. A68 draws its seed at the client's start; a policy has no
-//! randomness at build, and with the same seed all nodes would burden the same endpoints, so `size` cannot be given without one.
+//! By metadata it is Envoy's subset load balancer for one subset, with its answers to a subset that
+//! is empty: `fail` (Envoy's `NO_FALLBACK`, its default too) or `any` (`ANY_ENDPOINT`). By size it
+//! is gRPC's random subsetting (proposal A68): each node takes the endpoints that come first in an
+//! order that rendezvous hashing makes of their addresses and the node's `seed`. One endpoint more
+//! or less changes at most one entry of each node's subset. A68 draws its seed at the client's
+//! start; a policy has no randomness at build, and with the same seed all nodes would burden the
+//! same endpoints, so `size` cannot be given without one.
 //!
-//! A plan, not a choice for each request: what the subset depends on is known before the first request comes. Only when nothing
-//! matches and `fallback` is `fail` is it asked for each request, to say so.
+//! A plan, not a choice for each request: what the subset depends on is known before the first
+//! request comes. Only when nothing matches and `fallback` is `fail` is it asked for each request,
+//! to say so.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, Host, Level, Plan, Policy, Scope, export_policy,
@@ -74,7 +77,8 @@ impl Policy for Subset {
         let mut weights: Vec<u32> =
             endpoints.iter().map(|endpoint| if all || matching(endpoint) { endpoint.weight } else { 0 }).collect();
         if size > 0 {
-            // Everybody is as likely to be in the subset as the others; the weight counts within it.
+            // Everybody is as likely to be in the subset as the others; the weight counts within
+            // it.
             let named = endpoints.iter().zip(&weights).map(|(e, weight)| (e.address.as_str(), (*weight).min(1)));
             for index in rendezvous_order(named, &seed).into_iter().skip(size) {
                 weights[index as usize] = 0;

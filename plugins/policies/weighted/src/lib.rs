@@ -1,6 +1,6 @@
-//! In turn, in proportion to the registered weights, and spread evenly: an endpoint of weight 5 beside two of weight 1 gets
-//! five of seven requests, but never five in a row. The order is nginx's smooth weighted round robin; `smooth_rotation` of the
-//! SDK has the source and the bounds.
+//! In turn, in proportion to the registered weights, and spread evenly: an endpoint of weight 5
+//! beside two of weight 1 gets five of seven requests, but never five in a row. The order is
+//! nginx's smooth weighted round robin; `smooth_rotation` of the SDK has the source and the bounds.
 //!
 //! A plan, not a choice for each request: static weights are known before the first request comes.
 
@@ -72,7 +72,8 @@ mod tests {
 
         #[test]
         fn nobody_runs_ahead_of_its_share(weights in prop::collection::vec(1u32..40, 2..10)) {
-            // Smooth means that at no time anybody is a whole request for each other endpoint ahead or behind.
+            // Smooth means that at no time anybody is a whole request for each other endpoint ahead
+            // or behind.
             let rotation = rotation(&weights);
             let sum: f64 = weights.iter().copied().map(f64::from).sum();
             let mut seen = vec![0.0f64; weights.len()];

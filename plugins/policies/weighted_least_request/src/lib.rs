@@ -1,15 +1,19 @@
-//! In proportion to the registered weights, and less where calls are in flight: an endpoint's weight counts as
-//! `weight / (in flight + 1) ^ active_request_bias`, the formula of Envoy's weighted least request, with its default of 1. Idle endpoints
-//! get exactly the shares of their weights; an endpoint never drains completely, as it would with `least_request`.
+//! In proportion to the registered weights, and less where calls are in flight: an endpoint's
+//! weight counts as `weight / (in flight + 1) ^ active_request_bias`, the formula of Envoy's
+//! weighted least request, with its default of 1. Idle endpoints get exactly the shares of their
+//! weights; an endpoint never drains completely, as it would with `least_request`.
 //!
-//! Envoy keeps a schedule that it corrects with each pick. A policy is a pure function, so chance takes the schedule's place: with at
-//! most `choice_count` endpoints all of them are looked at and one is drawn by the formula. With more, that many are drawn by
-//! weight first, and one of these by `1 / (in flight + 1) ^ active_request_bias`: while calls in flight are equal that is exact as
-//! well, and else it comes the closer the larger `choice_count` is. Its bounds are those of gRPC's least request (proposal A48).
+//! Envoy keeps a schedule that it corrects with each pick. A policy is a pure function, so chance
+//! takes the schedule's place: with at most `choice_count` endpoints all of them are looked at and
+//! one is drawn by the formula. With more, that many are drawn by weight first, and one of these by
+//! `1 / (in flight + 1) ^ active_request_bias`: while calls in flight are equal that is exact as
+//! well, and else it comes the closer the larger `choice_count` is. Its bounds are those of gRPC's
+//! least request (proposal A48).
 //!
-//! Asked for each request, because load is not known before, with one question to the host for each endpoint that it looks at.
-//! With a bias of 0 load does not count, and it is a plan: the rotation of `weighted`. A later attempt leaves out the endpoints that
-//! the request has failed on while there are others.
+//! Asked for each request, because load is not known before, with one question to the host for each
+//! endpoint that it looks at. With a bias of 0 load does not count, and it is a plan: the rotation
+//! of `weighted`. A later attempt leaves out the endpoints that the request has failed on while
+//! there are others.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Field, Host, Plan, Policy, Random, Scope, WeightedDraw,

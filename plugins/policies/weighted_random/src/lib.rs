@@ -1,9 +1,10 @@
-//! Any endpoint at random, as likely as its registered weight says. What `weighted` does in turn, without its rhythm: nodes that
-//! start together do not walk over the endpoints in step. One draw takes the same time for any number of endpoints (Walker's alias
-//! method; `WeightedDraw` of the SDK has the source).
+//! Any endpoint at random, as likely as its registered weight says. What `weighted` does in turn,
+//! without its rhythm: nodes that start together do not walk over the endpoints in step. One draw
+//! takes the same time for any number of endpoints (Walker's alias method; `WeightedDraw` of the
+//! SDK has the source).
 //!
-//! Asked for each request, because a plan has no randomness: a shuffled list would be the same one on every node. It asks the host
-//! nothing but, on a further attempt, what was tried.
+//! Asked for each request, because a plan has no randomness: a shuffled list would be the same one
+//! on every node. It asks the host nothing but, on a further attempt, what was tried.
 
 use waymark_plugin::{
     Config, Context, Decision, Description, Endpoint, Host, Level, Plan, Policy, Scope, WeightedDraw, export_policy,

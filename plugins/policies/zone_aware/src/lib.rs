@@ -1,9 +1,10 @@
-//! The node's own zone first, and no more to other zones than keeps all endpoints equally busy: Envoy's zone aware routing
-//! ("Zone aware routing" in its architecture overview, load balancing).
+//! The node's own zone first, and no more to other zones than keeps all endpoints equally busy:
+//! Envoy's zone aware routing ("Zone aware routing" in its architecture overview, load balancing).
 //!
-//! Two shares of each zone count: what part of all weight stands there (its capacity), and what part of all callers. Where the own zone's
-//! capacity is at least its callers' part, everything stays. Where it is less, only that much stays, and the rest goes to the zones
-//! that have capacity left when their own callers are served, in proportion to what is left (their residual capacity).
+//! Two shares of each zone count: what part of all weight stands there (its capacity), and what
+//! part of all callers. Where the own zone's capacity is at least its callers' part, everything
+//! stays. Where it is less, only that much stays, and the rest goes to the zones that have capacity
+//! left when their own callers are served, in proportion to what is left (their residual capacity).
 //!
 //! ```text
 //!              part of capacity   part of callers   from here stays   goes to
@@ -12,19 +13,23 @@
 //! c                  1/3               1/3                            nothing
 //! ```
 //!
-//! **What it can know.** Envoy sees its peers as a cluster of their own. A Waymark node knows the endpoints' zones and its own, and
-//! nothing of other nodes. So callers are taken to be spread evenly over the zones that have endpoints and the own one, unless `callers`
-//! says how they are.
+//! **What it can know.** Envoy sees its peers as a cluster of their own. A Waymark node knows the
+//! endpoints' zones and its own, and nothing of other nodes. So callers are taken to be spread
+//! evenly over the zones that have endpoints and the own one, unless `callers` says how they are.
 //!
-//! **How much it minds.** With `min_share` 100, the default, every endpoint gets the same, as in Envoy. Less tolerates that the own
-//! zone's endpoints get more: at 50, everything stays where the zone can carry half of its part, so they get up to twice the
-//! mean; 0 is plain zone preference, where everything stays as long as anybody is there. With fewer than `min_endpoints` in all zones
-//! together, no zone is preferred: one endpoint more or less would move too much (Envoy's `min_cluster_size`, 6).
+//! **How much it minds.** With `min_share` 100, the default, every endpoint gets the same, as in
+//! Envoy. Less tolerates that the own zone's endpoints get more: at 50, everything stays where the
+//! zone can carry half of its part, so they get up to twice the mean; 0 is plain zone preference,
+//! where everything stays as long as anybody is there. With fewer than `min_endpoints` in all zones
+//! together, no zone is preferred: one endpoint more or less would move too much (Envoy's
+//! `min_cluster_size`, 6).
 //!
-//! Within a zone, weights count as in `weighted`; a weight of 0 gets nothing, and does not make a zone larger. A node that
-//! was not told its zone has no zone to prefer and spreads over all endpoints by weight.
+//! Within a zone, weights count as in `weighted`; a weight of 0 gets nothing, and does not make a
+//! zone larger. A node that was not told its zone has no zone to prefer and spreads over all
+//! endpoints by weight.
 //!
-//! A plan, not a choice for each request: zones and weights are known before the first request comes.
+//! A plan, not a choice for each request: zones and weights are known before the first request
+//! comes.
 
 use std::collections::BTreeMap;
 
@@ -106,12 +111,14 @@ struct Zone {
     callers: u128,
 }
 
-/// Give each zone its share of what is sent from `own`. `elsewhere` are the callers in zones that have no endpoints.
+/// Give each zone its share of what is sent from `own`. `elsewhere` are the callers in zones that
+/// have no endpoints.
 fn share_out(zones: &mut BTreeMap<&str, Zone>, own: &str, elsewhere: u128, min_share: u128) {
     let capacity: u128 = zones.values().map(|zone| zone.capacity).sum();
     let callers = zones.values().map(|zone| zone.callers).sum::<u128>() + elsewhere;
 
-    // A zone's part of the capacity and of the callers, both over one denominator, capacity * callers.
+    // A zone's part of the capacity and of the callers, both over one denominator, capacity *
+    // callers.
     let able = |zone: &Zone| zone.capacity * callers;
     let wanted = |zone: &Zone| zone.callers * capacity;
     let (stays, whole) = match zones.get(own).map(|here| (able(here) * 100, wanted(here) * min_share)) {
@@ -127,14 +134,16 @@ fn share_out(zones: &mut BTreeMap<&str, Zone>, own: &str, elsewhere: u128, min_s
     for ((name, zone), residual) in zones.iter_mut().zip(residuals) {
         zone.group.share = match all {
             _ if *name == own => stays * all.max(1),
-            // Where no zone has capacity left, which takes callers that the node itself does not belong to: by capacity.
+            // Where no zone has capacity left, which takes callers that the node itself does not
+            // belong to: by capacity.
             0 => (whole - stays) * zone.capacity,
             _ => (whole - stays) * residual,
         };
     }
 }
 
-/// The fraction with parts small enough to be multiplied: exact where a million is enough, else in millionths, and then at least one.
+/// The fraction with parts small enough to be multiplied: exact where a million is enough, else in
+/// millionths, and then at least one.
 fn bounded(part: u128, whole: u128) -> (u128, u128) {
     const MOST: u128 = 1_000_000;
     let (mut a, mut common) = (part, whole);
@@ -208,12 +217,14 @@ mod tests {
         assert_close(&zone_shares(config, "a", &six, ["a", "b"]), &[100.0, 0.0]);
         let config = r#"{"callers": {"a": 2, "b": 1}}"#;
         assert_close(&zone_shares(config, "a", &six, ["a", "b"]), &[50.0, 50.0]);
-        // Callers in a zone without endpoints take from what is left in b: 1/2 of all in a, 1/4 each in b and c.
+        // Callers in a zone without endpoints take from what is left in b: 1/2 of all in a, 1/4
+        // each in b and c.
         let config = r#"{"callers": {"a": 2, "b": 1, "c": 1}}"#;
         assert_close(&zone_shares(config, "c", &six, ["a", "b"]), &[0.0, 100.0]);
         // Nobody is said to call from a: whoever does stays.
         assert_close(&zone_shares(r#"{"callers": {"b": 1}}"#, "a", &six, ["a", "b"]), &[100.0, 0.0]);
-        // Nor from d, where there is nobody to stay with, and b's callers leave nothing there: by capacity left in a.
+        // Nor from d, where there is nobody to stay with, and b's callers leave nothing there: by
+        // capacity left in a.
         assert_close(&zone_shares(r#"{"callers": {"b": 1}}"#, "d", &six, ["a", "b"]), &[100.0, 0.0]);
         let config = r#"{"callers": {"a": 1, "b": 2}}"#;
         assert_close(&zone_shares(config, "d", &six, ["a", "b"]), &[33.33, 66.67]);
@@ -280,7 +291,8 @@ mod tests {
     proptest! {
         #[test]
         fn with_a_node_in_every_zone_all_endpoints_are_equally_busy(list in list(1..20)) {
-            // What zone aware routing is for. One caller in each zone that has endpoints, as the policy assumes.
+            // What zone aware routing is for. One caller in each zone that has endpoints, as the
+            // policy assumes.
             let mut names: Vec<&str> = list.iter().map(|endpoint| endpoint.zone.as_str()).collect();
             names.sort_unstable();
             names.dedup();

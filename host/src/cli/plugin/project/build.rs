@@ -1,4 +1,5 @@
-//! `waymark plugin build`: the tools are looked for, the project's own script does the work, and what comes out is loaded once.
+//! `waymark plugin build`: the tools are looked for, the project's own script does the work, and
+//! what comes out is loaded once.
 
 use std::{
     env, fs,
@@ -12,8 +13,8 @@ use super::{
     Manifest, toolchain,
 };
 use crate::{
-    app,
     plugin::{Engine, EngineConfig, Grants, Plugin},
+    stages::load,
 };
 
 /// Flags of `waymark plugin build`.
@@ -49,7 +50,8 @@ pub(in super::super) fn build(args: &BuildArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `build.sh` in the project's folder. It is told which `waymark` it is called by, for the step from a module to a component.
+/// `build.sh` in the project's folder. It is told which `waymark` it is called by, for the step
+/// from a module to a component.
 fn run_script(folder: &Path, manifest: &Manifest) -> Result<(), Failure> {
     let waymark =
         env::current_exe().map_err(|error| Failure::failed(format!("cannot tell which program this is: {error}")))?;
@@ -70,7 +72,8 @@ fn load(path: &Path, manifest: &Manifest) -> Result<Plugin, Failure> {
     let shown = path.display();
     let bytes = fs::read(path)
         .map_err(|error| Failure::failed(format!("build.sh ended well and {shown} cannot be read: {error}")))?;
-    let engine = Engine::new(EngineConfig { cache_dir: app::default_plugin_cache(), ..EngineConfig::default() })
+    let (cache_dir, compile) = (load::default_plugin_cache(), crate::cli::compiling());
+    let engine = Engine::new(EngineConfig { cache_dir, compile, ..EngineConfig::default() })
         .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
     let plugin = engine.load_allowing(&bytes, &shown.to_string(), Grants::NONE)?;
     if plugin.kind != manifest.kind.kind() {

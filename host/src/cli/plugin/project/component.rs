@@ -1,4 +1,5 @@
-//! A component of a core module: what `wasm-tools component new` does, so that nobody needs that to write a plugin.
+//! A component of a core module: what `wasm-tools component new` does, so that nobody needs that to
+//! write a plugin.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,12 +43,12 @@ pub(in super::super) fn component(args: &ComponentArgs) -> Result<ExitCode, Fail
     Ok(ExitCode::SUCCESS)
 }
 
-/// The interface that a module without a word of its own is made for.
+/// The interface that a module without a word of its own is made for: the newest.
 const WIT: [(&str, &str); 4] = [
-    ("types.wit", include_str!("../../../../../wit/0.1.0/types.wit")),
-    ("host.wit", include_str!("../../../../../wit/0.1.0/host.wit")),
-    ("balancer.wit", include_str!("../../../../../wit/0.1.0/balancer.wit")),
-    ("key-scheme.wit", include_str!("../../../../../wit/0.1.0/key-scheme.wit")),
+    ("types.wit", include_str!("../../../../../wit/0.1.1/types.wit")),
+    ("host.wit", include_str!("../../../../../wit/0.1.1/host.wit")),
+    ("balancer.wit", include_str!("../../../../../wit/0.1.1/balancer.wit")),
+    ("key-scheme.wit", include_str!("../../../../../wit/0.1.1/key-scheme.wit")),
 ];
 
 /// A WASI preview 1 with nothing behind it: see `hollow_preview1.wat`.
@@ -84,7 +85,8 @@ fn world(kind: ProjectKind) -> anyhow::Result<(Resolve, WorldId)> {
     Ok((resolve, world))
 }
 
-/// What the world calls exports that have a plain name here (`build`): not every compiler can export a name with `:`, `/` and `#` in it.
+/// What the world calls exports that have a plain name here (`build`): not every compiler can
+/// export a name with `:`, `/` and `#` in it.
 fn whole_names(resolve: &Resolve, world: WorldId, exports: &BTreeSet<String>) -> BTreeMap<String, String> {
     let mut names = BTreeMap::new();
     for (key, item) in &resolve.worlds[world].exports {
@@ -190,10 +192,10 @@ mod tests {
     #[test]
     fn plain_names_of_functions_are_made_whole_and_whole_ones_stay() {
         for (describe, build) in
-            [("describe", "build"), ("waymark:plugin/balancer@0.1.0#describe", "waymark:plugin/balancer@0.1.0#build")]
+            [("describe", "build"), ("waymark:plugin/balancer@0.1.1#describe", "waymark:plugin/balancer@0.1.1#build")]
         {
             let component = encode(module(describe, build, ""), ProjectKind::Policy).unwrap();
-            assert!(exports(&component).contains(&"waymark:plugin/balancer@0.1.0".to_owned()), "{describe}");
+            assert!(exports(&component).contains(&"waymark:plugin/balancer@0.1.1".to_owned()), "{describe}");
         }
         let refused = format!("{:#}", encode(module("about", "build", ""), ProjectKind::Policy).unwrap_err());
         assert!(refused.contains("describe"), "{refused}");

@@ -6,7 +6,8 @@
 //!                       build: are the tools there? ─▶ build.sh ─▶ module ─(component)─▶ NAME.wasm ─▶ loaded once
 //! ```
 //!
-//! `build.sh` is all that a build does, and can be run by hand: `build` adds what a script says badly, namely which tool is missing and how to get it.
+//! `build.sh` is all that a build does, and can be run by hand: `build` adds what a script says
+//! badly, namely which tool is missing and how to get it.
 
 mod build;
 mod component;
@@ -128,7 +129,8 @@ impl Manifest {
     }
 }
 
-/// A name has to be one in every language: of a crate, of a Go module, of a file, and in a component's description.
+/// A name has to be one in every language: of a crate, of a Go module, of a file, and in a
+/// component's description.
 fn check_name(name: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let begins = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());

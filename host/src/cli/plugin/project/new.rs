@@ -22,7 +22,8 @@ pub(in super::super) struct NewArgs {
     /// What it decides. Key schemes: rust, c and python.
     #[arg(long, value_enum, default_value = "policy")]
     kind: ProjectKind,
-    /// Begin with a policy that is asked for every request (least request) instead of one that plans ahead (weighted rotation).
+    /// Begin with a policy that is asked for every request (least request) instead of one that
+    /// plans ahead (weighted rotation).
     #[arg(long)]
     per_request: bool,
     /// Where to put the folder.

@@ -1,9 +1,11 @@
-//! What a new project consists of. The files are those of `examples/policies`, of the SDK and of `wit/`, embedded: an example and a
-//! template are one thing, and cannot drift apart.
+//! What a new project consists of. The files are those of `examples/policies`, of the SDK and of
+//! `wit/`, embedded: an example and a template are one thing, and cannot drift apart.
 //!
-//! In a language's folder, a file whose name begins with an example's name (`weighted.c`, `weighted_test.go`) is of this example only, and
-//! is called `policy...` (`key_scheme...`) in the project. Bindings of one world go to projects of that world, and what reads a policy's
-//! configuration or stands in for its host to policies. All else goes to every project. `my_policy` becomes the project's name everywhere.
+//! In a language's folder, a file whose name begins with an example's name (`weighted.c`,
+//! `weighted_test.go`) is of this example only, and is called `policy...` (`key_scheme...`) in the
+//! project. Bindings of one world go to projects of that world, and what reads a policy's
+//! configuration or stands in for its host to policies. All else goes to every project. `my_policy`
+//! becomes the project's name everywhere.
 
 use super::{Lang, ProjectKind};
 
@@ -30,6 +32,9 @@ pub(super) struct File {
 /// The examples: a policy of either sort, and a key scheme. The names are those of their sources.
 const EXAMPLES: [&str; 3] = ["weighted", "least_request", "key_scheme"];
 
+/// The interface that projects are laid out for.
+const WIT: &str = "wit/0.1.1/";
+
 /// The source that a project is made of.
 pub(super) fn example(kind: ProjectKind, per_request: bool) -> &'static str {
     match (kind, per_request) {
@@ -42,8 +47,6 @@ pub(super) fn example(kind: ProjectKind, per_request: bool) -> &'static str {
 /// The files of a project; none when there is no such example in this language.
 pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str) -> Option<Vec<File>> {
     let folder = format!("examples/policies/{}/", lang.folder());
-    // The SDK speaks the newest interface, the other examples the oldest that they can do with.
-    let wit = if lang == Lang::Rust { "wit/0.1.1/" } else { "wit/0.1.0/" };
     let wanted = example(kind, per_request);
     let mut found = false;
     let mut files = Vec::new();
@@ -52,7 +55,7 @@ pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str
             let is_source = path.rsplit('/').next().is_some_and(|file| file.starts_with(&format!("{wanted}.")));
             found |= is_source && !path.contains(".README");
             place(path, kind, wanted)
-        } else if let Some(path) = template.path.strip_prefix(wit) {
+        } else if let Some(path) = template.path.strip_prefix(WIT) {
             Some(format!("wit/{path}"))
         } else {
             from_elsewhere(lang, template.path, kind, wanted)
@@ -72,7 +75,8 @@ pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str
     found.then_some(files)
 }
 
-/// Where a file goes that a project of this language has from elsewhere: Rust the SDK, and C++ the bindings in C.
+/// Where a file goes that a project of this language has from elsewhere: Rust the SDK, and C++ the
+/// bindings in C.
 fn from_elsewhere(lang: Lang, path: &str, kind: ProjectKind, wanted: &str) -> Option<String> {
     match lang {
         Lang::Rust => path.strip_prefix("plugins/sdk/").map(|path| format!("sdk/{path}")),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::conformance::Simulated;
+use crate::{conformance::Simulated, text};
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 190.0;
@@ -55,13 +55,12 @@ pub(super) fn draw(found: &Simulated) -> String {
 
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in text::printable(text, text::NAME).chars() {
         match c {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '&' => escaped.push_str("&amp;"),
             '"' => escaped.push_str("&quot;"),
-            c if c.is_control() => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }
     }

@@ -1,0 +1,43 @@
+//! One task a service: snapshot and policy in, published [`ServiceState`] out.
+//!
+//! A change of endpoints, of the policy, of its configuration and a rollback are the same
+//! operation: build a new generation from (policy, endpoints), check it, swap one `Arc`. Requests
+//! in flight keep the generation they began with. Building runs on threads of its own (`builders`);
+//! nothing here runs on a request's thread but [`ServiceState::pick`].
+//!
+//! Where endpoints come from is the registry's business, how a request reaches one is the data
+//! plane's.
+#![forbid(unsafe_code)]
+
+mod builders;
+mod discovery;
+mod ejection;
+mod endpoint;
+mod gate;
+mod hash;
+mod history;
+mod pick_times;
+mod report;
+mod seats;
+mod service;
+mod services;
+mod share;
+mod standing;
+mod state;
+#[cfg(test)]
+mod tests;
+mod twins;
+mod unanswering;
+mod youth;
+
+pub use discovery::{Discoverable, Pattern};
+pub use endpoint::{CallGuard, EndpointCell, Outcome};
+pub use gate::{Gate, Overloaded, Pending, Place};
+pub use hash::{HashKey, HashKeyError};
+pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
+pub use pick_times::PickTimes;
+pub use seats::Census;
+pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};
+pub use services::{Checker, DiscoverError, Following, Forgetter, ServiceDefaults, Services, ServicesConfig};
+pub use standing::{Connectivity, Fitness, Standing};
+pub use state::{Connector, EndpointState, FailureSink, GRACE, Pick, PickRequest, ServiceCounters, ServiceState};

@@ -1,0 +1,110 @@
+//! Writes figures that are known only when they are asked for, in the OpenMetrics format.
+//!
+//! What a module counts a service is kept with the service and read at a scrape. A family of
+//! prometheus-client would hold a lock while it is written, and somebody who counts a new service
+//! would wait for whoever reads the page.
+
+use std::fmt;
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+    registry::Unit,
+};
+
+/// Labels of one series.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// What a histogram holds at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Histogram {
+    /// All that was observed together, in seconds.
+    pub sum: f64,
+    /// How often something was observed.
+    pub count: u64,
+    /// Each bucket's upper bound in seconds, and how many are in it and in none before it.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+impl Histogram {
+    /// One whose buckets have these bounds, in seconds, and one more for all above. `counts` has
+    /// one more than `bounds`.
+    pub fn new(sum: f64, bounds: impl Iterator<Item = f64>, counts: impl Iterator<Item = u64>) -> Self {
+        let buckets: Vec<_> = bounds.chain([f64::INFINITY]).zip(counts).collect();
+        Self { sum, count: buckets.iter().map(|(_, count)| count).sum(), buckets }
+    }
+}
+
+/// Writes whole families.
+pub struct Writer<'a> {
+    /// Where they go.
+    pub encoder: DescriptorEncoder<'a>,
+}
+
+impl Writer<'_> {
+    /// A gauge of one series.
+    pub fn gauge(&mut self, name: &str, help: &str, value: &impl EncodeGaugeValue) -> fmt::Result {
+        self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(value)
+    }
+
+    /// A counter of one series. The format puts `_total` behind its name.
+    pub fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+    }
+
+    /// One row a series of a family.
+    fn family<V>(
+        &mut self,
+        (name, help, unit): (&str, &str, Option<&Unit>),
+        kind: MetricType,
+        rows: impl IntoIterator<Item = (Labels, V)>,
+        write: impl Fn(MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, unit, kind)?;
+        rows.into_iter().try_for_each(|(labels, value)| write(metric.encode_family(&labels)?, value))
+    }
+
+    /// Gauges, a series a row.
+    pub fn gauges<V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (Labels, V)>,
+    ) -> fmt::Result {
+        self.family((name, help, None), MetricType::Gauge, rows, |mut metric, value| metric.encode_gauge(&value))
+    }
+
+    /// Counters, a series a row.
+    pub fn counters(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
+        self.family((name, help, None), MetricType::Counter, rows, |mut metric, value| {
+            metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+        })
+    }
+
+    /// Counters of seconds: the unit is put behind the name.
+    pub fn seconds(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, f64)>) -> fmt::Result {
+        self.family((name, help, Some(&Unit::Seconds)), MetricType::Counter, rows, |mut metric, value| {
+            metric.encode_counter::<NoLabelSet, f64, u64>(&value, None)
+        })
+    }
+
+    /// Histograms of seconds, a series a row: the unit is put behind the name.
+    pub fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (Labels, Histogram)>,
+    ) -> fmt::Result {
+        self.family((name, help, Some(&Unit::Seconds)), MetricType::Histogram, rows, |mut metric, value| {
+            let Histogram { sum, count, buckets } = value;
+            metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        })
+    }
+
+    /// Facts that are labels alone, with the value 1, a series a row.
+    pub fn infos(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = Labels>) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Info)?;
+        rows.into_iter().try_for_each(|labels| metric.encode_info(&labels))
+    }
+}

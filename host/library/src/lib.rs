@@ -1,0 +1,47 @@
+//! Service discovery and load balancing over etcd inside a Rust program, with policies and key
+//! schemes that are WebAssembly components.
+//!
+//! A [`Client`] follows services in etcd and gives [`Channel`]s to them, for any tonic client. Its
+//! [`Registry`] keeps instances registered.
+//!
+//! ```no_run
+//! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+//! use waymark::{Client, ClientConfig, PluginChoice};
+//!
+//! let mut config = ClientConfig::etcd(["http://127.0.0.1:2379"]);
+//! config.policy = PluginChoice::bundled("least_request");
+//! let client = Client::start(config).await?;
+//! let channel = client.dial("etcd:///ayang/server1")?;
+//! // Greeter1Client::new(channel), or any other tonic client.
+//! # drop(channel);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! With the feature `embedded` a program can bring its own registry along, in memory, for tests and
+//! for single machines.
+#![forbid(unsafe_code)]
+
+mod client;
+
+pub use client::Client;
+pub use waymark_balancer::{
+    Candidate, HashKey, PolicyInfo, PolicyOutcome, PolicyVersion, Published, ServiceClosed, ServiceHandle, Services,
+    SwapError,
+};
+pub use waymark_core::{
+    check::{Check, CheckConfig},
+    model::{Address, Endpoint, InstanceId, Locality, ModelError, ServiceName, Ttl},
+    traffic::{ServiceConfigError, Traffic},
+};
+pub use waymark_dataplane::{Channel, ConnectOptions, TargetError};
+pub use waymark_net::reach::Allow;
+pub use waymark_registry::{Registration, RegistrationConfig, Registry, RegistryConfig, RegistryError};
+pub use waymark_runtime::{Grants, Limits, LoadError};
+#[cfg(feature = "embedded")]
+pub use waymark_stages::config::Embedded;
+pub use waymark_stages::{
+    CertificateError, StartError,
+    config::{ClientConfig, Discovery, PluginChoice, PluginRef, RegistrySource, ServiceConfig, TlsFiles, Transport},
+    load::PluginError,
+};

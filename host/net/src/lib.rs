@@ -1,0 +1,7 @@
+//! How endpoints are reached, before a call is: the addresses that their names have, whether those
+//! may be called, and whether the instance behind them is fit to serve.
+#![forbid(unsafe_code)]
+
+pub mod health;
+pub mod reach;
+pub mod resolve;

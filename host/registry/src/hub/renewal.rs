@@ -1,0 +1,135 @@
+//! A watch that is refused, and why that may be no refusal: a stream watches by the right of the
+//! token it was opened with.
+//!
+//! ```text
+//!              refused on a stream of some age                     taken: all watches go over, the old stream ends
+//!   (none) ──────────────────────────────▶ Opening ──▶ Trying ──────────────────────────────────────────────▶ (none)
+//!                                              │          │ all refused, or lost
+//!                                              └──────────┴─────────▶ they are refused, the old stream stays
+//! ```
+//!
+//! A token ends after some minutes, and when its user's rights or password change; etcd tells the
+//! watches that stand nothing of it, and refuses new ones, in older versions with the words of a
+//! missing permission. So what is refused is tried once more on a stream of its own, opened with a
+//! token of that moment. Where that is refused as well, nothing has happened to the others.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::{
+    Place,
+    link::{self, Link},
+};
+use crate::{
+    error::RegistryError,
+    etcd::{Range, WatchAnswer, WatchHalves},
+};
+
+/// A token is not doubted for so long after it was given.
+pub(super) const FRESH: Duration = Duration::from_secs(5);
+
+/// Those that were refused, and what is done about it.
+#[derive(Default)]
+pub(super) struct Renewal {
+    /// Which, and with which words.
+    pub(super) refused: Vec<(Place, String)>,
+    stage: Stage,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    None,
+    Opening {
+        opening: BoxFuture<'static, Result<WatchHalves, RegistryError>>,
+        /// The watch that it is opened with.
+        first: (Place, Range),
+    },
+    Trying(Box<Link>),
+}
+
+/// What came of a turn.
+pub(super) enum Turn {
+    /// The stream is open. The others that were refused are to be asked for on it.
+    Opened,
+    /// It answers.
+    Answer(WatchAnswer),
+    /// It cannot be opened, or was lost.
+    Lost(RegistryError),
+}
+
+impl Renewal {
+    /// Whether a stream has yet to be opened for what was refused.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::None)
+    }
+
+    pub(super) fn open(
+        &mut self,
+        first: (Place, Range),
+        opening: BoxFuture<'static, Result<WatchHalves, RegistryError>>,
+    ) {
+        self.stage = Stage::Opening { opening, first };
+    }
+
+    /// The stream, while it is tried.
+    pub(super) fn link(&mut self) -> Option<&mut Link> {
+        match &mut self.stage {
+            Stage::Trying(link) => Some(link),
+            Stage::None | Stage::Opening { .. } => None,
+        }
+    }
+
+    /// Goes on, for ever where there is nothing to be done.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub(super) async fn turn(&mut self, idle_timeout: Duration) -> Turn {
+        match &mut self.stage {
+            Stage::None => std::future::pending().await,
+            Stage::Opening { opening, first } => match opening.await {
+                Ok((tx, rx)) => {
+                    let (place, range) = first.clone();
+                    let link = Link::new(tx, rx, place, range, idle_timeout).renewed(Instant::now());
+                    self.stage = Stage::Trying(Box::new(link));
+                    Turn::Opened
+                }
+                Err(error) => Turn::Lost(error),
+            },
+            Stage::Trying(link) => loop {
+                match link.turn().await {
+                    Ok(Some(answer)) => return Turn::Answer(answer),
+                    Ok(None) => {}
+                    Err(error) => return Turn::Lost(error),
+                }
+            },
+        }
+    }
+
+    /// Ends it: the stream that was tried, if there is one, and who was refused.
+    pub(super) fn end(&mut self) -> (Option<Box<Link>>, Vec<(Place, String)>) {
+        let Self { refused, stage } = std::mem::take(self);
+        match stage {
+            Stage::Trying(link) => (Some(link), refused),
+            Stage::None | Stage::Opening { .. } => (None, refused),
+        }
+    }
+
+    /// Takes one of those that were refused out.
+    pub(super) fn settle(&mut self, place: Place) {
+        self.refused.retain(|(refused, _)| *refused != place);
+    }
+}
+
+/// Whether this says that a watch was not created because its asker may not.
+pub(super) fn is_refusal(answer: &WatchAnswer) -> bool {
+    answer.created && answer.canceled && answer.compacted.is_none()
+}
+
+/// The words of a refusal.
+pub(super) fn words(answer: &WatchAnswer) -> String {
+    if answer.reason.is_empty() { link::ENDED.to_owned() } else { answer.reason.clone() }
+}

@@ -1,0 +1,155 @@
+//! Runs what may block or compute for long (calls into key schemes), away from the threads that
+//! serve requests.
+//!
+//! A thread's sleeping and waking costs more than reading a small service's entries, and all
+//! services are read at once when a node starts. So work does not go to a thread of its own: it
+//! waits in a line that as many threads work off as there are cores, each going on until the line
+//! is empty.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::available_parallelism,
+};
+
+use tokio::sync::oneshot;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Work>,
+    n_threads: usize,
+}
+
+/// A line of work. Clones share it.
+#[derive(Clone)]
+pub(super) struct Lane {
+    line: Arc<Mutex<Line>>,
+    width: usize,
+}
+
+/// The work panicked, or the runtime is ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoAnswer;
+
+impl Lane {
+    /// As many threads as there are cores.
+    pub(super) fn new() -> Self {
+        Self { line: Arc::default(), width: available_parallelism().map_or(1, usize::from) }
+    }
+
+    /// One thread: for a disk.
+    pub(super) fn one() -> Self {
+        Self { width: 1, ..Self::new() }
+    }
+
+    /// Waits for its turn, and for what `work` answers. Must be called within a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Work that has not begun when the future is dropped is left out.
+    pub(super) async fn run<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, NoAnswer> {
+        let (reply, answer) = oneshot::channel();
+        let work = Box::new(move || {
+            if !reply.is_closed() {
+                // Whoever asked may have gone meanwhile.
+                let _ = reply.send(work());
+            }
+        });
+        self.push(work);
+        answer.await.map_err(|_| NoAnswer)
+    }
+
+    fn push(&self, work: Work) {
+        let mut line = lock(&self.line);
+        line.waiting.push_back(work);
+        if line.n_threads < self.width {
+            line.n_threads += 1;
+            let line = Arc::clone(&self.line);
+            tokio::task::spawn_blocking(move || work_off(&line));
+        }
+    }
+}
+
+fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
+    // Nothing that runs under it can panic half-way.
+    line.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn work_off(line: &Mutex<Line>) {
+    loop {
+        let next = {
+            let mut line = lock(line);
+            let next = line.waiting.pop_front();
+            line.n_threads -= usize::from(next.is_none());
+            next
+        };
+        let Some(work) = next else { return };
+        // Its answer is dropped with it, and tells; those behind it in the line have nothing to do
+        // with it.
+        let _ = catch_unwind(AssertUnwindSafe(work));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_work_is_done_on_few_threads() {
+        let lane = Lane::new();
+        let at_once = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+        let work = (0..500).map(|n| {
+            let at_once = Arc::clone(&at_once);
+            lane.run(move || {
+                let now = at_once.0.fetch_add(1, SeqCst) + 1;
+                at_once.1.fetch_max(now, SeqCst);
+                std::thread::yield_now();
+                at_once.0.fetch_sub(1, SeqCst);
+                n
+            })
+        });
+        let answers: Vec<_> = join_all(work).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(answers, (0..500).collect::<Vec<_>>());
+        assert!(at_once.1.load(SeqCst) <= lane.width);
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_harms_no_other() {
+        let lane = Lane::one();
+        let (bad, good) = tokio::join!(lane.run(|| panic!("a panic for the test")), lane.run(|| 7));
+        assert_eq!((bad, good), (Err::<(), _>(NoAnswer), Ok(7)));
+        assert_eq!(lane.run(|| 8).await, Ok(8));
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_is_left_out() {
+        let lane = Lane::one();
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let done = Arc::new(AtomicUsize::new(0));
+        let busy = tokio::spawn({
+            let lane = lane.clone();
+            async move { lane.run(move || held.recv()).await }
+        });
+        while lock(&lane.line).n_threads == 0 || !lock(&lane.line).waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let counting = Arc::clone(&done);
+        let given_up = lane.run(move || counting.fetch_add(1, SeqCst));
+        assert!(futures::FutureExt::now_or_never(given_up).is_none());
+        hold.send(()).unwrap();
+        busy.await.unwrap().unwrap().unwrap();
+        lane.run(|| ()).await.unwrap();
+        assert_eq!(done.load(SeqCst), 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! What each service begins with: its policy, its limits and what is said of its calls.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::task::JoinSet;
+use waymark_balancer::{HashKey, ServiceDefaults, Services};
+use waymark_core::{model::ServiceName, traffic::Traffic};
+use waymark_runtime::{Engine, Limits};
+
+use crate::{
+    config::{ClientConfig, PluginChoice},
+    error::StartError,
+    follow::follow,
+    load::{TrialError, load_policy, try_for_nobody},
+    policy_file::{PolicyFile, Slot},
+};
+
+/// Loaded and tried before anything starts.
+pub(super) struct Defaults {
+    policy: Arc<Slot>,
+    hash_key: Option<HashKey>,
+    limits: Limits,
+    traffic: Arc<Traffic>,
+    services: HashMap<ServiceName, Own>,
+}
+
+/// What one service has of its own.
+struct Own {
+    policy: Option<Arc<Slot>>,
+    hash_key: Option<HashKey>,
+    idempotent: bool,
+    limits: Option<Limits>,
+    traffic: Option<Arc<Traffic>>,
+}
+
+impl Defaults {
+    pub(super) async fn load(engine: &Engine, config: &ClientConfig) -> Result<Self, StartError> {
+        let zone: Arc<str> = config.zone.as_str().into();
+        let load = async |choice: &PluginChoice, limits: &Limits, whose: String| -> Result<Arc<Slot>, StartError> {
+            let candidate = load_policy(engine, choice, limits.clone(), "configuration").await?;
+            match try_for_nobody(&candidate, &zone).await {
+                Ok(()) => Ok(Slot::new(choice.clone(), limits.clone(), candidate)),
+                Err(TrialError::Build(source)) => Err(StartError::Policy { whose, source }),
+                Err(TrialError::Host(reason)) => Err(StartError::Engine(reason)),
+            }
+        };
+        let policy = load(&config.policy, &config.limits, "the default policy".into()).await?;
+        let mut services = HashMap::new();
+        for service in &config.services {
+            let whose = || format!("service {}", service.name);
+            let policy = match (&service.policy, &service.limits) {
+                (Some(choice), limits) => Some(load(choice, limits.as_ref().unwrap_or(&config.limits), whose()).await?),
+                // The default policy, under limits of the service's own.
+                (None, Some(limits)) => Some(load(&config.policy, limits, whose()).await?),
+                (None, None) => None,
+            };
+            let (hash_key, limits) = (service.hash_key.clone(), service.limits.clone());
+            let traffic = service.traffic.clone().map(Arc::new);
+            let own = Own { policy, hash_key, idempotent: service.idempotent, limits, traffic };
+            services.insert(service.name.clone(), own);
+        }
+        Ok(Self {
+            policy,
+            hash_key: config.hash_key.clone(),
+            limits: config.limits.clone(),
+            traffic: Arc::new(config.traffic.clone()),
+            services,
+        })
+    }
+
+    pub(super) fn of(&self, service: &ServiceName) -> ServiceDefaults {
+        let own = self.services.get(service);
+        ServiceDefaults {
+            policy: self.slot(service).candidate(),
+            hash_key: own.and_then(|own| own.hash_key.clone()).or_else(|| self.hash_key.clone()),
+            idempotent: own.is_some_and(|own| own.idempotent),
+            limits: own.and_then(|own| own.limits.clone()).unwrap_or_else(|| self.limits.clone()),
+            traffic: Arc::clone(own.and_then(|own| own.traffic.as_ref()).unwrap_or(&self.traffic)),
+        }
+    }
+
+    /// Where a service's first policy comes from.
+    fn slot(&self, service: &ServiceName) -> &Arc<Slot> {
+        self.services.get(service).and_then(|own| own.policy.as_ref()).unwrap_or(&self.policy)
+    }
+
+    /// Follows each policy that is a file.
+    pub(super) fn follow_files(self: &Arc<Self>, engine: &Engine, services: &Services, zone: &str) -> JoinSet<()> {
+        let own = self.services.values().filter_map(|own| own.policy.as_ref());
+        let mut followers = JoinSet::new();
+        for slot in own.chain([&self.policy]) {
+            let Some(path) = slot.file().map(ToOwned::to_owned) else { continue };
+            let (defaults, of) = (Arc::clone(self), Arc::clone(slot));
+            let file = PolicyFile {
+                engine: engine.clone(),
+                services: services.clone(),
+                slot: Arc::clone(slot),
+                concerns: Box::new(move |service| Arc::ptr_eq(defaults.slot(service), &of)),
+                zone: zone.into(),
+            };
+            let handled = slot.candidate().info.sha256;
+            followers.spawn(follow(file, vec![path], handled));
+        }
+        followers
+    }
+}
