@@ -1,5 +1,4 @@
-//! Compiles the node's own protos, in pure Rust: no `protoc` is needed. Lists the guests that
-//! misbehave, for the tests. And embeds what `waymark plugin new` writes.
+//! Lists the guests that misbehave, for the tests, and embeds what `waymark plugin new` writes.
 
 use std::{
     env,
@@ -9,21 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prost::Message as _;
-
 fn main() -> Result<(), Box<dyn Error>> {
-    let protos = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../proto");
-    let descriptors = protox::compile(["waymark/v1/node.proto"], [&protos])?;
-    // Served by reflection.
-    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("waymark.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
-    println!("cargo::rerun-if-changed={}", protos.display());
     guests()?;
     templates()
 }
 
-/// The examples of every language, the SDK and the interface, as `(path, bytes)`; and the WASI that
-/// has nothing behind it, in binary.
+/// The examples of every language, the SDK and the interface, as `(path, bytes)`.
 fn templates() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     let mut files = Vec::new();
@@ -45,9 +35,6 @@ fn templates() -> Result<(), Box<dyn Error>> {
     text += "]\n";
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("templates.rs"), text)?;
-    let hollow = "src/cli/plugin/project/hollow_preview1.wat";
-    println!("cargo::rerun-if-changed={hollow}");
-    fs::write(out.join("hollow_preview1.wasm"), wat::parse_file(hollow)?)?;
     Ok(())
 }
 

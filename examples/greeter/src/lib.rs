@@ -14,8 +14,8 @@ pub use server::{GreeterConfig, INSTANCE_HEADER, ServeError, Serving, UnknownSer
 /// Code generated from `proto/hello.proto`.
 pub mod hello {
     #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::pedantic, reason = "generated")]
-    tonic::include_proto!("hello");
+    include!("generated/hello.rs");
 
     /// The descriptors of this package, encoded: what gRPC reflection serves.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello.bin"));
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/hello.bin");
 }

@@ -28,7 +28,7 @@ const ECHO_TRAILING: &str = "x-grpc-test-echo-trailing-bin";
 /// Code generated from `proto/grpc/testing/interop.proto`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::pedantic, reason = "generated")]
 mod proto {
-    tonic::include_proto!("grpc.testing");
+    include!("generated/grpc.testing.rs");
 }
 
 /// The part of `xds.data.orca.v3.OrcaLoadReport` that the cases use.

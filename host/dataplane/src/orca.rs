@@ -18,7 +18,7 @@ use waymark_core::policy::LoadReport;
 
 #[allow(missing_docs, unreachable_pub, clippy::pedantic, reason = "generated code; the proto has the documentation")]
 mod proto {
-    tonic::include_proto!("xds.data.orca.v3");
+    include!("generated/xds.data.orca.v3.rs");
 }
 
 const LOAD_METRICS: HeaderName = HeaderName::from_static("endpoint-load-metrics-bin");

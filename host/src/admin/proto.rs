@@ -1,4 +1,4 @@
-//! What `proto/waymark/v1` compiles to, client and server.
+//! What `proto/waymark/v1` compiles to, client and server; see `host/tests/generated.rs`.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -7,7 +7,7 @@
     reason = "generated code; the proto has the documentation"
 )]
 
-tonic::include_proto!("waymark.v1");
+include!("generated/waymark.v1.rs");
 
 /// The descriptors of the above, for reflection.
-pub(super) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/waymark.bin"));
+pub(super) const DESCRIPTORS: &[u8] = include_bytes!("generated/waymark.bin");

@@ -11,9 +11,14 @@ use std::{
 
 use tracing::field::Field;
 use tracing_subscriber::{
-    EnvFilter,
     field::MakeExt as _,
-    fmt::format::{FmtSpan, Writer, debug_fn},
+    filter::Targets,
+    fmt::{
+        self as lines,
+        format::{FmtSpan, Writer, debug_fn},
+    },
+    layer::{Layer as _, SubscriberExt as _},
+    util::SubscriberInitExt as _,
 };
 
 use super::output;
@@ -25,19 +30,19 @@ const FIELD: usize = 4096;
 /// Logs from now on: what `filter` says, else `default`.
 pub(super) fn init(filter: Option<&str>, default: &str, json: bool) {
     let filter = filter.unwrap_or(default);
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
+    let filter: Targets = filter.parse().unwrap_or_else(|error| {
         output::say(format_args!("warning: --log {filter:?} is not a filter ({error}); using {default:?}"));
-        EnvFilter::new(default)
+        default.parse().expect("the default is a filter")
     });
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
-    // A second call in one process (tests) keeps the first.
-    let _ = if json {
-        log.with_writer(Json::default).json().with_span_events(FmtSpan::NONE).try_init().is_ok()
+    let layer = if json {
+        lines::layer().with_writer(Json::default).json().with_span_events(FmtSpan::NONE).boxed()
     } else {
         let colours = io::stderr().is_terminal() && !output::no_colour();
         let fields = debug_fn(write_field).delimited(" ");
-        log.with_writer(|| Unread(io::stderr())).with_ansi(colours).fmt_fields(fields).try_init().is_ok()
+        lines::layer().with_writer(|| Unread(io::stderr())).with_ansi(colours).fmt_fields(fields).boxed()
     };
+    // A second call in one process (tests) keeps the first.
+    let _ = tracing_subscriber::registry().with(layer).with(filter).try_init();
 }
 
 fn write_field(to: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {

@@ -52,7 +52,7 @@ const WIT: [(&str, &str); 4] = [
 ];
 
 /// A WASI preview 1 with nothing behind it: see `hollow_preview1.wat`.
-static HOLLOW_PREVIEW1: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hollow_preview1.wasm"));
+static HOLLOW_PREVIEW1: &[u8] = include_bytes!("hollow_preview1.wasm");
 
 const PREVIEW1: &str = "wasi_snapshot_preview1";
 
