@@ -25,8 +25,11 @@ pub use waymark_stages::config::{
 
 use self::setting::Value as _;
 pub use self::{
-    control::{AdminFile, AdminSetting, ControlConfig},
-    file::{FileConfig, LimitsFile, RegistryFile, TrafficFile, parse as parse_file, read as read_file},
+    control::ControlConfig,
+    file::{
+        AdminFile, AdminSetting, FileConfig, LimitsFile, RegistryFile, TrafficFile, parse as parse_file,
+        read as read_file,
+    },
     setting::{Default as SettingDefault, Kind as SettingKind, Setting},
 };
 use crate::{
