@@ -1,7 +1,7 @@
 //! Which files of a crate use each other in a circle. Paths (`crate::a::b`, `super::…`, `self::…`,
 //! and those that begin with a module of the same file) are followed through imports and re-exports
-//! to the file that has what they name. What a module uses of those below it does not count: it puts
-//! them together. What they use of it does. Tests are left out.
+//! to the file that has what they name. What a module uses of those below it does not count: it
+//! puts them together. What they use of it does. Tests are left out.
 //!
 //! This reads tokens, not Rust: what macros make of their words, and names that come in through a
 //! `*`, it does not see.
