@@ -105,6 +105,7 @@ impl Admin {
 
 /// Why the front door does not open.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum AdminError {
     /// The descriptors in the binary are damaged: a fault of the build.
     #[error("the descriptors for gRPC reflection cannot be read")]

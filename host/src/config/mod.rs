@@ -46,6 +46,7 @@ const DEFAULT_HOLD_TIME_S: u64 = 30;
 
 /// What is wrong with a configuration. Nothing was started.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {path}")]
