@@ -2,8 +2,11 @@
 //! which module may use which, and who alone may depend on what.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "architecture/circles.rs"]
+mod circles;
+
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -66,6 +69,46 @@ const ALONE_IN_PROGRAM: &[(&str, &[&str])] = &[
 
 /// Modules that know no async runtime, of the crate `core`.
 const NO_TOKIO: &[&str] = &["secret", "text", "exposition", "model", "naming", "policy", "check", "traffic"];
+
+/// Circles of files that are still there, by the crate's folder. To be taken off as they go;
+/// nothing comes in.
+const CIRCLES: &[(&str, &[&str])] = &[
+    ("core", &["traffic/lb.rs", "traffic/service_config.rs", "traffic/spelling.rs"]),
+    ("registry", &["hub/link.rs", "hub/renewal.rs"]),
+    ("embedded", &["maintenance.rs", "snapshot.rs"]),
+    (
+        "runtime",
+        &[
+            "bundled.rs",
+            "compile.rs",
+            "engine.rs",
+            "grants.rs",
+            "host.rs",
+            "key_scheme.rs",
+            "loader.rs",
+            "picker.rs",
+            "policy.rs",
+            "restarts.rs",
+            "wasi.rs",
+        ],
+    ),
+    ("balancer", &["endpoint.rs", "unanswering.rs"]),
+    ("balancer", &["service.rs", "services.rs"]),
+    (
+        "dataplane",
+        &[
+            "access.rs",
+            "client.rs",
+            "connect.rs",
+            "errors.rs",
+            "lookups.rs",
+            "metrics.rs",
+            "options.rs",
+            "silence.rs",
+            "wait.rs",
+        ],
+    ),
+];
 
 /// A server like any other: it knows nothing of ours.
 const STANDS_ALONE: &str = "embedded";
@@ -230,6 +273,27 @@ fn a_module_uses_only_those_before_it() {
 }
 
 #[test]
+fn no_files_of_a_crate_form_a_circle() {
+    let mut wrong = Vec::new();
+    for (folder, _) in ORDER {
+        let root = host().join(folder).join("src");
+        let mut files = Vec::new();
+        sources(&root, &mut files);
+        let name = |file: &Path| file.strip_prefix(&root).unwrap().display().to_string();
+        let files = files.iter().map(|file| (name(file), fs::read_to_string(file).unwrap())).collect();
+        let (found, mut listed) = (circles::circles(&files), Vec::new());
+        listed.extend(CIRCLES.iter().filter(|(crates, _)| crates == folder).map(|(_, files)| files.to_vec()));
+        let circles = |circles: &[Vec<&str>], but: &[Vec<&str>], what| {
+            let others = circles.iter().filter(|circle| !but.contains(circle));
+            others.map(|circle| format!("{folder}: {what}: {}", circle.join(", "))).collect::<Vec<_>>()
+        };
+        wrong.extend(circles(&found, &listed, "these use each other in a circle; move down what both need"));
+        wrong.extend(circles(&listed, &found, "no such circle any more; take it off the list"));
+    }
+    assert!(wrong.is_empty(), "circles of files:\n{}", wrong.join("\n"));
+}
+
+#[test]
 fn a_module_names_only_the_crates_that_the_table_allows_it() {
     let mut wrong = Vec::new();
     walk(".", |file, module, code| {
@@ -256,4 +320,47 @@ fn the_checks_see_what_they_look_for() {
     assert!(names_crate("use\n    clap;", "clap"));
     assert!(!names_crate("self.clap::x; my_clap::y", "clap"));
     assert!(!names_crate("tonic::transport", "h2"));
+}
+
+/// The circles of a crate with these files.
+fn circles_of(files: &[(&str, &str)]) -> Vec<String> {
+    let files: BTreeMap<_, _> = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+    circles::circles(&files).iter().map(|circle| circle.join(" ")).collect()
+}
+
+#[test]
+fn a_circle_is_found_wherever_it_is_closed() {
+    let root = ("lib.rs", "mod a; mod b; mod c; pub use a::A; pub use other::B;");
+    let files = |a, b| [root, ("a/mod.rs", a), ("b.rs", b), ("c.rs", "pub fn c() {}")];
+    let uses_b = "use crate::{b::{self, X as Y}, c};";
+    assert!(circles_of(&files(uses_b, "pub struct X;")).is_empty());
+    for closes in [
+        "use super::a::A;",
+        "use crate::{c, a::{A, B}};",
+        "fn f() { crate::a::f() }",
+        "mod inner { use super::super::a::A; }",
+        "use crate::A; // by way of the root",
+        "const OPENS: char = '\"'; use super::a::A; const ENDS: &str = r#\"\"\"#;",
+    ] {
+        assert_eq!(circles_of(&files(uses_b, closes)), ["a/mod.rs b.rs"], "{closes}");
+    }
+    for is_none in [
+        "// use super::a::A;",
+        "const TEXT: &str = \"\\\"use super::a::A;\";",
+        "#[cfg(test)]\nmod tests { use super::super::a::A; }",
+        "#[cfg(test)] use crate::a; fn f<'a>(x: &'a str) {}",
+        "use crate::B; use other::a::A;",
+    ] {
+        assert!(circles_of(&files(uses_b, is_none)).is_empty(), "{is_none}");
+    }
+    let below = |child| {
+        [
+            ("lib.rs", "mod a; mod b;"),
+            ("a.rs", "mod d; use d::D; pub struct A;"),
+            ("b.rs", "use crate::a::D;"),
+            ("a/d.rs", child),
+        ]
+    };
+    assert!(circles_of(&below("use super::A;")).is_empty(), "a module puts together what is below it");
+    assert_eq!(circles_of(&below("use crate::b;")), ["a/d.rs b.rs"]);
 }

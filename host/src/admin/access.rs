@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-use super::{guard::Refusal, roles::Role, tokens::Tokens};
+use super::{refusal::Refusal, roles::Role, tokens::Tokens};
 use crate::dataplane::{ClientRule, Identity};
 
 /// Who may change something, and by which names the node is called. By default whoever reaches the

@@ -22,6 +22,7 @@ use crate::{
 
 /// Why a node did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// Not the address of a node. Do not retry.
     #[error(

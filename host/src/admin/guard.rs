@@ -9,15 +9,14 @@
 use std::net::IpAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     header::{CONTENT_TYPE, HOST, ORIGIN},
     request,
 };
-use thiserror::Error;
-use tonic::Code;
 
 use super::{
     access::{Access, Caller, Peer, Way},
+    refusal::Refusal,
     roles::{self, Role},
 };
 use crate::text;
@@ -25,78 +24,6 @@ use crate::text;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-
-/// Why a request goes no further.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum Refusal {
-    #[error(
-        "this node is not called \"{0}\": call it by its address or as localhost, or list the name in allowed-hosts of [admin]"
-    )]
-    ForeignHost(String),
-    #[error("this is no place for requests that a web page of \"{0}\" makes")]
-    ForeignOrigin(String),
-    #[error("this is no place for requests that web pages make")]
-    CrossSite,
-    #[error("pages are read with GET, and calls are gRPC over HTTP/2")]
-    Method,
-    #[error("calls are gRPC over HTTP/2, and this is {0}")]
-    NotHttp2(&'static str),
-    #[error("calls are gRPC: content-type application/grpc")]
-    ContentType,
-    #[error("this port answers probes (health, readiness and metrics); the rest is on the node's other ports")]
-    ProbesOnly,
-    #[error(
-        "{0}: show a token (--token-file or WAYMARK_TOKEN_FILE; as a header, `authorization: Bearer TOKEN`), or a certificate that may \
-         (--cert-file, --key-file), or come over the node's Unix socket (--node unix:/PATH)"
-    )]
-    NotProven(&'static str),
-    #[error("{0} may not change anything here: allow-clients or allow-uids of [admin] say who may")]
-    NotAllowed(String),
-    #[error("the header `authorization` is not `Bearer TOKEN`")]
-    NoBearer,
-    #[error("this node does not know this token")]
-    WrongToken,
-    #[error("as many changes are under way as may be at once: try again later")]
-    Busy,
-}
-
-impl Refusal {
-    /// The status for people, and for web pages.
-    pub(super) fn http(&self) -> StatusCode {
-        match self {
-            Self::ForeignHost(_) => StatusCode::MISDIRECTED_REQUEST,
-            Self::ForeignOrigin(_) | Self::CrossSite | Self::ProbesOnly | Self::NotAllowed(_) => StatusCode::FORBIDDEN,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotHttp2(_) => StatusCode::BAD_REQUEST,
-            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NotProven(_) | Self::NoBearer | Self::WrongToken => StatusCode::UNAUTHORIZED,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// The status for gRPC's clients.
-    pub(super) fn grpc(&self) -> Code {
-        match self {
-            Self::NotProven(_) | Self::NoBearer | Self::WrongToken => Code::Unauthenticated,
-            Self::Busy => Code::ResourceExhausted,
-            _ => Code::PermissionDenied,
-        }
-    }
-
-    /// The same as a metric's label.
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::ForeignHost(_) => "host",
-            Self::ForeignOrigin(_) | Self::CrossSite => "origin",
-            Self::Method | Self::NotHttp2(_) | Self::ContentType => "protocol",
-            Self::ProbesOnly => "probes-only",
-            Self::NotProven(_) => "no-credential",
-            Self::NoBearer | Self::WrongToken => "wrong-credential",
-            Self::NotAllowed(_) => "not-allowed",
-            Self::Busy => "busy",
-        }
-    }
-}
 
 /// What a request may go on as.
 #[derive(Debug)]
@@ -234,6 +161,8 @@ fn shown(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use tonic::Code;
+
     use super::{super::tokens::Tokens, *};
     use crate::dataplane::Identity;
 

@@ -31,7 +31,7 @@ mod nearest;
 mod plugin_memory;
 mod proto;
 mod readiness;
-mod refused;
+mod refusal;
 mod roles;
 mod scrape;
 mod seat;
@@ -63,7 +63,7 @@ pub use self::{
     tokens::{Tokens, TokensError},
 };
 use self::{
-    api::NodeApi, candidate::Candidates, dashboard::Filter, proto::node_server::NodeServer, refused::Refused,
+    api::NodeApi, candidate::Candidates, dashboard::Filter, proto::node_server::NodeServer, refusal::Refused,
     scrape::Scrapes, server::Front,
 };
 use crate::{balancer::Services, plugin::Engine, text};
@@ -105,6 +105,7 @@ impl Admin {
 
 /// Why the front door does not open.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum AdminError {
     /// The descriptors in the binary are damaged: a fault of the build.
     #[error("the descriptors for gRPC reflection cannot be read")]

@@ -28,8 +28,8 @@ use tracing::{debug, info, warn};
 use super::{
     access::{Access, Peer, Way},
     body::{Bounded, Held},
-    guard::{self, Refusal},
-    refused::Refused,
+    guard,
+    refusal::{Refusal, Refused},
     roles::Role,
     seat::{Seat, Seats, Taken},
 };

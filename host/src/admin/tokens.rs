@@ -15,6 +15,7 @@ const MOST: usize = 1024;
 
 /// Why a text has no tokens to use.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum TokensError {
     /// There are none in it.
     #[error("has no token in it: write one a line, as NAME:TOKEN or TOKEN; `openssl rand -hex 32` makes one")]

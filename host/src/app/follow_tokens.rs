@@ -21,6 +21,7 @@ const LIMIT: usize = 1 << 20;
 
 /// Why a file of tokens cannot be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum TokenFileError {
     /// It cannot be read.
     #[error("cannot read the tokens in {path}: {source}")]

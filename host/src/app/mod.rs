@@ -35,6 +35,7 @@ use crate::{
 
 /// Why a node does not start. Nothing of it runs.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum AppError {
     /// An address cannot be listened on.
     #[error("cannot listen for {what} on {address}{}", hint(source, flag))]

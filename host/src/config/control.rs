@@ -1,81 +1,9 @@
 //! The node's API: where it is reached, and who may do what there.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
-};
-
-use super::{ConfigError, TlsFiles, clients::rules, file::TlsFile, parse, setting::settings};
+use super::{ConfigError, TlsFiles, clients::rules, file::AdminSetting, parse};
 use crate::dataplane::ClientRule;
-
-/// `admin`: an address, or a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AdminSetting {
-    /// `admin = "IP:port"`.
-    Address(String),
-    /// `[admin]`
-    Table(Box<AdminFile>),
-}
-
-settings! {
-    /// `[admin]`
-    #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-    #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-    pub struct AdminFile {
-        /// Where the node's API, health, metrics and dashboard are, `IP:port`.
-        pub listen: Option<String> [= "127.0.0.1:7001"],
-        /// A Unix socket where they are, too. Its peers are known by their user: root and the
-        /// node's own may change policies.
-        pub unix: Option<PathBuf>,
-        /// A port for health, readiness and metrics alone, `IP:port`.
-        pub probe: Option<String>,
-        /// A file with tokens, `NAME:TOKEN` or `TOKEN` a line: who shows one may change policies.
-        pub token_file: Option<PathBuf>,
-        /// Clients whose certificates may change policies; `["*"]` for all that have one of
-        /// `tls.client-ca-file`.
-        pub allow_clients: Vec<String>,
-        /// Further users whose processes may, over the Unix socket.
-        pub allow_uids: Vec<u32>,
-        /// Names by which the node is called, beside addresses and `localhost`: `node.example`, or
-        /// `.example` for all below it.
-        pub allowed_hosts: Vec<String>,
-        /// Nobody changes policies without one of the above, also on loopback.
-        pub require_auth: bool [else "false, and true once one of them is said"],
-        /// Nor does anybody see more than health and metrics without it.
-        pub protect_reads: bool [= "false"],
-        /// Start although whoever reaches an address that is not loopback may change policies.
-        pub insecure: bool [= "false"],
-        /// TLS on `listen`.
-        pub tls: Option<TlsFile>,
-    }
-}
-
-impl<'de> Deserialize<'de> for AdminSetting {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = AdminSetting;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address (admin = \"127.0.0.1:7001\") or a table ([admin])")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<AdminSetting, E> {
-                Ok(AdminSetting::Address(text.to_owned()))
-            }
-
-            // Not `untagged`, which would take the words from errors.
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AdminSetting, A::Error> {
-                AdminFile::deserialize(MapAccessDeserializer::new(map)).map(|file| AdminSetting::Table(Box::new(file)))
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
-}
 
 /// Who may do what at the node's API, and which ways there are to it beside its port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

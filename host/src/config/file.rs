@@ -1,10 +1,19 @@
 //! What may be written in `waymark.toml`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
-use super::{ConfigError, control::AdminSetting, setting::settings};
+use super::{
+    ConfigError,
+    setting::{Kind, Value, settings},
+};
 use crate::secret::Secret;
 
 settings! {
@@ -57,6 +66,37 @@ settings! {
         pub plugins: PluginsFile,
         /// What is said of the calls of all services.
         pub traffic: TrafficFile,
+    }
+
+    /// `[admin]`
+    #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+    pub struct AdminFile {
+        /// Where the node's API, health, metrics and dashboard are, `IP:port`.
+        pub listen: Option<String> [= "127.0.0.1:7001"],
+        /// A Unix socket where they are, too. Its peers are known by their user: root and the
+        /// node's own may change policies.
+        pub unix: Option<PathBuf>,
+        /// A port for health, readiness and metrics alone, `IP:port`.
+        pub probe: Option<String>,
+        /// A file with tokens, `NAME:TOKEN` or `TOKEN` a line: who shows one may change policies.
+        pub token_file: Option<PathBuf>,
+        /// Clients whose certificates may change policies; `["*"]` for all that have one of
+        /// `tls.client-ca-file`.
+        pub allow_clients: Vec<String>,
+        /// Further users whose processes may, over the Unix socket.
+        pub allow_uids: Vec<u32>,
+        /// Names by which the node is called, beside addresses and `localhost`: `node.example`, or
+        /// `.example` for all below it.
+        pub allowed_hosts: Vec<String>,
+        /// Nobody changes policies without one of the above, also on loopback.
+        pub require_auth: bool [else "false, and true once one of them is said"],
+        /// Nor does anybody see more than health and metrics without it.
+        pub protect_reads: bool [= "false"],
+        /// Start although whoever reaches an address that is not loopback may change policies.
+        pub insecure: bool [= "false"],
+        /// TLS on `listen`.
+        pub tls: Option<TlsFile>,
     }
 
     /// `[tls]`, and `tls` of `[admin]`
@@ -507,6 +547,51 @@ limits_tables! {
     quarantine_failures [1..=1_000_000 = "10"],
     /// The window, seconds.
     quarantine_window_s [1..=86_400 = "10"],
+}
+
+/// `admin`: an address, or a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminSetting {
+    /// `admin = "IP:port"`.
+    Address(String),
+    /// `[admin]`
+    Table(Box<AdminFile>),
+}
+
+impl<'de> Deserialize<'de> for AdminSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = AdminSetting;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address (admin = \"127.0.0.1:7001\") or a table ([admin])")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<AdminSetting, E> {
+                Ok(AdminSetting::Address(text.to_owned()))
+            }
+
+            // Not `untagged`, which would take the words from errors.
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AdminSetting, A::Error> {
+                AdminFile::deserialize(MapAccessDeserializer::new(map)).map(|file| AdminSetting::Table(Box::new(file)))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl Value for AdminSetting {
+    const KIND: Kind = Kind::Table(AdminFile::SETTINGS);
+
+    fn check(&self, at: &str) -> Result<(), ConfigError> {
+        match self {
+            Self::Address(_) => Ok(()),
+            Self::Table(table) => table.check(at),
+        }
+    }
 }
 
 /// Reads and parses a file.

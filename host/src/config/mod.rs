@@ -25,8 +25,11 @@ pub use waymark_stages::config::{
 
 use self::setting::Value as _;
 pub use self::{
-    control::{AdminFile, AdminSetting, ControlConfig},
-    file::{FileConfig, LimitsFile, RegistryFile, TrafficFile, parse as parse_file, read as read_file},
+    control::ControlConfig,
+    file::{
+        AdminFile, AdminSetting, FileConfig, LimitsFile, RegistryFile, TrafficFile, parse as parse_file,
+        read as read_file,
+    },
     setting::{Default as SettingDefault, Kind as SettingKind, Setting},
 };
 use crate::{
@@ -43,6 +46,7 @@ const DEFAULT_HOLD_TIME_S: u64 = 30;
 
 /// What is wrong with a configuration. Nothing was started.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {path}")]

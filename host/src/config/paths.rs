@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     PluginRef,
-    control::AdminSetting,
-    file::{EndpointTlsFile, FileConfig, PluginsFile, RegistryFile, TlsFile},
+    file::{AdminSetting, EndpointTlsFile, FileConfig, PluginsFile, RegistryFile, TlsFile},
 };
 use crate::dataplane::AccessTarget;
 

@@ -7,12 +7,12 @@
 //!                                     └──▶ ClientsFile::SETTINGS ──▶ config reference, config show
 //! ```
 //!
-//! A key is written once, in the structs of `file` and `control`; what the program reads, checks
+//! A key is written once, in the structs of `file`; what the program reads, checks
 //! and prints of it follows from there.
 
 use std::path::PathBuf;
 
-use super::{ConfigError, control::AdminSetting};
+use super::ConfigError;
 use crate::secret::Secret;
 
 /// One key.
@@ -183,17 +183,6 @@ impl<T: Value> Value for Vec<T> {
 
     fn check(&self, at: &str) -> Result<(), ConfigError> {
         self.iter().try_for_each(|value| value.check(&value.place(at)))
-    }
-}
-
-impl Value for AdminSetting {
-    const KIND: Kind = Kind::Table(super::AdminFile::SETTINGS);
-
-    fn check(&self, at: &str) -> Result<(), ConfigError> {
-        match self {
-            Self::Address(_) => Ok(()),
-            Self::Table(table) => table.check(at),
-        }
     }
 }
 

@@ -380,3 +380,20 @@ async fn a_check_that_is_none_is_refused_with_those_there_are() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("tcp, http:/PATH, grpc"), "{said}");
 }
+
+#[tokio::test]
+async fn what_the_registry_will_never_take_ends_it_with_a_code_of_its_own() {
+    let mut registry = Registry::embedded().await;
+    let (_listener, address) = instance().await;
+    // Over the 1.5 MiB of etcd's requests; one argument must not be that long.
+    let metadata: Vec<_> = (0..18).map(|key| format!("--meta=k{key}={}", "x".repeat(100_000))).collect();
+    let output = Command::new(env!("CARGO_BIN_EXE_waymark"))
+        .args(["register", "svc", "--registry", &registry.url, "--advertise", &address, "--no-wait"])
+        .args(metadata)
+        .args(["--", "sleep", "1000"])
+        .output();
+    let output = timeout(PATIENCE, output).await.expect("the command is asked to end").unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(3) && said.contains("request is too large"), "{said}");
+    assert!(!is_registered(&mut registry.client, &address).await);
+}

@@ -1,13 +1,13 @@
 //! `waymark demo`: everything once, on this machine, told as a story.
 //!
 //! ```text
-//!   script ── acts ──▶ stage      the node in this process, its registry, its API
-//!     │                processes  instances, each a child process (`server`)
-//!     │                load       clients that call through the node, and count who answers
-//!     │                observe    asks the node's API what it sees
-//!     └── words ─────▶ ui ──▶ view ──▶ screen ──▶ terminal
-//!                      shares     what each policy should give
-//!                      summary    what was found out, and whether it is right
+//!   script, note ── acts ──▶ scene ──▶ stage      the node in this process, its registry, its API
+//!     │                                processes  instances, each a child process (`server`)
+//!     │                                load       clients that call through the node, and count who answers
+//!     │                                observe    asks the node's API what it sees
+//!     └── words ──▶ ui ──▶ view ──▶ screen ──▶ terminal
+//!                                      shares     what each policy should give
+//!                                      summary    what was found out, and whether it is right
 //! ```
 //!
 //! The demo uses Waymark from outside, as a user does: gRPC calls to the proxy, the node's API for
@@ -19,6 +19,7 @@ mod load;
 mod note;
 mod observe;
 mod processes;
+mod scene;
 mod screen;
 mod script;
 pub(super) mod server;
@@ -36,8 +37,8 @@ use tokio::time::Instant;
 
 use self::{
     error::DemoError,
-    script::{Pace, SERVICE, Scene},
-    stage::Stage,
+    scene::{Pace, Scene},
+    stage::{SERVICE, Stage},
     terminal::Out,
     ui::Ui,
 };

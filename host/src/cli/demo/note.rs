@@ -13,7 +13,7 @@ use super::{
     DemoError,
     load::{SERVICE_HEADER, dial, header},
     processes::{Process, Spec},
-    script::Scene,
+    scene::Scene,
     stage::{is_free, loopback},
     summary::{NoteCalls, NoteReport, UNAVAILABLE, UNIMPLEMENTED},
 };
