@@ -5,13 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::task::JoinSet;
 use waymark_balancer::{HashKey, ServiceDefaults, Services};
 use waymark_core::{model::ServiceName, traffic::Traffic};
-use waymark_runtime::{Engine, Limits};
+use waymark_runtime::{Abandon, Engine, Limits};
 
 use crate::{
+    candidate::{self, CandidateError, Wanted},
     config::{ClientConfig, PluginChoice},
     error::StartError,
     follow::follow,
-    load::{TrialError, load_policy, try_for_nobody},
     policy_file::{PolicyFile, Slot},
 };
 
@@ -37,11 +37,20 @@ impl Defaults {
     pub(super) async fn load(engine: &Engine, config: &ClientConfig) -> Result<Self, StartError> {
         let zone: Arc<str> = config.zone.as_str().into();
         let load = async |choice: &PluginChoice, limits: &Limits, whose: String| -> Result<Arc<Slot>, StartError> {
-            let candidate = load_policy(engine, choice, limits.clone(), "configuration").await?;
-            match try_for_nobody(&candidate, &zone).await {
-                Ok(()) => Ok(Slot::new(choice.clone(), limits.clone(), candidate)),
-                Err(TrialError::Build(source)) => Err(StartError::Policy { whose, source }),
-                Err(TrialError::Host(reason)) => Err(StartError::Engine(reason)),
+            let wanted = Wanted {
+                source: choice.plugin.clone().into(),
+                config: choice.config.clone(),
+                limits: limits.clone(),
+                grants: choice.allow,
+                by: "configuration".into(),
+                trial: Some(Arc::clone(&zone)),
+                abandon: Abandon::default(),
+            };
+            match candidate::load(engine, wanted).await {
+                Ok(candidate) => Ok(Slot::new(choice.clone(), limits.clone(), candidate)),
+                Err(CandidateError::Plugin(error)) => Err(error.into()),
+                Err(CandidateError::Build(source)) => Err(StartError::Policy { whose, source }),
+                Err(CandidateError::Host(reason)) => Err(StartError::Engine(reason)),
             }
         };
         let policy = load(&config.policy, &config.limits, "the default policy".into()).await?;

@@ -12,12 +12,13 @@ use std::{
 use tracing::{info, warn};
 use waymark_balancer::{Candidate, PolicyInfo, Services};
 use waymark_core::model::ServiceName;
-use waymark_runtime::{Engine, Limits, LoadError};
+use waymark_runtime::{Abandon, Engine, Limits, LoadError};
 
 use crate::{
+    candidate::{self, CandidateError, Wanted},
     config::{PluginChoice, PluginRef},
     follow::{Refusal, Subject, Whole},
-    load::{PluginError, try_for_nobody},
+    load::{PluginError, Source},
 };
 
 /// Who set a version, in the history.
@@ -53,11 +54,9 @@ impl Slot {
 }
 
 /// Whether a component may be one that is still being written.
-fn may_be_half(error: &PluginError) -> bool {
-    matches!(
-        error,
-        PluginError::Load(LoadError::Invalid { .. } | LoadError::NotWasm { .. } | LoadError::OtherWorld { .. })
-    )
+fn may_be_half(error: &CandidateError) -> bool {
+    let CandidateError::Plugin(PluginError::Load(error)) = error else { return false };
+    matches!(error, LoadError::Invalid { .. } | LoadError::NotWasm { .. } | LoadError::OtherWorld { .. })
 }
 
 /// Follows one file for the services that have it as their policy.
@@ -80,7 +79,7 @@ impl Subject for PolicyFile {
             let path = whole.path.clone();
             let sha256 = whole.sha256.clone().unwrap_or_default();
             match self.load(whole).await {
-                Ok(candidate) => self.swap(&path, candidate).await?,
+                Ok(candidate) => self.swap(&path, candidate).await,
                 Err(error) => {
                     return Err(Refusal { sha256, may_be_half: may_be_half(&error), ..Refusal::new(&path, error) });
                 }
@@ -105,27 +104,27 @@ impl Subject for PolicyFile {
 }
 
 impl PolicyFile {
-    async fn load(&self, whole: Whole) -> Result<Candidate, PluginError> {
+    async fn load(&self, whole: Whole) -> Result<Candidate, CandidateError> {
         let (origin, limit) = (whole.path.display().to_string(), self.limit());
         if whole.sha256.is_none() {
-            return Err(LoadError::TooLarge { origin, size: whole.size as usize, limit }.into());
+            return Err(PluginError::Load(LoadError::TooLarge { origin, size: whole.size as usize, limit }).into());
         }
-        let (engine, choice, limits) = (self.engine.clone(), self.slot.choice.clone(), self.slot.limits.clone());
-        let named = origin.clone();
-        let load = move || {
-            let plugin = engine.load_with(&whole.bytes, &origin, limits, choice.allow)?;
-            Ok(Candidate::new(plugin.into_policy(&choice.config)?, BY))
+        let PluginChoice { config, allow, .. } = self.slot.choice.clone();
+        let wanted = Wanted {
+            source: Source::Bytes { bytes: whole.bytes.into(), origin },
+            config,
+            limits: self.slot.limits.clone(),
+            grants: allow,
+            by: BY.into(),
+            trial: Some(Arc::clone(&self.zone)),
+            abandon: Abandon::default(),
         };
-        let loaded = tokio::task::spawn_blocking(load).await;
-        loaded.unwrap_or_else(|panic| Err(PluginError::Host { plugin: named, reason: panic.to_string() }))
+        candidate::load(&self.engine, wanted).await
     }
 
     /// Gives it to each service that has its policy from here. A service that refuses keeps what it
     /// has and says so in its history.
-    async fn swap(&self, path: &Path, candidate: Candidate) -> Result<(), Refusal> {
-        if let Err(error) = try_for_nobody(&candidate, &self.zone).await {
-            return Err(Refusal { sha256: candidate.info.sha256, ..Refusal::new(path, error) });
-        }
+    async fn swap(&self, path: &Path, candidate: Candidate) {
         // First what services begin with, then those that have begun: none is missed.
         self.slot.replace(candidate.clone());
         let file = path.display();
@@ -138,6 +137,5 @@ impl PolicyFile {
                 warn!(%file, %error, "the changed file is not taken over");
             }
         }
-        Ok(())
     }
 }
