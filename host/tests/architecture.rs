@@ -45,7 +45,7 @@ const ALONE: &[(&str, &[&str])] = &[
     ("comfy-table", &["."]),
     ("crossterm", &["."]),
     ("greeter", &["."]),
-    ("anyhow", &["runtime", "."]),
+    ("anyhow", &["."]),
     ("prometheus-client", &["core", "registry", "dataplane", "stages", "."]),
 ];
 

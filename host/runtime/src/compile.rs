@@ -40,7 +40,7 @@ use super::{bundled, engine};
 
 pub(super) type Digest = [u8; 32];
 
-/// What compiling may take.
+/// What compiling may take. More may be added: build it with `..CompileLimits::default()`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileLimits {
     /// The most processor time that compiling a component may take; on the clock it is five times

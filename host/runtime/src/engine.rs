@@ -16,6 +16,7 @@ use wasmtime::{Cache, CacheConfig, Config, Store, Trap, UpdateDeadline, componen
 use super::{
     budget::{self, Budget, Usage},
     compile::{Abandon, CompileError, CompileLimits, Compiler, Compiles},
+    error::EngineError,
     host::HostState,
     limits::Limits,
     meter::processor_time,
@@ -23,7 +24,7 @@ use super::{
     ticker::{Running, TICK, Ticker},
 };
 
-/// How the engine is set up.
+/// How the engine is set up. More may be added: build it with `..EngineConfig::default()`.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Where compiled components are kept from one start to the next, by the SHA-256 of their bytes
@@ -163,11 +164,12 @@ impl Engine {
     /// # Errors
     ///
     /// The machine cannot run compiled WebAssembly, or a thread could not be started.
-    pub fn new(config: EngineConfig) -> anyhow::Result<Self> {
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let compiler = Compiler::new(config.compile.clone(), config.cache_dir.as_deref());
         // A node must not fail to start over a speed-up.
         let cache = compiler.code_folder().and_then(|folder| cache(&folder).inspect_err(|error| warn!("{error}")).ok());
-        let wasmtime = wasmtime::Engine::new(&settings(cache)).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let wasmtime = wasmtime::Engine::new(&settings(cache))
+            .map_err(|error| EngineError::Unsupported { reason: format!("{error:#}"), source: error.into() })?;
         let engine = wasmtime.weak();
         let ticker = Ticker::start(move || engine.upgrade().inspect(wasmtime::Engine::increment_epoch).is_some())?;
         let restarts = Restarts::start()?;

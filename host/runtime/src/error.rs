@@ -1,11 +1,35 @@
-//! Why a file is not a plugin of this host.
+//! Why a file is not a plugin of this host, and why no plugin runs on it at all.
+
+use std::{error::Error as StdError, io};
 
 use thiserror::Error;
 use waymark_core::text::{NAME, WORDS, shown};
 
+/// Why the engine does not start: no plugin runs in this process.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The machine, or the system on it, cannot run what the compiler makes.
+    #[error("this machine cannot run compiled WebAssembly: {reason}")]
+    Unsupported {
+        /// What is missing, with all its causes.
+        reason: String,
+        /// The same as the compiler has it.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// The system gives it no thread.
+    #[error("a thread of it cannot be started: {source}")]
+    Thread {
+        /// Why.
+        #[from]
+        source: io::Error,
+    },
+}
+
 /// Why a component could not be loaded. Nothing of it runs; whatever ran goes on running. Do not
 /// retry: change the file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum LoadError {
     /// Not WebAssembly at all.
     #[error("{origin} is not WebAssembly: it {found}", origin = shown(.origin, NAME), found = shown(.found, WORDS))]

@@ -12,7 +12,7 @@
 //! failed call its whole store is dropped, because a trap leaves a component unusable, and a fresh
 //! instance is made off the hot path.
 //!
-//! Nothing outside this module names wasmtime.
+//! Nothing outside this crate names wasmtime, and none of its types is in a public signature.
 #![forbid(unsafe_code)]
 
 mod bindings;
@@ -44,7 +44,7 @@ mod wasi_tests;
 pub use budget::Usage;
 pub use compile::{Abandon, AbandonOnDrop, COMPILE_COMMAND, CompileLimits, Compiles, compile_for_parent};
 pub use engine::{Engine, EngineConfig, digest, prepare_thread, yield_to_others};
-pub use error::LoadError;
+pub use error::{EngineError, LoadError};
 pub use grants::{Access, Grant, Grants, UnknownGrant};
 pub use inspect::{Import, Inspection, MemoryLimits};
 pub use key_scheme::WasmKeyScheme;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What one plugin instance may take. Every limit is there so that a bad plugin costs a fallback
-/// and a log line, not the node.
+/// and a log line, not the node. More may be added: build it with `..Limits::default()`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// The longest a pick may run. Default 10 ms: a healthy pick takes well under a microsecond,

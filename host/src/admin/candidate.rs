@@ -144,6 +144,7 @@ fn refused(error: &LoadError) -> Status {
         | LoadError::NoSuchBundled { .. } => Code::InvalidArgument,
         LoadError::Failed { .. } | LoadError::BadDescription { .. } => Code::FailedPrecondition,
         LoadError::NotCompiled { .. } => Code::ResourceExhausted,
+        _ => Code::Unknown,
     };
     Status::new(code, error.to_string())
 }

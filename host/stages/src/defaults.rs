@@ -12,6 +12,7 @@ use crate::{
     config::{ClientConfig, PluginChoice},
     error::StartError,
     follow::follow,
+    load::PluginError,
     policy_file::{PolicyFile, Slot},
 };
 
@@ -50,7 +51,9 @@ impl Defaults {
                 Ok(candidate) => Ok(Slot::new(choice.clone(), limits.clone(), candidate)),
                 Err(CandidateError::Plugin(error)) => Err(error.into()),
                 Err(CandidateError::Build(source)) => Err(StartError::Policy { whose, source }),
-                Err(CandidateError::Host(reason)) => Err(StartError::Engine(reason)),
+                Err(CandidateError::Host(reason)) => {
+                    Err(PluginError::Host { plugin: choice.plugin.to_string(), reason }.into())
+                }
             }
         };
         let policy = load(&config.policy, &config.limits, "the default policy".into()).await?;
