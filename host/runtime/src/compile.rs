@@ -18,6 +18,7 @@ mod examine;
 mod kept;
 mod lane;
 mod local;
+mod nesting;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -19,6 +19,7 @@ use super::{
     error::EngineError,
     host::HostState,
     limits::Limits,
+    memory::HANDLES,
     meter::processor_time,
     restarts::Restarts,
     ticker::{Running, TICK, Ticker},
@@ -229,6 +230,7 @@ impl Engine {
     pub(super) fn store(&self, state: HostState, limits: &Limits, running: &Running<'_>) -> Store<HostState> {
         let mut store = Store::new(self.wasmtime(), state);
         store.limiter(|state| &mut state.memory);
+        store.set_max_component_handles(HANDLES);
         store.epoch_deadline_callback(|mut store| store.data_mut().deadline.passed());
         Deadline::new(limits.build_deadline).arm(&mut store, running);
         store.set_hostcall_fuel(limits.transfer);

@@ -28,8 +28,6 @@ mod key_scheme;
 mod limits;
 mod loader;
 mod memory;
-#[cfg(test)]
-mod memory_tests;
 mod meter;
 mod picker;
 mod policy;
@@ -38,8 +36,6 @@ mod restarts;
 mod tests;
 mod ticker;
 mod wasi;
-#[cfg(test)]
-mod wasi_tests;
 
 pub use budget::Usage;
 pub use compile::{Abandon, AbandonOnDrop, COMPILE_COMMAND, CompileLimits, Compiles, compile_for_parent};

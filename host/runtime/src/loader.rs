@@ -23,7 +23,7 @@ use super::{
     host::{HostState, PluginLog},
     key_scheme::WasmKeyScheme,
     limits::Limits,
-    memory::MemoryLimit,
+    memory::{HANDLES, MemoryLimit},
     policy::WasmPolicy,
     ticker::Running,
     wasi,
@@ -399,8 +399,11 @@ impl Failure {
                 None => Self::Trap(trap.to_string()),
             },
             None => match error.root_cause().to_string() {
-                // The type has no name for others.
+                // These have no types with names for others.
                 cause if cause.contains("fuel allocated for hostcalls") => Self::HandedOver(store.hostcall_fuel()),
+                cause if cause.contains("store handle limit exceeded") => {
+                    Self::Trap(format!("it holds {HANDLES} handles, the most that it may"))
+                }
                 cause => Self::Trap(text::printable(&cause, text::WORDS)),
             },
         }

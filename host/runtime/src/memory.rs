@@ -18,6 +18,11 @@ const INSTANCES: usize = 64;
 const MEMORIES: usize = 8;
 const TABLES: usize = 64;
 
+/// How many handles of resources there may be at a time, of all components within it together, and
+/// how many a table of them may come to hold. Of the host's it may hold 1,024, each of which counts
+/// three times while it is lent.
+pub(super) const HANDLES: usize = 4096;
+
 /// An element of a table is a pointer, in a list that may have room for as many again.
 const ELEMENT: usize = 2 * size_of::<usize>();
 

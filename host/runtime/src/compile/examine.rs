@@ -8,7 +8,10 @@
 //! (Cranelift 0.135: 2.5 µs a byte). What is over the limit is a bomb; CPython with its standard
 //! library is at a third of it.
 
-use wasmparser::{FunctionBody, Instance, Operator, Parser, Payload};
+use wasmparser::{ComponentType, FunctionBody, Instance, Operator, Parser, Payload};
+
+use super::nesting::Nesting;
+use crate::memory::HANDLES;
 
 /// The most that a function may declare as its locals. Interpreters and unoptimized builds have
 /// some thousands.
@@ -36,9 +39,15 @@ const GLOBALS: u64 = 50_000;
 /// The most modules and components within it.
 const PARTS: u64 = 200;
 
+/// The most instances of components, itself and those within it.
+const COMPONENT_INSTANCES: u64 = 200;
+
 /// What the runtime keeps in an instance for a function, an import or a global, in bytes, rounded
 /// up.
 const A_RECORD: u64 = 48;
+
+/// What it keeps for a handle, in bytes, rounded up.
+const A_HANDLE: u64 = 24;
 
 /// What was seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +60,8 @@ pub(crate) struct Examined {
     modules: u64,
     instances: u64,
     work: u64,
+    /// Whether it can come to have handles: it makes resources, or asks for some of the host.
+    handles: bool,
 }
 
 /// Reads a component from one end to the other.
@@ -63,8 +74,13 @@ pub(crate) fn examine(bytes: &[u8]) -> Result<Examined, Refusal> {
     let mut seen = Examined::default();
     // Records of the module in hand, and of the largest.
     let (mut records, mut largest) = (0, 0);
+    let mut nesting = Nesting::default();
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(|error| Refusal::damaged(&error))? {
+        let payload = payload.map_err(|error| Refusal::damaged(&error))?;
+        if !nesting.read(&payload).map_err(|error| Refusal::damaged(&error))? {
+            return Err(Refusal::costly("hands over components, whose instances cannot be counted".into()));
+        }
+        match payload {
             Payload::FunctionSection(section) => {
                 seen.functions += u64::from(section.count());
                 records += u64::from(section.count());
@@ -89,6 +105,20 @@ pub(crate) fn examine(bytes: &[u8]) -> Result<Examined, Refusal> {
                     }
                 }
             }
+            Payload::ComponentTypeSection(section) => {
+                for declared in section {
+                    if let ComponentType::Resource { .. } = declared.map_err(|error| Refusal::damaged(&error))? {
+                        seen.handles = true;
+                    }
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    // Of ours none has resources.
+                    let import = import.map_err(|error| Refusal::damaged(&error))?;
+                    seen.handles |= import.name.name.starts_with("wasi:");
+                }
+            }
             Payload::CodeSectionEntry(body) => seen.work += cost(&body)?,
             _ => {}
         }
@@ -97,8 +127,19 @@ pub(crate) fn examine(bytes: &[u8]) -> Result<Examined, Refusal> {
     }
     // Each module once, and the largest for every further instance: which one that is of, would
     // have to be followed through aliases.
+    if nesting.total > COMPONENT_INSTANCES {
+        let reason = format!(
+            "comes to {} instances of components within it, over the limit of {COMPONENT_INSTANCES}",
+            nesting.total
+        );
+        return Err(Refusal::costly(reason));
+    }
     let again = seen.instances.saturating_sub(seen.modules).saturating_mul(largest);
-    seen.fixed = (seen.functions + seen.globals + again).saturating_mul(A_RECORD) as usize;
+    let records = (seen.functions + seen.globals + again).saturating_mul(A_RECORD);
+    // A table keeps its size when handles are given back, so that each of them may come to hold as
+    // many as all together; one more is the host's.
+    let tables = if seen.handles { nesting.total + 1 } else { 0 };
+    seen.fixed = records.saturating_add(tables * HANDLES as u64 * A_HANDLE) as usize;
     Ok(seen)
 }
 
@@ -241,7 +282,19 @@ mod tests {
     fn a_plugin_that_makes_resources_of_its_own_is_taken() {
         // QuickJS's toolchain writes such ones, in the place of WASI's.
         let makes = "(component (type $r (resource (rep i32))) (core func (canon resource.new $r)))";
-        assert!(examine(&wat::parse_str(makes).unwrap()).is_ok());
+        let seen = examine(&wat::parse_str(makes).unwrap()).unwrap();
+        assert_eq!(seen.fixed, 2 * HANDLES * A_HANDLE as usize, "its tables of handles are paid for");
+    }
+
+    #[test]
+    fn instances_that_multiply_are_refused_before_anybody_makes_them() {
+        let mut text = "(component)".to_owned();
+        for _ in 0..3 {
+            let named = text.replacen("(component", "(component $c", 1);
+            text = format!("(component {named} {})", "(instance (instantiate $c))".repeat(100));
+        }
+        let reason = refusal(&wat::parse_str(text).unwrap());
+        assert!(reason.contains("comes to 1010101 instances"), "{reason}");
     }
 
     #[test]

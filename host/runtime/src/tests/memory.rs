@@ -1,6 +1,4 @@
 //! What instances hold: one alone, and all of a node together.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -11,15 +9,15 @@ use waymark_core::{
     policy::{BuildError, NoRequest, PickContext, PickError, Picker, Plan, Policy as _, Scope},
 };
 
-use super::*;
+use crate::{Engine, EngineConfig, Grants, Kind, Limits, WasmPolicy};
 
 const MIB: usize = 1 << 20;
 
 /// It takes all memory that it is given, of eight memories.
-const GREEDY: &[u8] = include_bytes!("../dist/test/takes_all_memory.wasm");
+const GREEDY: &[u8] = include_bytes!("../../dist/test/takes_all_memory.wasm");
 
 /// Each of its eight tables takes as many elements as it is given.
-const HOARDS_TABLES: &[u8] = include_bytes!("../dist/test/hoards_tables.wasm");
+const HOARDS_TABLES: &[u8] = include_bytes!("../../dist/test/hoards_tables.wasm");
 
 fn engine(total_memory: usize, limits: Limits) -> Engine {
     Engine::new(EngineConfig { instances: 2, total_memory, limits, ..EngineConfig::default() }).unwrap()
@@ -128,7 +126,7 @@ fn growth_that_the_node_has_no_room_for_fails_as_growth_does() {
     let refused = build(&greedy(&engine), "svc", 3).map(drop).unwrap_err().to_string();
     assert!(refused.contains("hold 0 MiB of 4 MiB"), "{refused}");
     // A pick that wants more than is left traps, as it does at its own limit, and is told why.
-    let guest = include_bytes!("../dist/test/hoards_in_pick.wasm");
+    let guest = include_bytes!("../../dist/test/hoards_in_pick.wasm");
     let policy = engine.load(guest, "hoards_in_pick").unwrap().into_policy(r#"{"every": 1}"#).unwrap();
     let error = picker(build(&policy, "svc", 3).unwrap()).pick(CONTEXT, &NoRequest("/a.B/C")).unwrap_err();
     assert!(error.to_string().contains("the node's plugins hold"), "{error}");

@@ -1,6 +1,11 @@
 //! The bundled components, and bad ones, through the one door.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod guest;
+mod handles;
+mod memory;
+mod wasi;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -159,9 +164,9 @@ fn plugins_of_every_interface_run_on_this_host() {
     let endpoints = [endpoint(1, "", 1), endpoint(2, "", 1)];
     let before = "/a.B/C sequence 9 attempt 0 hash None";
     for (guest, interface, told) in [
-        (include_bytes!("../dist/test/old_interface.wasm").as_slice(), "0.1.0", " 0:4/7us 1:4/7us"),
+        (include_bytes!("../../dist/test/old_interface.wasm").as_slice(), "0.1.0", " 0:4/7us 1:4/7us"),
         (
-            include_bytes!("../dist/test/reads_request.wasm"),
+            include_bytes!("../../dist/test/reads_request.wasm"),
             "0.1.1",
             " 0:4/7us failing 0.25 LoadReport { cpu-utilization: 1.25, memory-utilization: 0.5, application-utilization: 0.0, \
              rps: 12.0, eps: 0.0, age-ms: 1500 } queue -3 1:4/7us failing 0.25",
@@ -186,7 +191,7 @@ fn plugins_of_every_interface_run_on_this_host() {
 #[test]
 fn messages_of_picks_arrive_whole_and_do_not_add_up() {
     let limits = Limits { memory: 2 << 20, ..Limits::default() };
-    let guest = include_bytes!("../dist/test/reads_request.wasm");
+    let guest = include_bytes!("../../dist/test/reads_request.wasm");
     let plugin = engine().load_with(guest, "reads_request.wasm", limits, Grants::NONE).unwrap();
     let one = [endpoint(1, "", 1)];
     let Plan::EachRequest(picker) = plugin.into_policy("{}").unwrap().build(&scope(""), &one).unwrap() else {
