@@ -17,7 +17,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ("net", &["resolve", "reach", "health"]),
     ("registry", &[]),
     ("embedded", &[]),
-    ("runtime", &[]),
+    ("runtime", &["description", "deadline", "memory", "call", "compile", "engine", "load", "instance"]),
     ("balancer", &[]),
     ("dataplane", &[]),
     ("stages", &[]),
