@@ -17,7 +17,7 @@ use waymark_runtime::{Abandon, Engine, Limits, LoadError};
 use crate::{
     candidate::{self, CandidateError, Wanted},
     config::{PluginChoice, PluginRef},
-    follow::{Refusal, Subject, Whole},
+    follow::{Refusal, Reload, Whole},
     load::{PluginError, Source},
 };
 
@@ -25,13 +25,13 @@ use crate::{
 const BY: &str = "file changed";
 
 /// A policy of the configuration, as its file has it now. Services that come later begin with it.
-pub(super) struct Slot {
+pub(super) struct ConfiguredPolicy {
     choice: PluginChoice,
     limits: Limits,
     candidate: Mutex<Candidate>,
 }
 
-impl Slot {
+impl ConfiguredPolicy {
     pub(super) fn new(choice: PluginChoice, limits: Limits, candidate: Candidate) -> Arc<Self> {
         Arc::new(Self { choice, limits, candidate: Mutex::new(candidate) })
     }
@@ -63,15 +63,15 @@ fn may_be_half(error: &CandidateError) -> bool {
 pub(super) struct PolicyFile {
     pub(super) engine: Engine,
     pub(super) services: Services,
-    pub(super) slot: Arc<Slot>,
+    pub(super) configured: Arc<ConfiguredPolicy>,
     /// Whether a service has its policy from here.
     pub(super) concerns: Box<dyn Fn(&ServiceName) -> bool + Send + Sync>,
     pub(super) zone: Arc<str>,
 }
 
-impl Subject for PolicyFile {
+impl Reload for PolicyFile {
     fn limit(&self) -> usize {
-        self.slot.limits.component_size
+        self.configured.limits.component_size
     }
 
     async fn take(&self, files: Vec<Whole>) -> Result<(), Refusal> {
@@ -92,7 +92,7 @@ impl Subject for PolicyFile {
     async fn refuse(&self, refusal: Refusal) {
         let Refusal { path, sha256, reason, .. } = refusal;
         warn!(file = %path.display(), reason, "the file of a policy changed and is refused; what runs goes on running");
-        let PluginChoice { config, allow, .. } = &self.slot.choice;
+        let PluginChoice { config, allow, .. } = &self.configured.choice;
         let info = PolicyInfo::not_loaded(path.display().to_string(), sha256, config.clone(), *allow, BY);
         for handle in self.services.list() {
             if (self.concerns)(handle.name()) {
@@ -109,11 +109,11 @@ impl PolicyFile {
         if whole.sha256.is_none() {
             return Err(PluginError::Load(LoadError::TooLarge { origin, size: whole.size as usize, limit }).into());
         }
-        let PluginChoice { config, allow, .. } = self.slot.choice.clone();
+        let PluginChoice { config, allow, .. } = self.configured.choice.clone();
         let wanted = Wanted {
             source: Source::Bytes { bytes: whole.bytes.into(), origin },
             config,
-            limits: self.slot.limits.clone(),
+            limits: self.configured.limits.clone(),
             grants: allow,
             by: BY.into(),
             trial: Some(Arc::clone(&self.zone)),
@@ -126,7 +126,7 @@ impl PolicyFile {
     /// has and says so in its history.
     async fn swap(&self, path: &Path, candidate: Candidate) {
         // First what services begin with, then those that have begun: none is missed.
-        self.slot.replace(candidate.clone());
+        self.configured.replace(candidate.clone());
         let file = path.display();
         info!(%file, policy = &*candidate.info.name, sha256 = candidate.info.sha256, "the file of a policy changed");
         for handle in self.services.list() {

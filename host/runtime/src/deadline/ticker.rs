@@ -6,7 +6,7 @@
 //! ```
 //!
 //! An idle node should not wake 500 times a second for nobody. Whether a call runs is kept by each
-//! thread in a place of its own, so that a pick writes no memory that other threads write: two
+//! thread in a count of its own, so that a pick writes no memory that other threads write: two
 //! stores, and one load of whether the ticker is parked.
 
 use std::{
@@ -39,7 +39,7 @@ pub(crate) struct Ticker {
     ticks: Ticks,
     id: u64,
     /// Of all threads that ever ran a plugin of this engine, and are still there.
-    places: Mutex<Vec<Arc<Place>>>,
+    counts: Mutex<Vec<Arc<CallCount>>>,
     parked: AtomicBool,
     /// The engine has gone, and what is left of it ends soon: nobody would wake the thread for
     /// that.
@@ -54,7 +54,7 @@ impl Ticker {
         let ticker = Arc::new(Self {
             ticks: Ticks::new(),
             id: TICKERS.fetch_add(1, Relaxed),
-            places: Mutex::default(),
+            counts: Mutex::default(),
             parked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -113,23 +113,23 @@ impl Ticker {
     }
 
     #[cold]
-    fn place(&self) -> OwnPlace {
-        let place = Arc::<Place>::default();
-        self.places().push(Arc::clone(&place));
-        OwnPlace { ticker: self.id, place, depth: 0 }
+    fn own_count(&self) -> OwnCount {
+        let count = Arc::<CallCount>::default();
+        self.counts().push(Arc::clone(&count));
+        OwnCount { ticker: self.id, count, depth: 0 }
     }
 
-    fn places(&self) -> MutexGuard<'_, Vec<Arc<Place>>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> MutexGuard<'_, Vec<Arc<CallCount>>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many calls have begun and ended in all threads; none while one runs.
     fn calls(&self) -> Option<u64> {
-        let mut places = self.places();
+        let mut counts = self.counts();
         // A thread that has ended runs nothing any more.
-        places.retain(|place| Arc::strong_count(place) > 1);
-        places.iter().try_fold(0_u64, |sum, place| {
-            let count = place.0.load(Acquire);
+        counts.retain(|count| Arc::strong_count(count) > 1);
+        counts.iter().try_fold(0_u64, |sum, count| {
+            let count = count.0.load(Acquire);
             count.is_multiple_of(2).then(|| sum.wrapping_add(count))
         })
     }
@@ -153,27 +153,27 @@ impl Ticker {
 /// lines of its own: its thread writes it at each pick.
 #[repr(align(128))]
 #[derive(Default)]
-struct Place(AtomicU64);
+struct CallCount(AtomicU64);
 
-/// A thread's place with one ticker.
-struct OwnPlace {
+/// A thread's count with one ticker.
+struct OwnCount {
     ticker: u64,
-    place: Arc<Place>,
+    count: Arc<CallCount>,
     /// How many calls run on this thread: one may be within another, where what a plugin asks for
     /// is asked of another one.
     depth: u32,
 }
 
-impl OwnPlace {
+impl OwnCount {
     fn step(&self) {
         // Nobody else writes it.
-        let count = self.place.0.load(Relaxed);
-        self.place.0.store(count.wrapping_add(1), Release);
+        let count = self.count.0.load(Relaxed);
+        self.count.0.store(count.wrapping_add(1), Release);
     }
 }
 
 // Almost always one: a process has one engine.
-thread_local!(static OWN: RefCell<Vec<OwnPlace>> = const { RefCell::new(Vec::new()) });
+thread_local!(static OWN: RefCell<Vec<OwnCount>> = const { RefCell::new(Vec::new()) });
 
 /// A plugin runs on this thread.
 pub(crate) struct Running<'a> {
@@ -185,8 +185,8 @@ pub(crate) struct Running<'a> {
 impl<'a> Running<'a> {
     fn begin(ticker: &'a Ticker) -> Self {
         OWN.with_borrow_mut(|own| {
-            let at = own.iter().position(|place| place.ticker == ticker.id).unwrap_or_else(|| {
-                own.push(ticker.place());
+            let at = own.iter().position(|count| count.ticker == ticker.id).unwrap_or_else(|| {
+                own.push(ticker.own_count());
                 own.len() - 1
             });
             own[at].depth += 1;
@@ -201,7 +201,7 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         OWN.with_borrow_mut(|own| {
-            if let Some(own) = own.iter_mut().find(|place| place.ticker == self.ticker.id) {
+            if let Some(own) = own.iter_mut().find(|count| count.ticker == self.ticker.id) {
                 own.depth -= 1;
                 if own.depth == 0 {
                     own.step();
@@ -273,6 +273,6 @@ mod tests {
         assert_eq!(ticker.calls(), None, "this thread runs one");
         drop(running);
         assert!(ticker.calls().is_some());
-        assert_eq!(ticker.places().len(), 1);
+        assert_eq!(ticker.counts().len(), 1);
     }
 }

@@ -54,7 +54,7 @@ impl Amount {
         self
     }
 
-    fn within(self, limit: Self) -> bool {
+    fn fits(self, limit: Self) -> bool {
         self.bytes <= limit.bytes && self.mappings <= limit.mappings
     }
 
@@ -170,7 +170,7 @@ impl Budget {
     /// Whether there is so much left that a service may have more than the one instance that it
     /// needs.
     pub(crate) fn has_plenty(&self) -> bool {
-        self.lock().kept.within(self.limit.share(1, 2))
+        self.lock().kept.fits(self.limit.share(1, 2))
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -232,7 +232,7 @@ impl Charge {
             }
             Stage::Kept { owner } => {
                 let mut held = self.budget.lock();
-                if !held.kept.plus(more).within(self.budget.limit) {
+                if !held.kept.plus(more).fits(self.budget.limit) {
                     return Err(self.budget.full(&held, more));
                 }
                 held.kept.add(more);
@@ -251,10 +251,10 @@ impl Charge {
         let owned = held.owners.get(owner).copied().unwrap_or_default();
         // What is replaced lives on for a moment. An owner that has several of its size beside it
         // replaces nothing.
-        let replaces = mine.within(owned) && owned.within(mine.share(4, 1));
+        let replaces = mine.fits(owned) && owned.fits(mine.share(4, 1));
         // Big ones leave a quarter for the many small.
         let limit = if mine.bytes > budget.limit.bytes / BIG { budget.limit.share(3, 4) } else { budget.limit };
-        if !replaces && !held.kept.plus(mine).within(limit) {
+        if !replaces && !held.kept.plus(mine).fits(limit) {
             return Err(budget.full(&held, mine));
         }
         held.kept.add(mine);
