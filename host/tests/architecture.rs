@@ -20,7 +20,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ("net", &["resolve", "reach", "health"]),
     ("registry", &[]),
     ("embedded", &[]),
-    ("runtime", &[]),
+    ("runtime", &["description", "deadline", "memory", "call", "compile", "engine", "load", "instance"]),
     ("balancer", &[]),
     ("dataplane", &[]),
     ("stages", &[]),
@@ -48,7 +48,7 @@ const ALONE: &[(&str, &[&str])] = &[
     ("comfy-table", &["."]),
     ("crossterm", &["."]),
     ("greeter", &["."]),
-    ("anyhow", &["runtime", "."]),
+    ("anyhow", &["."]),
     ("prometheus-client", &["core", "registry", "dataplane", "stages", "."]),
 ];
 

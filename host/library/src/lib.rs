@@ -37,7 +37,7 @@ pub use waymark_core::{
 pub use waymark_dataplane::{Channel, ConnectOptions, TargetError};
 pub use waymark_net::reach::Allow;
 pub use waymark_registry::{Registration, RegistrationConfig, Registry, RegistryConfig, RegistryError};
-pub use waymark_runtime::{Grants, Limits, LoadError};
+pub use waymark_runtime::{EngineError, Grants, Limits, LoadError};
 #[cfg(feature = "embedded")]
 pub use waymark_stages::config::Embedded;
 pub use waymark_stages::{

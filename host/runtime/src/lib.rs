@@ -12,43 +12,42 @@
 //! failed call its whole store is dropped, because a trap leaves a component unusable, and a fresh
 //! instance is made off the hot path.
 //!
-//! Nothing outside this module names wasmtime.
+//! Its modules, each of which uses only those before it:
+//!
+//! ```text
+//!   description   what a plugin is, in words: kind, grants, limits, why it is refused
+//!   deadline      how long calls run, and the clock for it
+//!   memory        what instances hold: one alone, all together
+//!   call          what a plugin reaches from inside a call: the interface, WASI, the log
+//!   compile       from bytes to machine code, in a queue, in another process, cached
+//!   engine        one a process: all of the above, and the threads that make instances
+//!   load          the door: examined, compiled, checked, asked what it is
+//!   instance      policies with their pickers, and key schemes
+//! ```
+//!
+//! Nothing outside this crate names wasmtime, and none of its types is in a public signature.
 #![forbid(unsafe_code)]
 
-mod bindings;
-mod budget;
-pub mod bundled;
+mod call;
 mod compile;
+mod deadline;
+mod description;
 mod engine;
-mod error;
-mod grants;
-mod host;
-mod inspect;
-mod key_scheme;
-mod limits;
-mod loader;
+mod instance;
+mod load;
 mod memory;
 #[cfg(test)]
-mod memory_tests;
-mod meter;
-mod picker;
-mod policy;
-mod restarts;
-#[cfg(test)]
 mod tests;
-mod ticker;
-mod wasi;
-#[cfg(test)]
-mod wasi_tests;
 
-pub use budget::Usage;
-pub use compile::{Abandon, AbandonOnDrop, COMPILE_COMMAND, CompileLimits, Compiles, compile_for_parent};
-pub use engine::{Engine, EngineConfig, digest, prepare_thread, yield_to_others};
-pub use error::LoadError;
-pub use grants::{Access, Grant, Grants, UnknownGrant};
-pub use inspect::{Import, Inspection, MemoryLimits};
-pub use key_scheme::WasmKeyScheme;
-pub use limits::Limits;
-pub use loader::{ConfigField, Description, Kind, Plugin, SUPPORTED_INTERFACES};
-pub use meter::processor_time;
-pub use policy::WasmPolicy;
+pub use self::{
+    compile::{Abandon, AbandonOnDrop, COMPILE_COMMAND, CompileLimits, Compiles, compile_for_parent},
+    deadline::{processor_time, yield_to_others},
+    description::{
+        Access, ConfigField, Description, EngineError, Grant, Grants, Kind, Limits, LoadError, SUPPORTED_INTERFACES,
+        UnknownGrant, bundled, digest,
+    },
+    engine::{Engine, EngineConfig, prepare_thread},
+    instance::{WasmKeyScheme, WasmPolicy},
+    load::{Import, Inspection, MemoryLimits, Plugin},
+    memory::Usage,
+};

@@ -1,4 +1,4 @@
-//! Turns what SetPolicy was sent into a candidate for a swap, off the async threads.
+//! Turns what SetPolicy was sent into a candidate for a swap.
 
 use std::sync::Arc;
 
@@ -8,7 +8,11 @@ use tonic::{Code, Status};
 use super::proto::set_policy_request::Source;
 use crate::{
     balancer::{Candidate, PolicyInfo},
-    plugin::{self, Abandon, Engine, Grants, Kind, Limits, LoadError, bundled},
+    plugin::{self, Abandon, Engine, Grants, Limits, LoadError, bundled},
+    stages::{
+        candidate::{self, CandidateError},
+        load::{self, PluginError},
+    },
     text,
 };
 
@@ -84,28 +88,42 @@ impl Candidates {
                 Some(self.permits.acquire().await.map_err(|error| NotLoaded::of_host(closed(error)))?)
             }
         };
-        let engine = self.engine.clone();
+        let source = match source {
+            Source::Bundled(name) => load::Source::Bundled(name),
+            Source::Component(bytes) => load::Source::Bytes { bytes: bytes.into(), origin: origin.clone() },
+        };
         // Who asked may go while it is compiled: then this future is dropped, and compiling ends.
         let abandon = Abandon::default();
         let _abandons = abandon.on_drop();
-        let load = move || {
-            let loaded = match &source {
-                Source::Bundled(name) => engine.load_bundled_with(Kind::Policy, name, limits),
-                Source::Component(bytes) => engine.load_unless(bytes, &origin, limits, allow, &abandon),
-            };
-            let error = match loaded.and_then(|plugin| plugin.into_policy(&config)) {
-                Ok(policy) => return Ok(Candidate::new(policy, by)),
-                Err(error) => error,
-            };
-            let not_loaded = |sha256| PolicyInfo::not_loaded(origin, sha256, config, allow, by);
-            let info = match &source {
-                Source::Bundled(name) => PolicyInfo { name: short(name).into(), ..not_loaded(String::new()) },
-                Source::Component(bytes) => not_loaded(plugin::digest(bytes)),
-            };
-            Err(NotLoaded { status: refused(&error), refused: Some(Box::new((info, error.to_string()))) })
+        let wanted = candidate::Wanted {
+            source: source.clone(),
+            config: config.clone(),
+            limits,
+            grants: allow,
+            by: by.clone(),
+            trial: None,
+            abandon: abandon.clone(),
         };
-        let panicked = |panic| Status::internal(format!("loading the plugin failed: {panic}"));
-        tokio::task::spawn_blocking(load).await.map_err(|panic| NotLoaded::of_host(panicked(panic)))?
+        let error = match candidate::load(&self.engine, wanted).await {
+            Ok(candidate) => return Ok(candidate),
+            Err(CandidateError::Plugin(PluginError::Load(error))) => error,
+            Err(CandidateError::Plugin(PluginError::Host { reason, .. })) => {
+                return Err(NotLoaded::of_host(Status::internal(format!("loading the plugin failed: {reason}"))));
+            }
+            Err(error) => return Err(NotLoaded::of_host(Status::internal(error.to_string()))),
+        };
+        let not_loaded = |sha256| PolicyInfo::not_loaded(origin, sha256, config, allow, by);
+        let info = match source {
+            load::Source::Bundled(name) => PolicyInfo { name: short(&name).into(), ..not_loaded(String::new()) },
+            load::Source::File(_) => not_loaded(String::new()),
+            load::Source::Bytes { bytes, .. } => {
+                // Megabytes, so not on a thread that serves others; what panics there has no
+                // digest.
+                let digest = tokio::task::spawn_blocking(move || plugin::digest(&bytes)).await;
+                not_loaded(digest.unwrap_or_default())
+            }
+        };
+        Err(NotLoaded { status: refused(&error), refused: Some(Box::new((info, error.to_string()))) })
     }
 }
 
@@ -126,6 +144,7 @@ fn refused(error: &LoadError) -> Status {
         | LoadError::NoSuchBundled { .. } => Code::InvalidArgument,
         LoadError::Failed { .. } | LoadError::BadDescription { .. } => Code::FailedPrecondition,
         LoadError::NotCompiled { .. } => Code::ResourceExhausted,
+        _ => Code::Unknown,
     };
     Status::new(code, error.to_string())
 }

@@ -9,7 +9,7 @@ use std::{
 
 use thiserror::Error;
 use tracing::{info, warn};
-use waymark_stages::follow::{Refusal, Subject, Whole, follow, known_by};
+use waymark_stages::follow::{Refusal, Reload, Whole, follow, known_by};
 
 use crate::{
     admin::{Tokens, TokensError},
@@ -77,7 +77,7 @@ pub(super) async fn follow_tokens(path: PathBuf, tokens: Tokens, handled: String
 
 struct TokenFile(Tokens);
 
-impl Subject for TokenFile {
+impl Reload for TokenFile {
     fn limit(&self) -> usize {
         LIMIT
     }

@@ -12,7 +12,7 @@ use tokio::{sync::watch, task::JoinSet};
 use super::output::{self, Failure};
 use crate::{
     plugin,
-    stages::follow::{Refusal, Subject, Whole, follow, known_by},
+    stages::follow::{Refusal, Reload, Whole, follow, known_by},
 };
 
 /// The most bytes of the file that are read.
@@ -71,7 +71,7 @@ impl Followed {
 
 struct File(Arc<watch::Sender<Settings>>);
 
-impl Subject for File {
+impl Reload for File {
     fn limit(&self) -> usize {
         LIMIT
     }

@@ -15,7 +15,7 @@ impl PluginsFile {
     pub(super) fn compile(&self) -> CompileLimits {
         let default = CompileLimits::default();
         CompileLimits {
-            kept: self.compiled_mib.map_or(default.kept, mib),
+            cached: self.compiled_mib.map_or(default.cached, mib),
             deadline: self.compile_deadline_s.map_or(default.deadline, Duration::from_secs),
             memory: self.compile_memory_mib.map_or(default.memory, mib),
             ..default

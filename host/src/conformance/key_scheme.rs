@@ -29,13 +29,13 @@ use crate::{
 };
 
 /// A key scheme under test.
-pub(super) struct Subject<'a> {
+pub(super) struct SchemeUnderTest<'a> {
     pub(super) scheme: &'a dyn KeyScheme,
     /// The same from another engine.
     pub(super) again: &'a dyn KeyScheme,
     /// It warns of itself: what breaks the interface's rules is then observed, not failed.
     pub(super) warned: bool,
-    /// See `super::Subject::memory`.
+    /// See `super::PolicyUnderTest::memory`.
     pub(super) memory: Box<dyn Fn() -> usize + 'a>,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Subject<'a> {
 const LEASE: LeaseId = LeaseId(0x1234_5678_9abc);
 
 /// What is tried is named in order of what it needs: without prefixes there is nothing to write.
-pub(super) fn check(subject: &Subject<'_>, options: &Options, report: &mut Report) {
+pub(super) fn check(subject: &SchemeUnderTest<'_>, options: &Options, report: &mut Report) {
     let (service, prefixes) = name_a_service(subject.scheme);
     let mut kit = Kit {
         subject,
@@ -98,7 +98,7 @@ fn service(name: &str) -> ServiceName {
 }
 
 struct Kit<'a, F> {
-    subject: &'a Subject<'a>,
+    subject: &'a SchemeUnderTest<'a>,
     service: ServiceName,
     /// What is tried where any instance will do.
     form: Form,

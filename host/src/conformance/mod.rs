@@ -90,14 +90,14 @@ pub fn check(
     component::check(plugin, &mut report);
     match plugin.kind {
         Kind::Policy => {
-            let subject = Subject::of(plugin, again, &options.config)?;
+            let subject = PolicyUnderTest::of(plugin, again, &options.config)?;
             Ok(check_policy(&subject, options, report, progress))
         }
         Kind::KeyScheme => {
             let scheme = Limited::new(plugin.clone().into_key_scheme(&options.config)?, &report.limit);
             let again = Limited::new(again.clone().into_key_scheme(&options.config)?, &report.limit);
             let memory = plugin.clone();
-            let subject = key_scheme::Subject {
+            let subject = key_scheme::SchemeUnderTest {
                 scheme: &scheme,
                 again: &again,
                 warned: !plugin.description.warning.is_empty(),
@@ -114,7 +114,7 @@ pub fn check(
 type Configure = dyn Fn(&str) -> Result<Arc<dyn Policy>, LoadError>;
 
 /// A policy under test.
-struct Subject {
+struct PolicyUnderTest {
     policy: Arc<dyn Policy>,
     /// The same from another engine.
     again: Arc<dyn Policy>,
@@ -126,7 +126,7 @@ struct Subject {
     memory: Box<dyn Fn() -> usize>,
 }
 
-impl Subject {
+impl PolicyUnderTest {
     fn of(plugin: &Plugin, again: &Plugin, config: &str) -> Result<Self, LoadError> {
         let configure = |plugin: &Plugin| {
             let plugin = plugin.clone();
@@ -145,7 +145,7 @@ impl Subject {
 
 /// One run over a policy: what every step gets.
 struct Run<'a> {
-    subject: &'a Subject,
+    subject: &'a PolicyUnderTest,
     /// The subject's policies, for as long as there is time.
     policy: Arc<dyn Policy>,
     again: Arc<dyn Policy>,
@@ -155,7 +155,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(subject: &'a Subject, options: &'a Options, report: Report) -> Self {
+    fn new(subject: &'a PolicyUnderTest, options: &'a Options, report: Report) -> Self {
         let service = ServiceName::new(made_up::SERVICE).expect("a plain name");
         let scope = Scope { service, zone: options.zone.as_str().into() };
         let limited = |policy: &Arc<dyn Policy>| Arc::new(Limited::new(Arc::clone(policy), &report.limit));
@@ -214,7 +214,7 @@ type Step = fn(&mut Run<'_>);
 /// It is no policy, or it cannot build with this configuration; the text says why.
 pub fn cost(plugin: &Plugin, config: &str, until: Option<Instant>) -> Result<(Vec<Cost>, Option<String>), String> {
     let options = Options { config: config.into(), quick: true, until, ..Options::default() };
-    let subject = Subject::of(plugin, plugin, config).map_err(|error| error.to_string())?;
+    let subject = PolicyUnderTest::of(plugin, plugin, config).map_err(|error| error.to_string())?;
     let mut run = Run::new(&subject, &options, Report::new(plugin, &options));
     match cost::measure(&mut run, 10) {
         Err(reason) if run.report.cost.is_empty() => Err(reason),
@@ -222,7 +222,12 @@ pub fn cost(plugin: &Plugin, config: &str, until: Option<Instant>) -> Result<(Ve
     }
 }
 
-fn check_policy(subject: &Subject, options: &Options, report: Report, progress: &dyn Fn(&'static str)) -> Report {
+fn check_policy(
+    subject: &PolicyUnderTest,
+    options: &Options,
+    report: Report,
+    progress: &dyn Fn(&'static str),
+) -> Report {
     let mut run = Run::new(subject, options, report);
     progress("plans");
     if !plans::check(&mut run) {

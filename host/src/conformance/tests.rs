@@ -47,12 +47,12 @@ where
 
 fn subject_of(
     build: impl Fn(&Scope, &[Endpoint], &str) -> Result<Plan, BuildError> + Send + Sync + 'static,
-) -> Subject {
+) -> PolicyUnderTest {
     let native = Native { build: Arc::new(build), config: "{}".into() };
     let policy: Arc<dyn Policy> = Arc::new(native.clone());
     let configure =
         move |config: &str| Ok(Arc::new(Native { config: config.into(), ..native.clone() }) as Arc<dyn Policy>);
-    Subject {
+    PolicyUnderTest {
         again: Arc::clone(&policy),
         policy,
         fields: Vec::new(),
@@ -61,7 +61,7 @@ fn subject_of(
     }
 }
 
-fn run(subject: &Subject, claims: &[Claim]) -> Report {
+fn run(subject: &PolicyUnderTest, claims: &[Claim]) -> Report {
     let options = Options { quick: true, claims: claims.to_vec(), ..Options::default() };
     check_policy(subject, &options, Report::empty("native", &options), &|_| {})
 }
@@ -266,7 +266,7 @@ fn all_weights_0_must_not_trap() {
 
 #[test]
 fn a_configuration_must_not_trap_and_defaults_must_be_true() {
-    let with_field = |build: fn(&str, Vec<u32>) -> Result<Plan, BuildError>| Subject {
+    let with_field = |build: fn(&str, Vec<u32>) -> Result<Plan, BuildError>| PolicyUnderTest {
         fields: vec![("n".into(), "3".into())],
         ..subject_of(move |_, endpoints, config| build(config, receiving(endpoints)))
     };
@@ -575,7 +575,7 @@ mod json {
 
 fn run_scheme(fault: Fault, warned: bool) -> Report {
     let (scheme, again) = (Scheme(fault, AtomicUsize::new(0)), Scheme(fault, AtomicUsize::new(0)));
-    let subject = key_scheme::Subject { scheme: &scheme, again: &again, warned, memory: Box::new(|| 0) };
+    let subject = key_scheme::SchemeUnderTest { scheme: &scheme, again: &again, warned, memory: Box::new(|| 0) };
     let options = Options { quick: true, ..Options::default() };
     let mut report = Report::empty("native", &options);
     key_scheme::check(&subject, &options, &mut report);

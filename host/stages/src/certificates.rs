@@ -18,7 +18,7 @@ use waymark_runtime as plugin;
 use crate::{
     config::{ClientConfig, Ports, TlsFiles, Transport},
     expiry,
-    follow::{Refusal, Subject, Whole, follow, known_by},
+    follow::{Refusal, Reload, Whole, follow, known_by},
 };
 
 /// How long one that will hold later waits at most until it is looked at again: clocks are set.
@@ -217,7 +217,7 @@ impl CertificateFiles {
     }
 }
 
-impl Subject for CertificateFiles {
+impl Reload for CertificateFiles {
     fn limit(&self) -> usize {
         LIMIT
     }

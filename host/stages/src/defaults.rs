@@ -5,19 +5,20 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::task::JoinSet;
 use waymark_balancer::{HashKey, ServiceDefaults, Services};
 use waymark_core::{model::ServiceName, traffic::Traffic};
-use waymark_runtime::{Engine, Limits};
+use waymark_runtime::{Abandon, Engine, Limits};
 
 use crate::{
+    candidate::{self, CandidateError, Wanted},
     config::{ClientConfig, PluginChoice},
     error::StartError,
     follow::follow,
-    load::{TrialError, load_policy, try_for_nobody},
-    policy_file::{PolicyFile, Slot},
+    load::PluginError,
+    policy_file::{ConfiguredPolicy, PolicyFile},
 };
 
 /// Loaded and tried before anything starts.
 pub(super) struct Defaults {
-    policy: Arc<Slot>,
+    policy: Arc<ConfiguredPolicy>,
     hash_key: Option<HashKey>,
     limits: Limits,
     traffic: Arc<Traffic>,
@@ -26,7 +27,7 @@ pub(super) struct Defaults {
 
 /// What one service has of its own.
 struct Own {
-    policy: Option<Arc<Slot>>,
+    policy: Option<Arc<ConfiguredPolicy>>,
     hash_key: Option<HashKey>,
     idempotent: bool,
     limits: Option<Limits>,
@@ -36,12 +37,26 @@ struct Own {
 impl Defaults {
     pub(super) async fn load(engine: &Engine, config: &ClientConfig) -> Result<Self, StartError> {
         let zone: Arc<str> = config.zone.as_str().into();
-        let load = async |choice: &PluginChoice, limits: &Limits, whose: String| -> Result<Arc<Slot>, StartError> {
-            let candidate = load_policy(engine, choice, limits.clone(), "configuration").await?;
-            match try_for_nobody(&candidate, &zone).await {
-                Ok(()) => Ok(Slot::new(choice.clone(), limits.clone(), candidate)),
-                Err(TrialError::Build(source)) => Err(StartError::Policy { whose, source }),
-                Err(TrialError::Host(reason)) => Err(StartError::Engine(reason)),
+        let load = async |choice: &PluginChoice,
+                          limits: &Limits,
+                          whose: String|
+               -> Result<Arc<ConfiguredPolicy>, StartError> {
+            let wanted = Wanted {
+                source: choice.plugin.clone().into(),
+                config: choice.config.clone(),
+                limits: limits.clone(),
+                grants: choice.allow,
+                by: "configuration".into(),
+                trial: Some(Arc::clone(&zone)),
+                abandon: Abandon::default(),
+            };
+            match candidate::load(engine, wanted).await {
+                Ok(candidate) => Ok(ConfiguredPolicy::new(choice.clone(), limits.clone(), candidate)),
+                Err(CandidateError::Plugin(error)) => Err(error.into()),
+                Err(CandidateError::Build(source)) => Err(StartError::Policy { whose, source }),
+                Err(CandidateError::Host(reason)) => {
+                    Err(PluginError::Host { plugin: choice.plugin.to_string(), reason }.into())
+                }
             }
         };
         let policy = load(&config.policy, &config.limits, "the default policy".into()).await?;
@@ -71,7 +86,7 @@ impl Defaults {
     pub(super) fn of(&self, service: &ServiceName) -> ServiceDefaults {
         let own = self.services.get(service);
         ServiceDefaults {
-            policy: self.slot(service).candidate(),
+            policy: self.configured(service).candidate(),
             hash_key: own.and_then(|own| own.hash_key.clone()).or_else(|| self.hash_key.clone()),
             idempotent: own.is_some_and(|own| own.idempotent),
             limits: own.and_then(|own| own.limits.clone()).unwrap_or_else(|| self.limits.clone()),
@@ -80,7 +95,7 @@ impl Defaults {
     }
 
     /// Where a service's first policy comes from.
-    fn slot(&self, service: &ServiceName) -> &Arc<Slot> {
+    fn configured(&self, service: &ServiceName) -> &Arc<ConfiguredPolicy> {
         self.services.get(service).and_then(|own| own.policy.as_ref()).unwrap_or(&self.policy)
     }
 
@@ -88,17 +103,17 @@ impl Defaults {
     pub(super) fn follow_files(self: &Arc<Self>, engine: &Engine, services: &Services, zone: &str) -> JoinSet<()> {
         let own = self.services.values().filter_map(|own| own.policy.as_ref());
         let mut followers = JoinSet::new();
-        for slot in own.chain([&self.policy]) {
-            let Some(path) = slot.file().map(ToOwned::to_owned) else { continue };
-            let (defaults, of) = (Arc::clone(self), Arc::clone(slot));
+        for configured in own.chain([&self.policy]) {
+            let Some(path) = configured.file().map(ToOwned::to_owned) else { continue };
+            let (defaults, of) = (Arc::clone(self), Arc::clone(configured));
             let file = PolicyFile {
                 engine: engine.clone(),
                 services: services.clone(),
-                slot: Arc::clone(slot),
-                concerns: Box::new(move |service| Arc::ptr_eq(defaults.slot(service), &of)),
+                configured: Arc::clone(configured),
+                concerns: Box::new(move |service| Arc::ptr_eq(defaults.configured(service), &of)),
                 zone: zone.into(),
             };
-            let handled = slot.candidate().info.sha256;
+            let handled = configured.candidate().info.sha256;
             followers.spawn(follow(file, vec![path], handled));
         }
         followers

@@ -9,6 +9,7 @@ use waymark_dataplane::AccessTarget;
 #[cfg(feature = "embedded")]
 use waymark_embedded::EmbeddedError;
 use waymark_registry::RegistryError;
+use waymark_runtime::EngineError;
 
 use crate::{certificates::CertificateError, load::PluginError};
 
@@ -29,7 +30,7 @@ pub enum StartError {
     Certificates(#[from] CertificateError),
     /// The plugin engine does not run on this machine.
     #[error("cannot start the plugin engine: {0}")]
-    Engine(String),
+    Engine(#[from] EngineError),
     /// A configured plugin cannot be loaded.
     #[error(transparent)]
     Plugin(#[from] PluginError),

@@ -14,7 +14,7 @@
 //! swapped behind a link (Kubernetes does that with a whole folder) or changed on another machine,
 //! all by the same few system calls. A file that is gone is no change. Of several files (a
 //! certificate and its key) one is changed before the other: half of the change is waited out like
-//! half a file. What becomes of the bytes is the [`Subject`]'s business.
+//! half a file. What becomes of the bytes is the [`Reload`]'s business.
 
 use std::{
     fmt::Display,
@@ -225,8 +225,8 @@ impl Refusal {
     }
 }
 
-/// What the files are for.
-pub trait Subject: Send + Sync {
+/// Takes over what changed files hold, or says why not.
+pub trait Reload: Send + Sync {
     /// The most bytes of a file that are read.
     fn limit(&self) -> usize;
 
@@ -239,7 +239,7 @@ pub trait Subject: Send + Sync {
 
 /// Follows these files until it is dropped. `handled`: what they held when they were taken first,
 /// see [`known_by`].
-pub async fn follow(subject: impl Subject, files: Vec<PathBuf>, handled: String) {
+pub async fn follow(reload: impl Reload, files: Vec<PathBuf>, handled: String) {
     let mut watch = Watch::new(handled);
     let mut pause = tokio::time::interval(LOOK);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -259,11 +259,11 @@ pub async fn follow(subject: impl Subject, files: Vec<PathBuf>, handled: String)
             Step::Wait => {}
             Step::GiveUp => {
                 if let Some(refusal) = doubted.take() {
-                    subject.refuse(refusal).await;
+                    reload.refuse(refusal).await;
                 }
             }
             Step::Read => {
-                let (from, limit) = (files.clone(), subject.limit());
+                let (from, limit) = (files.clone(), reload.limit());
                 let read = tokio::task::spawn_blocking(move || read_all(&from, limit)).await;
                 let all = match read {
                     Ok(Ok(Some(all))) => all,
@@ -275,7 +275,7 @@ pub async fn follow(subject: impl Subject, files: Vec<PathBuf>, handled: String)
                         if let Some(stamp) = seen {
                             let bytes = format!("unreadable {stamp:?}");
                             if watch.read(stamp, &bytes) {
-                                subject.refuse(Refusal::new(&path, format!("it cannot be read: {error}"))).await;
+                                reload.refuse(Refusal::new(&path, format!("it cannot be read: {error}"))).await;
                             }
                         }
                         continue;
@@ -286,7 +286,7 @@ pub async fn follow(subject: impl Subject, files: Vec<PathBuf>, handled: String)
                 if !watch.read(stamp, &known_by(all.iter().map(Whole::known_by))) {
                     continue;
                 }
-                match subject.take(all).await {
+                match reload.take(all).await {
                     Ok(()) => {}
                     Err(refusal) if refusal.may_be_half => {
                         doubted = Some(refusal);
@@ -294,7 +294,7 @@ pub async fn follow(subject: impl Subject, files: Vec<PathBuf>, handled: String)
                     }
                     Err(refusal) => {
                         again_at = refusal.again_in.map(|wait| Instant::now() + wait);
-                        subject.refuse(refusal).await;
+                        reload.refuse(refusal).await;
                     }
                 }
             }

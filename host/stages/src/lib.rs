@@ -4,10 +4,11 @@
 //! ```text
 //!   ClientConfig ──▶ Stages::start ──▶ registry ──▶ balancer ──▶ dataplane
 //!                          │              └ etcd, or one inside (feature `embedded`)
-//!                          └ load, certificates, policy_file (files are followed), metrics
+//!                          └ load, candidate, certificates, policy_file (files are followed), metrics
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod candidate;
 mod certificates;
 pub mod config;
 mod defaults;

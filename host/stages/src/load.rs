@@ -1,19 +1,16 @@
-//! From a plugin's name or file to what runs.
+//! From a plugin's name, file or bytes to a loaded plugin. [`candidate`](crate::candidate) makes
+//! policies of them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
-use waymark_balancer::Candidate;
-use waymark_core::{
-    model::ServiceName,
-    policy::{BuildError, Scope},
-};
-use waymark_runtime::{Engine, Grants, Kind, Limits, LoadError, Plugin, WasmKeyScheme};
+use waymark_runtime::{Abandon, Engine, Grants, Kind, Limits, LoadError, Plugin, WasmKeyScheme};
 
 use crate::config::{PluginChoice, PluginRef};
 
 /// Why a plugin could not be had.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum PluginError {
     /// The file cannot be read.
     #[error("cannot read the plugin {path}")]
@@ -37,72 +34,90 @@ pub enum PluginError {
     },
 }
 
-/// Loads a plugin, off the async threads. `kind` is wanted for bundled names; without it either
-/// kind is found. A bundled plugin needs no grant and gets none.
+/// Where a component comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// It is a bundled one, with this name.
+    Bundled(String),
+    /// It is a file, read when it is loaded.
+    File(PathBuf),
+    /// These are its bytes.
+    Bytes {
+        /// The component.
+        bytes: Arc<Vec<u8>>,
+        /// Where they come from, for messages and the history.
+        origin: String,
+    },
+}
+
+impl From<PluginRef> for Source {
+    fn from(reference: PluginRef) -> Self {
+        match reference {
+            PluginRef::Bundled(name) => Self::Bundled(name),
+            PluginRef::File(path) => Self::File(path),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundled(name) => f.write_str(name),
+            Self::File(path) => path.display().fmt(f),
+            Self::Bytes { origin, .. } => f.write_str(origin),
+        }
+    }
+}
+
+impl Source {
+    /// Reads and compiles it on this thread. `kind` is wanted for bundled names; without it either
+    /// kind is found.
+    pub(crate) fn load(
+        &self,
+        engine: &Engine,
+        kind: Option<Kind>,
+        limits: Limits,
+        grants: Grants,
+        abandon: &Abandon,
+    ) -> Result<Plugin, PluginError> {
+        let read;
+        let (bytes, origin) = match self {
+            Self::Bundled(name) => {
+                return match kind {
+                    Some(kind) => Ok(engine.load_bundled_with(kind, name, limits)?),
+                    None => engine
+                        .load_bundled_with(Kind::KeyScheme, name, limits.clone())
+                        .or_else(|_| engine.load_bundled_with(Kind::Policy, name, limits))
+                        .map_err(Into::into),
+                };
+            }
+            Self::File(path) => {
+                read = std::fs::read(path).map_err(|source| PluginError::Read { path: path.clone(), source })?;
+                (read.as_slice(), self.to_string())
+            }
+            Self::Bytes { bytes, origin } => (bytes.as_slice(), origin.clone()),
+        };
+        Ok(engine.load_unless(bytes, &origin, limits, grants, abandon)?)
+    }
+}
+
+/// Loads a plugin under the engine's limits, off the async threads. `kind` is wanted for bundled
+/// names; without it either kind is found. A bundled plugin needs no grant and gets none.
+///
+/// # Errors
+///
+/// It cannot be read, or is no such plugin.
 pub async fn load_plugin(
     engine: &Engine,
     kind: Option<Kind>,
     reference: &PluginRef,
     allow: Grants,
 ) -> Result<Plugin, PluginError> {
-    load_plugin_with(engine, kind, reference, engine.limits().clone(), allow).await
-}
-
-/// Loads a plugin under limits of its own. See [`load_plugin`].
-async fn load_plugin_with(
-    engine: &Engine,
-    kind: Option<Kind>,
-    reference: &PluginRef,
-    limits: Limits,
-    allow: Grants,
-) -> Result<Plugin, PluginError> {
-    let (engine, reference) = (engine.clone(), reference.clone());
-    let name = reference.to_string();
-    let load = move || match &reference {
-        PluginRef::Bundled(name) => match kind {
-            Some(kind) => Ok(engine.load_bundled_with(kind, name, limits)?),
-            None => engine
-                .load_bundled_with(Kind::KeyScheme, name, limits.clone())
-                .or_else(|_| engine.load_bundled_with(Kind::Policy, name, limits))
-                .map_err(Into::into),
-        },
-        PluginRef::File(path) => {
-            let bytes = std::fs::read(path).map_err(|source| PluginError::Read { path: path.clone(), source })?;
-            Ok(engine.load_with(&bytes, &path.display().to_string(), limits, allow)?)
-        }
-    };
-    let joined = tokio::task::spawn_blocking(load).await;
-    joined.unwrap_or_else(|panic| Err(PluginError::Host { plugin: name, reason: panic.to_string() }))
-}
-
-/// Loads a policy under these limits, ready to be given to a service.
-pub async fn load_policy(
-    engine: &Engine,
-    choice: &PluginChoice,
-    limits: Limits,
-    by: &str,
-) -> Result<Candidate, PluginError> {
-    let plugin = load_plugin_with(engine, Some(Kind::Policy), &choice.plugin, limits, choice.allow).await?;
-    Ok(Candidate::new(plugin.into_policy(&choice.config)?, by))
-}
-
-/// Why a policy does not even plan for a service without endpoints.
-#[derive(Debug, Error)]
-pub(super) enum TrialError {
-    /// It refuses its configuration, or fails.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// A fault of the host.
-    #[error("building it failed inside the host: {0}")]
-    Host(String),
-}
-
-/// Builds it for nobody: that is when a policy refuses its configuration.
-pub(super) async fn try_for_nobody(candidate: &Candidate, zone: &Arc<str>) -> Result<(), TrialError> {
-    let service = ServiceName::new("configuration").expect("a plain name");
-    let (policy, scope) = (Arc::clone(&candidate.policy), Scope { service, zone: Arc::clone(zone) });
-    let tried = tokio::task::spawn_blocking(move || policy.build(&scope, &[]).map(drop)).await;
-    Ok(tried.map_err(|panic| TrialError::Host(panic.to_string()))??)
+    let (engine, source, plugin) = (engine.clone(), Source::from(reference.clone()), reference.to_string());
+    let limits = engine.limits().clone();
+    let load = move || source.load(&engine, kind, limits, allow, &Abandon::default());
+    let loaded = tokio::task::spawn_blocking(load).await;
+    loaded.unwrap_or_else(|panic| Err(PluginError::Host { plugin, reason: panic.to_string() }))
 }
 
 /// Loads a key scheme.

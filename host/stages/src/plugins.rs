@@ -32,7 +32,7 @@ impl Collector for Plugins {
             ("plugin_memory_limit_bytes", "What instances of plugins may hold, bytes", usage.memory_limit),
             ("plugin_mappings", "Mappings of the process that instances of plugins take", usage.mappings),
             ("plugin_mappings_limit", "How many mappings instances of plugins may take", usage.mappings_limit),
-            ("plugin_compiled_bytes", "Compiled code that is kept in memory, bytes", compiles.kept_bytes),
+            ("plugin_compiled_bytes", "Compiled code that is kept in memory, bytes", compiles.cached_bytes),
         ] {
             out.gauge(name, help, &limit(value))?;
         }

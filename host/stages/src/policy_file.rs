@@ -12,25 +12,26 @@ use std::{
 use tracing::{info, warn};
 use waymark_balancer::{Candidate, PolicyInfo, Services};
 use waymark_core::model::ServiceName;
-use waymark_runtime::{Engine, Limits, LoadError};
+use waymark_runtime::{Abandon, Engine, Limits, LoadError};
 
 use crate::{
+    candidate::{self, CandidateError, Wanted},
     config::{PluginChoice, PluginRef},
-    follow::{Refusal, Subject, Whole},
-    load::{PluginError, try_for_nobody},
+    follow::{Refusal, Reload, Whole},
+    load::{PluginError, Source},
 };
 
 /// Who set a version, in the history.
 const BY: &str = "file changed";
 
 /// A policy of the configuration, as its file has it now. Services that come later begin with it.
-pub(super) struct Slot {
+pub(super) struct ConfiguredPolicy {
     choice: PluginChoice,
     limits: Limits,
     candidate: Mutex<Candidate>,
 }
 
-impl Slot {
+impl ConfiguredPolicy {
     pub(super) fn new(choice: PluginChoice, limits: Limits, candidate: Candidate) -> Arc<Self> {
         Arc::new(Self { choice, limits, candidate: Mutex::new(candidate) })
     }
@@ -53,26 +54,24 @@ impl Slot {
 }
 
 /// Whether a component may be one that is still being written.
-fn may_be_half(error: &PluginError) -> bool {
-    matches!(
-        error,
-        PluginError::Load(LoadError::Invalid { .. } | LoadError::NotWasm { .. } | LoadError::OtherWorld { .. })
-    )
+fn may_be_half(error: &CandidateError) -> bool {
+    let CandidateError::Plugin(PluginError::Load(error)) = error else { return false };
+    matches!(error, LoadError::Invalid { .. } | LoadError::NotWasm { .. } | LoadError::OtherWorld { .. })
 }
 
 /// Follows one file for the services that have it as their policy.
 pub(super) struct PolicyFile {
     pub(super) engine: Engine,
     pub(super) services: Services,
-    pub(super) slot: Arc<Slot>,
+    pub(super) configured: Arc<ConfiguredPolicy>,
     /// Whether a service has its policy from here.
     pub(super) concerns: Box<dyn Fn(&ServiceName) -> bool + Send + Sync>,
     pub(super) zone: Arc<str>,
 }
 
-impl Subject for PolicyFile {
+impl Reload for PolicyFile {
     fn limit(&self) -> usize {
-        self.slot.limits.component_size
+        self.configured.limits.component_size
     }
 
     async fn take(&self, files: Vec<Whole>) -> Result<(), Refusal> {
@@ -80,7 +79,7 @@ impl Subject for PolicyFile {
             let path = whole.path.clone();
             let sha256 = whole.sha256.clone().unwrap_or_default();
             match self.load(whole).await {
-                Ok(candidate) => self.swap(&path, candidate).await?,
+                Ok(candidate) => self.swap(&path, candidate).await,
                 Err(error) => {
                     return Err(Refusal { sha256, may_be_half: may_be_half(&error), ..Refusal::new(&path, error) });
                 }
@@ -93,7 +92,7 @@ impl Subject for PolicyFile {
     async fn refuse(&self, refusal: Refusal) {
         let Refusal { path, sha256, reason, .. } = refusal;
         warn!(file = %path.display(), reason, "the file of a policy changed and is refused; what runs goes on running");
-        let PluginChoice { config, allow, .. } = &self.slot.choice;
+        let PluginChoice { config, allow, .. } = &self.configured.choice;
         let info = PolicyInfo::not_loaded(path.display().to_string(), sha256, config.clone(), *allow, BY);
         for handle in self.services.list() {
             if (self.concerns)(handle.name()) {
@@ -105,29 +104,29 @@ impl Subject for PolicyFile {
 }
 
 impl PolicyFile {
-    async fn load(&self, whole: Whole) -> Result<Candidate, PluginError> {
+    async fn load(&self, whole: Whole) -> Result<Candidate, CandidateError> {
         let (origin, limit) = (whole.path.display().to_string(), self.limit());
         if whole.sha256.is_none() {
-            return Err(LoadError::TooLarge { origin, size: whole.size as usize, limit }.into());
+            return Err(PluginError::Load(LoadError::TooLarge { origin, size: whole.size as usize, limit }).into());
         }
-        let (engine, choice, limits) = (self.engine.clone(), self.slot.choice.clone(), self.slot.limits.clone());
-        let named = origin.clone();
-        let load = move || {
-            let plugin = engine.load_with(&whole.bytes, &origin, limits, choice.allow)?;
-            Ok(Candidate::new(plugin.into_policy(&choice.config)?, BY))
+        let PluginChoice { config, allow, .. } = self.configured.choice.clone();
+        let wanted = Wanted {
+            source: Source::Bytes { bytes: whole.bytes.into(), origin },
+            config,
+            limits: self.configured.limits.clone(),
+            grants: allow,
+            by: BY.into(),
+            trial: Some(Arc::clone(&self.zone)),
+            abandon: Abandon::default(),
         };
-        let loaded = tokio::task::spawn_blocking(load).await;
-        loaded.unwrap_or_else(|panic| Err(PluginError::Host { plugin: named, reason: panic.to_string() }))
+        candidate::load(&self.engine, wanted).await
     }
 
     /// Gives it to each service that has its policy from here. A service that refuses keeps what it
     /// has and says so in its history.
-    async fn swap(&self, path: &Path, candidate: Candidate) -> Result<(), Refusal> {
-        if let Err(error) = try_for_nobody(&candidate, &self.zone).await {
-            return Err(Refusal { sha256: candidate.info.sha256, ..Refusal::new(path, error) });
-        }
+    async fn swap(&self, path: &Path, candidate: Candidate) {
         // First what services begin with, then those that have begun: none is missed.
-        self.slot.replace(candidate.clone());
+        self.configured.replace(candidate.clone());
         let file = path.display();
         info!(%file, policy = &*candidate.info.name, sha256 = candidate.info.sha256, "the file of a policy changed");
         for handle in self.services.list() {
@@ -138,6 +137,5 @@ impl PolicyFile {
                 warn!(%file, %error, "the changed file is not taken over");
             }
         }
-        Ok(())
     }
 }

@@ -85,8 +85,7 @@ impl Stages {
             total_memory: config.plugin_memory.unwrap_or(plugins.total_memory),
             compile: config.compile.clone(),
             ..plugins
-        })
-        .map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        })?;
         register_plugins(&mut metrics, &engine);
         let scheme: Arc<dyn KeyScheme> = Arc::new(load_key_scheme(&engine, &config.key_scheme).await?);
         if let Some(warning) = scheme.warning() {

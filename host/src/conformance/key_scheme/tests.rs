@@ -91,7 +91,7 @@ impl KeyScheme for Scheme {
 
 fn report(layout: Layout) -> Report {
     let (scheme, again) = (Scheme(layout), Scheme(layout));
-    let subject = Subject { scheme: &scheme, again: &again, warned: false, memory: Box::new(|| 0) };
+    let subject = SchemeUnderTest { scheme: &scheme, again: &again, warned: false, memory: Box::new(|| 0) };
     let options = Options { quick: true, ..Options::default() };
     let mut report = Report::empty("layout", &options);
     check(&subject, &options, &mut report);
