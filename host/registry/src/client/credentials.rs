@@ -1,4 +1,5 @@
-//! The user and password to authenticate with: the password as it is now, not as it was at the start.
+//! The user and password to authenticate with: the password as it is now, not as it was at the
+//! start.
 
 use std::{
     io,
