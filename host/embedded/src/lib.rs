@@ -82,6 +82,7 @@ mod store;
 mod tally;
 mod turns;
 mod txn;
+mod version;
 mod watch;
 mod watch_api;
 

@@ -20,11 +20,8 @@ use super::{
     shared::Shared,
     snapshot,
     store::Kv,
+    version::{STORAGE_VERSION, VERSION},
 };
-
-/// The etcd whose behaviour is followed, and who follows it.
-pub(super) const VERSION: &str = concat!("3.5.30+waymark-", env!("CARGO_PKG_VERSION"));
-pub(super) const STORAGE_VERSION: &str = "3.5.0";
 
 #[derive(Debug)]
 pub(super) struct MaintenanceApi(pub(super) Arc<Shared>);

@@ -9,9 +9,9 @@ use tonic::body::Body;
 
 use super::{
     machine::Machine,
-    maintenance::{STORAGE_VERSION, VERSION},
     shared::Shared,
     tally::Tally,
+    version::{STORAGE_VERSION, VERSION},
 };
 
 /// What is said to whoever wants something else.

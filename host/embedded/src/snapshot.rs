@@ -14,9 +14,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     bolt::{self, Entries},
     machine::{Machine, RAFT_TERM},
-    maintenance::STORAGE_VERSION,
     query::key_value,
     store::Kv,
+    version::STORAGE_VERSION,
 };
 
 /// As etcd sends it.

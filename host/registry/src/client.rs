@@ -6,6 +6,7 @@
 //! where that one cannot serve or takes its time. Keys get and lose the namespace here.
 
 mod convert;
+mod credentials;
 mod status;
 mod stream;
 
@@ -29,11 +30,15 @@ use tokio::{
 use waymark_core::{
     model::{LeaseId, Revision, Ttl},
     naming::Entry,
+    secret::Secret,
     text,
 };
 
-use self::convert::{Namespace, header};
-use self::status::{Blame, is_about_token, message_of};
+use self::{
+    convert::{Namespace, header},
+    credentials::Credentials,
+    status::{Blame, is_about_token, message_of},
+};
 use super::{
     config::RegistryConfig,
     diagnose::{self, Found},
@@ -90,6 +95,7 @@ pub(super) struct EtcdClient {
     /// The member to ask first: the one that answered last, as far as is known.
     preferred: AtomicUsize,
     namespace: Namespace,
+    credentials: Option<Credentials>,
     config: Arc<RegistryConfig>,
 }
 
@@ -101,7 +107,7 @@ impl EtcdClient {
             .iter()
             .map(|endpoint| {
                 let url = diagnose::normalize(endpoint, config.tls.is_some())?;
-                let user = config.user.as_ref().map(|(user, _)| user.clone());
+                let user = config.user.as_ref().map(|user| user.name.clone());
                 let blame = Blame { endpoint: url, user, after: config.request_timeout };
                 Ok(Member { blame, slot: Mutex::default() })
             })
@@ -112,10 +118,11 @@ impl EtcdClient {
         // Anywhere, so that a fleet with one configuration does not lean on its first endpoint.
         let preferred = AtomicUsize::new(fastrand::usize(..members.len()));
         let namespace = Namespace::new(config.namespace.as_deref().unwrap_or_default());
-        Ok(Self { members, preferred, namespace, config })
+        let credentials = config.user.clone().map(Credentials::new);
+        Ok(Self { members, preferred, namespace, credentials, config })
     }
 
-    fn options(&self, url: &str, user: Option<&(String, String)>) -> ConnectOptions {
+    fn options(&self, url: &str, user: Option<&(&str, Secret)>) -> ConnectOptions {
         let config = &self.config;
         let mut options = ConnectOptions::new()
             .with_require_leader(true)
@@ -125,7 +132,7 @@ impl EtcdClient {
             // etcd takes pings without a call in progress for abuse (PermitWithoutStream is off).
             .with_keep_alive_while_idle(false);
         if let Some((user, password)) = user {
-            options = options.with_user(user, password);
+            options = options.with_user(*user, password.reveal());
         }
         if url.starts_with("https://") {
             let tls = config.tls.clone().unwrap_or_default();
@@ -144,16 +151,20 @@ impl EtcdClient {
         options
     }
 
+    /// Connects, and authenticates where there is a user.
     async fn connect(&self, member: &Member) -> Result<Connected, etcd_client::Error> {
-        let user = self.config.user.as_ref();
-        let client =
-            match Client::connect([&member.blame.endpoint], Some(self.options(&member.blame.endpoint, user))).await {
-                // As the Go client does: credentials do no harm where none are wanted.
-                Err(error) if user.is_some() && message_of(&error).ends_with("authentication is not enabled") => {
-                    Client::connect([&member.blame.endpoint], Some(self.options(&member.blame.endpoint, None))).await?
-                }
-                result => result?,
-            };
+        let url = &member.blame.endpoint;
+        let user = match &self.credentials {
+            Some(credentials) => Some(credentials.read().await?),
+            None => None,
+        };
+        let client = match Client::connect([url], Some(self.options(url, user.as_ref()))).await {
+            // As the Go client does: credentials do no harm where none are wanted.
+            Err(error) if user.is_some() && message_of(&error).ends_with("authentication is not enabled") => {
+                Client::connect([url], Some(self.options(url, None))).await?
+            }
+            result => result?,
+        };
         Ok(Connected {
             kv: client.kv_client().max_decoding_message_size(MAX_MESSAGE),
             lease: client.lease_client(),
@@ -178,7 +189,7 @@ impl EtcdClient {
             });
             match result.await {
                 Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) if !fresh && self.config.user.is_some() && is_about_token(&error) => {
+                Ok(Err(error)) if !fresh && self.credentials.is_some() && is_about_token(&error) => {
                     member.discard(&slot);
                     fresh = true;
                 }

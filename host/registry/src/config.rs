@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use waymark_core::secret::Secret;
 use waymark_net::reach::Reach;
 
 use super::hold::Hold;
@@ -14,8 +15,8 @@ pub struct RegistryConfig {
     /// that one cannot serve goes to the next, and the one that answered is asked first from then
     /// on.
     pub endpoints: Vec<String>,
-    /// User and password. Default: none. An etcd without authentication ignores them.
-    pub user: Option<(String, String)>,
+    /// Who we are. Default: nobody. An etcd without authentication ignores it.
+    pub user: Option<User>,
     /// For `https` endpoints. Default: none, which means the system's certificate authorities and
     /// no client certificate.
     pub tls: Option<TlsConfig>,
@@ -56,6 +57,33 @@ pub struct RegistryConfig {
     /// How many keys to read in one answer at most; fewer where they are large, so that it has some
     /// 2 MiB. Default: 1000.
     pub page_size: u32,
+}
+
+/// A user of etcd's, with what it is known by there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// What it authenticates with.
+    pub password: Password,
+}
+
+impl User {
+    /// One whose password does not change.
+    pub fn new(name: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { name: name.into(), password: Password::Text(password.into().into()) }
+    }
+}
+
+/// Where a user's password is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Password {
+    /// It is this text.
+    Text(Secret),
+    /// It is what this file holds, white space at its end left out, at the time of each
+    /// authentication: a password that was rotated there needs no restart. Where the file cannot be
+    /// read, or is empty, the password that was read last is used.
+    File(PathBuf),
 }
 
 /// What one entry may register, and a service have. What is over a limit is left out, counted and
@@ -122,7 +150,7 @@ impl fmt::Debug for RegistryConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistryConfig")
             .field("endpoints", &self.endpoints)
-            .field("user", &self.user.as_ref().map(|(user, _)| user))
+            .field("user", &self.user.as_ref().map(|user| &user.name))
             .field("tls", &self.tls)
             .field("namespace", &self.namespace)
             .finish_non_exhaustive()

@@ -151,6 +151,18 @@ pub(super) struct WatchAnswer {
     pub(super) events: Vec<Event>,
 }
 
+impl WatchAnswer {
+    /// Whether this says that a watch was not created because its asker may not.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.created && self.canceled && self.compacted.is_none()
+    }
+
+    /// Why a watch ended, in the server's words or, where it has none, in ours.
+    pub(super) fn words(&self) -> String {
+        if self.reason.is_empty() { "etcd ended the watch".to_owned() } else { self.reason.clone() }
+    }
+}
+
 /// The sending half of a watch stream.
 pub(super) trait WatchTx: Send {
     /// Sends one request, waiting while the server takes none.

@@ -13,13 +13,19 @@
 //! and nothing comes twice. A watch that cannot resume (compacted history, another cluster, a store
 //! that went back) is over, and whoever wanted it lists again. What keys mean is left to others
 //! (`codec`), and so is what to do about a loss (`follow`, `session`).
+//!
+//! `watches` has the protocol of one stream and answers with effects; `stream` is that with its
+//! I/O; `watchers` are those who want something; `renewal` is what is done about a refusal. The
+//! task here carries out what follows.
 
-mod link;
 mod renewal;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod watchers;
+mod watches;
 
-use std::{collections::HashMap, mem, pin::pin, sync::Arc, time::Duration};
+use std::{mem, pin::pin, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use tokio::{
@@ -28,43 +34,22 @@ use tokio::{
 };
 use waymark_core::model::Revision;
 
+pub(super) use self::watchers::Notice;
 use self::{
-    link::Link,
     renewal::{Renewal, Turn},
+    stream::WatchStream,
+    watchers::{Gone, QUEUE, Watchers},
+    watches::{ANY_CLUSTER, Effect, FIRST_ID, RangeId, TokenAge, Wanted},
 };
 use super::{
     backoff::{Backoff, spread},
     error::{RegistryError, chain},
-    etcd::{Etcd, Event, Range, Token, WatchAnswer},
+    etcd::{Etcd, Range, Token, WatchAnswer},
     metrics::{Metrics, RestartReason},
 };
 
-/// How many notices may wait for one watcher. One that does not take them in time lists again
-/// instead of filling the memory, and never holds up the others.
-const QUEUE: usize = 1024;
-
 /// How long what is to be listed waits at least for an etcd that cannot be watched.
 const UNWATCHED: Duration = Duration::from_secs(30);
-
-/// How soon etcd is asked again how far it is, while some watch has yet to catch up after a
-/// reconnect.
-const CATCH_UP_INTERVAL: Duration = Duration::from_millis(500);
-
-/// For a watch that depends on nothing that was read before. No cluster has this id.
-const ANY_CLUSTER: u64 = 0;
-
-/// What a watcher is told, in order.
-#[derive(Debug)]
-pub(super) enum Notice {
-    /// What one or more revisions changed in one of the ranges.
-    Events(Vec<Event>),
-    /// The stream was lost. The watch resumes by itself.
-    Down(Arc<str>),
-    /// Everything up to this revision has been told, in all ranges.
-    Synced(Revision),
-    /// The watch is over: list again. There is no further notice.
-    Restart(RestartReason, Arc<str>),
-}
 
 /// The hub's task, seen from outside. The task ends when the last handle and watch are dropped.
 #[derive(Debug, Clone)]
@@ -132,7 +117,7 @@ impl Hub {
         let task = Task {
             etcd,
             inbox,
-            watchers: Watchers { metrics, by_id: HashMap::new(), n_ranges: 0 },
+            watchers: Watchers::new(metrics),
             state: State::Idle,
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
             idle_timeout: config.idle_timeout,
@@ -184,124 +169,13 @@ impl Hub {
     }
 }
 
-/// One watched range.
-struct Tracked {
-    range: Range,
-    /// The revision that has not been told yet.
-    next: Revision,
-    /// Where the store was when the watch was created on this stream: in step when everything up to
-    /// there was told. `None`: not created yet on this stream.
-    goal: Option<Revision>,
-    in_step: bool,
-    /// The server's number for it on this stream.
-    server_id: Option<i64>,
-}
-
-struct Watcher {
-    cluster: u64,
-    ranges: Vec<Tracked>,
-    notices: mpsc::Sender<Box<Notice>>,
-}
-
-impl Watcher {
-    /// Whether what this cluster says is about another history than the one that was read.
-    fn is_of_another(&self, cluster: u64) -> bool {
-        self.cluster != ANY_CLUSTER && self.cluster != cluster
-    }
-}
-
-/// A range of a watcher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
-    watcher: u64,
-    range: usize,
-}
-
-/// All watchers, whether or not there is a stream.
-struct Watchers {
-    metrics: Metrics,
-    by_id: HashMap<u64, Watcher>,
-    /// How many ranges they have together.
-    n_ranges: usize,
-}
-
-impl Watchers {
-    fn get(&mut self, place: Place) -> Option<&mut Tracked> {
-        self.by_id.get_mut(&place.watcher)?.ranges.get_mut(place.range)
-    }
-
-    fn places(&self) -> Vec<Place> {
-        let of = |(watcher, it): (&u64, &Watcher)| {
-            let watcher = *watcher;
-            (0..it.ranges.len()).map(move |range| Place { watcher, range })
-        };
-        self.by_id.iter().flat_map(of).collect()
-    }
-
-    fn insert(&mut self, id: u64, watcher: Watcher) {
-        self.n_ranges += watcher.ranges.len();
-        self.by_id.insert(id, watcher);
-        self.metrics.watches(self.n_ranges);
-    }
-
-    /// Tells one watcher. One that does not take its notices is dropped, and learns of it by the
-    /// end of its channel. Returns the server's numbers of watches to cancel.
-    #[must_use]
-    fn tell(&mut self, id: u64, notice: Notice) -> Vec<i64> {
-        let Some(watcher) = self.by_id.get(&id) else { return Vec::new() };
-        match watcher.notices.try_send(Box::new(notice)) {
-            Ok(()) => Vec::new(),
-            // It dropped its end, and its command to cancel is on its way.
-            Err(mpsc::error::TrySendError::Closed(_)) => self.remove(id),
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::warn!(queue = QUEUE, "a watcher does not keep up; it lists again");
-                self.metrics.restarted(RestartReason::Lagged);
-                self.remove(id)
-            }
-        }
-    }
-
-    /// Ends one watcher for good.
-    #[must_use]
-    fn restart(&mut self, id: u64, reason: RestartReason, detail: &str) -> Vec<i64> {
-        self.metrics.restarted(reason);
-        let mut cancel = self.tell(id, Notice::Restart(reason, detail.into()));
-        cancel.extend(self.remove(id));
-        cancel
-    }
-
-    #[must_use]
-    fn remove(&mut self, id: u64) -> Vec<i64> {
-        let removed = self.by_id.remove(&id);
-        self.n_ranges -= removed.as_ref().map_or(0, |watcher| watcher.ranges.len());
-        self.metrics.watches(self.n_ranges);
-        removed.into_iter().flat_map(|watcher| watcher.ranges).filter_map(|tracked| tracked.server_id).collect()
-    }
-
-    /// Forgets what belonged to a stream that is gone.
-    fn forget_stream(&mut self) {
-        for tracked in self.by_id.values_mut().flat_map(|watcher| &mut watcher.ranges) {
-            (tracked.goal, tracked.server_id, tracked.in_step) = (None, None, false);
-        }
-    }
-
-    /// Forgets what belonged to a stream that is gone, and tells everybody.
-    fn disconnected(&mut self, reason: &Arc<str>) {
-        self.forget_stream();
-        for id in self.by_id.keys().copied().collect::<Vec<_>>() {
-            // Without a stream there is nothing to cancel.
-            let _ = self.tell(id, Notice::Down(Arc::clone(reason)));
-        }
-    }
-}
-
 enum State {
     /// Nobody watches, and there is no stream.
     Idle,
     /// A stream is to be opened.
     Opening,
     /// Watching.
-    Open(Box<Link>),
+    Open(Box<WatchStream>),
     /// The stream was lost, or could not be opened. Until this moment nothing is tried.
     Waiting(Instant),
 }
@@ -337,19 +211,17 @@ impl Task {
         match &mut self.state {
             State::Idle => {
                 let command = self.inbox.recv().await.ok_or(Unused)?;
-                let _ = self.on_command(command);
-                if !self.watchers.by_id.is_empty() {
+                self.on_command(command);
+                if !self.watchers.is_empty() {
                     self.state = State::Opening;
                 }
             }
             State::Opening => self.open().await?,
-            State::Open(link) => {
+            State::Open(stream) => {
                 let outcome = tokio::select! {
                     command = self.inbox.recv() => {
-                        let asked = self.on_command(command.ok_or(Unused)?);
-                        let State::Open(link) = &mut self.state else { return Ok(()) };
-                        link.ask(asked);
-                        if self.watchers.by_id.is_empty() {
+                        self.on_command(command.ok_or(Unused)?);
+                        if self.watchers.is_empty() {
                             self.state = State::Idle;
                             self.renewal = Renewal::default();
                             self.watchers.metrics.connected(false);
@@ -360,7 +232,7 @@ impl Task {
                         self.on_renewal(turn);
                         return Ok(());
                     }
-                    outcome = link.turn() => outcome,
+                    outcome = stream.turn() => outcome,
                 };
                 match outcome {
                     Ok(Some(answer)) => self.on_answer(answer),
@@ -372,7 +244,7 @@ impl Task {
                 let until = *until;
                 tokio::select! {
                     command = self.inbox.recv() => {
-                        let _ = self.on_command(command.ok_or(Unused)?);
+                        self.on_command(command.ok_or(Unused)?);
                     }
                     () = sleep_until(until) => self.state = State::Opening,
                 }
@@ -383,29 +255,27 @@ impl Task {
 
     /// Opens a stream with the first watch; the others follow on it.
     async fn open(&mut self) -> Result<(), Unused> {
-        let Some((first, range, request)) = self.first_request() else {
+        let Some(first) = self.watchers.all_wanted().next() else {
             self.state = State::Idle;
             self.set_down(None);
             return Ok(());
         };
         let etcd = Arc::clone(&self.etcd);
-        let mut opening = pin!(etcd.watch(request, Token::AtHand));
+        let mut opening = pin!(etcd.watch(first.request(FIRST_ID), Token::AtHand));
         let opened = loop {
             tokio::select! {
                 command = self.inbox.recv() => {
-                    let _ = self.on_command(command.ok_or(Unused)?);
+                    self.on_command(command.ok_or(Unused)?);
                 }
                 opened = &mut opening => break opened,
             }
         };
         match opened {
-            Ok((tx, rx)) => {
-                let others = self.watchers.places().into_iter().filter(|place| *place != first).collect::<Vec<_>>();
-                let mut link = Link::new(tx, rx, first, range, self.idle_timeout).of_user(self.has_user);
-                for place in others {
-                    link.create(&mut self.watchers, place);
-                }
-                self.state = State::Open(Box::new(link));
+            Ok(halves) => {
+                let token = if self.has_user { TokenAge::Unknown } else { TokenAge::NoToken };
+                let mut stream = WatchStream::new(halves, first, token, self.idle_timeout);
+                watch_all(&self.watchers, &mut stream);
+                self.state = State::Open(Box::new(stream));
                 self.watchers.metrics.connected(true);
                 if let Some(reason) = self.set_down(None) {
                     tracing::info!(reason = &*reason, "the watch stream is back");
@@ -415,12 +285,6 @@ impl Task {
             Err(error) => self.on_loss(&error),
         }
         Ok(())
-    }
-
-    fn first_request(&mut self) -> Option<(Place, Range, super::etcd::WatchRequest)> {
-        let place = *self.watchers.places().first()?;
-        let tracked = self.watchers.get(place)?;
-        Some((place, tracked.range.clone(), link::create_request(link::FIRST_ID, tracked)))
     }
 
     /// Returns what it was.
@@ -449,91 +313,100 @@ impl Task {
         self.state = State::Waiting(Instant::now() + self.backoff.next());
     }
 
-    /// Returns what must be asked for on an open stream.
-    fn on_command(&mut self, command: Command) -> Vec<link::Ask> {
+    fn on_command(&mut self, command: Command) {
         match command {
             Command::Watch { ranges, from, cluster, reply, id } => {
-                let ranges = ranges.into_iter().map(|range| Tracked {
-                    range,
-                    next: from,
-                    goal: None,
-                    in_step: false,
-                    server_id: None,
-                });
-                let watcher = Watcher { cluster, ranges: ranges.collect(), notices: reply };
-                let n_ranges = watcher.ranges.len();
-                self.watchers.insert(id, watcher);
+                let wanted = self.watchers.insert(id, ranges, from, cluster, reply);
                 if let Some(reason) = &self.down {
+                    // Without a stream there is nothing to cancel.
                     let _ = self.watchers.tell(id, Notice::Down(Arc::clone(reason)));
                 }
-                let places = (0..n_ranges).map(|range| Place { watcher: id, range });
-                places
-                    .filter_map(|place| {
-                        let tracked = self.watchers.get(place)?;
-                        Some(link::Ask::Create(place, tracked.range.clone(), tracked.next))
-                    })
-                    .collect()
+                if let State::Open(stream) = &mut self.state {
+                    for wanted in &wanted {
+                        stream.create(wanted);
+                    }
+                }
             }
-            Command::Cancel(id) => self.watchers.remove(id).into_iter().map(link::Ask::Cancel).collect(),
+            Command::Cancel(id) => {
+                let gone = self.watchers.remove(id);
+                self.cancel(gone);
+            }
         }
     }
 
     fn on_answer(&mut self, answer: WatchAnswer) {
-        let State::Open(link) = &mut self.state else { return };
+        let State::Open(stream) = &mut self.state else { return };
         self.backoff.reset();
-        let cancel = link.on_answer(&mut self.watchers, answer);
-        link.ask(cancel.into_iter().map(link::Ask::Cancel).collect());
-        let refused = mem::take(&mut link.refused);
-        for (place, words) in refused {
-            self.renew(place, words);
+        for effect in stream.on_answer(answer) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let gone = match effect {
+            Effect::Tell { id, events, next } => {
+                self.watchers.metrics.events(events.len());
+                self.watchers.resume(id, next);
+                self.watchers.tell(id.watcher, Notice::Events(events))
+            }
+            Effect::Resume { id, next } => return self.watchers.resume(id, next),
+            Effect::InStep { id, goal } => self.watchers.in_step(id, goal),
+            Effect::Restart { watcher, reason, detail } => self.watchers.restart(watcher, reason, &detail),
+            Effect::Renew { id, words } => return self.renew(id, words),
+        };
+        self.cancel(gone);
+    }
+
+    /// Ends the watches of a watcher that is gone.
+    fn cancel(&mut self, Gone(ranges): Gone) {
+        for id in ranges {
+            if let State::Open(stream) = &mut self.state {
+                stream.cancel(id);
+            }
+            if let Some(stream) = self.renewal.stream() {
+                stream.cancel(id);
+            }
         }
     }
 
     /// Tries a watch that was refused with a new token.
-    fn renew(&mut self, place: Place, words: String) {
-        let Some(tracked) = self.watchers.get(place) else { return };
-        self.renewal.refused.push((place, words));
-        if let Some(link) = self.renewal.link() {
-            link.create(&mut self.watchers, place);
+    fn renew(&mut self, id: RangeId, words: String) {
+        let Some(wanted) = self.watchers.wanted(id) else { return };
+        self.renewal.refused.push((id, words));
+        if let Some(stream) = self.renewal.stream() {
+            stream.create(&wanted);
         } else if self.renewal.is_idle() {
-            let first = (place, tracked.range.clone());
-            let (etcd, request) = (Arc::clone(&self.etcd), link::create_request(link::FIRST_ID, tracked));
-            self.renewal.open(first, async move { etcd.watch(request, Token::New).await }.boxed());
+            let (etcd, request) = (Arc::clone(&self.etcd), wanted.request(FIRST_ID));
+            self.renewal.open(wanted, async move { etcd.watch(request, Token::New).await }.boxed());
         }
     }
 
     fn on_renewal(&mut self, turn: Turn) {
         match turn {
             Turn::Opened => {
-                let refused = self.renewal.refused.iter().map(|(place, _)| *place).collect::<Vec<_>>();
-                let Some(link) = self.renewal.link() else { return };
-                for place in refused {
-                    if !link.awaits(place) {
-                        link.create(&mut self.watchers, place);
-                    }
+                let wanted: Vec<Wanted> =
+                    self.renewal.refused.iter().filter_map(|(id, _)| self.watchers.wanted(*id)).collect();
+                if let Some(stream) = self.renewal.stream() {
+                    stream.watch_all(wanted.into_iter(), |id| self.watchers.has(id));
                 }
             }
-            Turn::Answer(answer) if renewal::is_refusal(&answer) => {
-                let Some(link) = self.renewal.link() else { return };
-                let (place, over) = (link.refuse(&answer), !link.awaits_some());
-                if let Some(place) = place {
-                    self.renewal.settle(place);
-                    self.refuse(vec![(place, renewal::words(&answer))]);
+            Turn::Answer(answer) if answer.is_refusal() => {
+                let Some(stream) = self.renewal.stream() else { return };
+                let (id, over) = (stream.refuse(&answer), !stream.awaits_some());
+                if let Some(id) = id {
+                    self.renewal.settle(id);
+                    self.refuse(vec![(id, answer.words())]);
                 }
                 if over {
                     self.renewal = Renewal::default();
                 }
             }
             Turn::Answer(answer) if answer.created => {
-                let (Some(mut link), _) = self.renewal.end() else { return };
+                let (Some(mut stream), _) = self.renewal.end() else { return };
                 tracing::info!("the watch stream is opened anew, since its token had ended");
                 self.watchers.forget_stream();
-                for place in self.watchers.places() {
-                    if !link.awaits(place) {
-                        link.create(&mut self.watchers, place);
-                    }
-                }
-                self.state = State::Open(link);
+                watch_all(&self.watchers, &mut stream);
+                self.state = State::Open(stream);
                 self.on_answer(answer);
             }
             Turn::Answer(_) => {}
@@ -546,12 +419,15 @@ impl Task {
     }
 
     /// These are refused for good.
-    fn refuse(&mut self, refused: Vec<(Place, String)>) {
-        for (place, words) in refused {
-            let cancel = self.watchers.restart(place.watcher, RestartReason::Refused, &words);
-            if let State::Open(link) = &mut self.state {
-                link.ask(cancel.into_iter().map(link::Ask::Cancel).collect());
-            }
+    fn refuse(&mut self, refused: Vec<(RangeId, String)>) {
+        for (id, words) in refused {
+            let gone = self.watchers.restart(id.watcher, RestartReason::Refused, &words);
+            self.cancel(gone);
         }
     }
+}
+
+/// Has this stream watch what somebody wants, and nothing else.
+fn watch_all(watchers: &Watchers, stream: &mut WatchStream) {
+    stream.watch_all(watchers.all_wanted(), |id| watchers.has(id));
 }

@@ -89,7 +89,7 @@ use self::{
     state_dir::StateDir,
 };
 pub use self::{
-    config::{EntryLimits, RegistryConfig, TlsConfig},
+    config::{EntryLimits, Password, RegistryConfig, TlsConfig, User},
     error::{Cause, RegistryError},
     hold::Hold,
     metrics::Metrics,

@@ -136,12 +136,6 @@ struct ServiceLabels {
     service: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SkipLabels {
-    service: String,
-    reason: &'static str,
-}
-
 /// What a registry handle counts. Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Families>);
@@ -154,7 +148,6 @@ struct Families {
     events: Counter,
     lists: Family<ListLabels, Counter>,
     skipped: Family<ServiceLabels, Gauge>,
-    skips: Family<SkipLabels, Gauge>,
     warned: Family<ServiceLabels, Gauge>,
     waiting: Family<ServiceLabels, Gauge>,
     paused: Family<ServiceLabels, Gauge>,
@@ -186,7 +179,6 @@ impl Metrics {
         registry.register("watch_events", "Changes of keys that were seen", families.events.clone());
         registry.register("lists", "Whole services read", families.lists.clone());
         registry.register("entries_skipped", "Entries and instances that were left out", families.skipped.clone());
-        registry.register("skips", "Entries and instances that were left out, by the reason", families.skips.clone());
         registry.register(
             "entries_warned",
             "Entries that are served, and of which the key scheme warns: they may not mean what they say",
@@ -237,14 +229,6 @@ impl Metrics {
     pub(super) fn skipped(&self, service: &str, skipped: Skipped) {
         show(&self.0.skipped, service, skipped.total());
         show(&self.0.warned, service, skipped.warned);
-        for (n, reason) in skipped.parts() {
-            let labels = SkipLabels { service: service.to_owned(), reason };
-            if n == 0 {
-                self.0.skips.remove(&labels);
-            } else {
-                self.0.skips.get_or_create(&labels).set(i64::try_from(n).unwrap_or(i64::MAX));
-            }
-        }
     }
 
     /// Only services that have any are shown, as above.

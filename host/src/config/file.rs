@@ -218,7 +218,7 @@ settings! {
         pub user: Option<String>,
         /// Its password.
         pub password: Option<Secret>,
-        /// A file with its password.
+        /// A file with its password, read whenever the node authenticates.
         pub password_file: Option<PathBuf>,
         /// The certificate authorities to trust, PEM.
         pub ca_file: Option<PathBuf>,

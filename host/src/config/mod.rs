@@ -36,7 +36,7 @@ use crate::{
     dataplane::{Route, RouteError, Routes},
     model::{ModelError, ServiceName},
     plugin::Grants,
-    registry::{Hold, RegistryConfig, TlsConfig},
+    registry::{Hold, Password, RegistryConfig, TlsConfig, User},
     text,
 };
 
@@ -303,8 +303,14 @@ impl RegistryFile {
         config.namespace = self.namespace()?;
         config.user = match (&self.user, &self.password, &self.password_file) {
             (None, None, None) => None,
-            (Some(user), Some(password), None) => Some((user.clone(), password.reveal().to_owned())),
-            (Some(user), None, Some(path)) => Some((user.clone(), read_text(path)?.trim_end().to_owned())),
+            (Some(name), Some(password), None) => {
+                Some(User { name: name.clone(), password: Password::Text(password.clone()) })
+            }
+            (Some(name), None, Some(path)) => {
+                // It is read at each authentication; one that is missing at the start is a mistake.
+                read_text(path)?;
+                Some(User { name: name.clone(), password: Password::File(path.clone()) })
+            }
             (Some(_), Some(_), Some(_)) => {
                 return Err(ConfigError::value("registry.password", "give it or registry.password-file, not both"));
             }
@@ -483,7 +489,7 @@ mod tests {
         assert_eq!(node.client.services[0].policy.as_ref().unwrap().allow.to_string(), "wasi,clocks");
         assert_eq!(node.client.limits.pick_deadline, Duration::from_millis(20));
         let RegistrySource::Etcd(registry) = node.client.registry else { panic!("endpoints were given") };
-        assert_eq!(registry.user, Some(("node".into(), "secret".into())));
+        assert_eq!(registry.user, Some(User::new("node", "secret")));
         assert_eq!(registry.hold, Some(Hold { share: 0.5, time: Duration::from_secs(30) }));
         assert_eq!(registry.state_dir, Some("/var/lib/waymark".into()));
         assert_eq!(registry.state_max_age, Duration::from_hours(1));

@@ -169,6 +169,13 @@ impl Collector for Balancer {
             "Entries in etcd, and instances of them, that were left out",
             each(|state| state.skipped),
         )?;
+        // By its reasons, and only what there is: a line for each of thousands of services and all
+        // reasons, most of them 0, would hide the one that counts.
+        out.gauges(
+            "registry_skips",
+            "Entries and instances that were left out, by the reason",
+            services.iter().flat_map(One::skips),
+        )?;
         out.gauges(
             "service_generation",
             "Counts what was published for the service, endpoints or policy",
@@ -258,6 +265,14 @@ impl One {
         vec![("service", self.state.service.to_string())]
     }
 
+    fn skips(&self) -> impl Iterator<Item = (Labels, u64)> {
+        self.state.skips.parts().into_iter().filter(|(n, _)| *n > 0).map(|(n, reason)| {
+            let mut labels = self.labels();
+            labels.push(("reason", reason.to_owned()));
+            (labels, n)
+        })
+    }
+
     fn policy_labels(&self) -> Labels {
         let running = self.history.iter().find(|version| version.version == self.state.policy_version);
         let of = |field: fn(&PolicyVersion) -> &str| running.map(field).unwrap_or_default().to_owned();
@@ -312,4 +327,79 @@ fn resident_memory() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::{future::ready, time::Duration};
+
+    use tokio::time::timeout;
+    use waymark_balancer::{Candidate, PolicyInfo, ServiceDefaults, ServicesConfig};
+    use waymark_core::{
+        model::{Endpoint, InstanceId, Revision, Skipped, Skips, Update},
+        policy::{BuildError, Plan, Policy, Scope},
+        snapshot::{self, Writer as Snapshots},
+    };
+
+    use super::*;
+
+    struct Everyone;
+
+    impl Policy for Everyone {
+        fn name(&self) -> &'static str {
+            "everyone"
+        }
+
+        fn build(&self, _: &Scope, endpoints: &[Endpoint]) -> Result<Plan, BuildError> {
+            Ok(Plan::Rotation((0..endpoints.len() as u32).collect()))
+        }
+    }
+
+    /// One service, that the test feeds.
+    async fn service() -> (Services, Snapshots) {
+        let info = PolicyInfo {
+            name: "everyone".into(),
+            plugin_version: "1".into(),
+            sha256: String::new(),
+            origin: "test".into(),
+            config: "{}".into(),
+            allow: String::new(),
+            by: "test".into(),
+        };
+        let policy = Candidate { policy: Arc::new(Everyone), info, load_time: Duration::ZERO };
+        let name = ServiceName::new("svc").unwrap();
+        let (writer, reader) = snapshot::channel(name.clone());
+        let follow = move |_| ready(Ok(reader.clone()));
+        let services = Services::new(ServicesConfig::new(follow, move |_| ServiceDefaults::new(policy.clone())));
+        services.add(&name).await.unwrap();
+        (services, writer)
+    }
+
+    #[tokio::test]
+    async fn what_is_left_out_is_counted_by_its_reason_two_instances_at_one_address_too() {
+        let (services, mut writer) = service().await;
+        let metrics = Metrics::new(registry(), services.clone());
+        assert!(!metrics.encode().unwrap().contains("registry_skips{"));
+        let at = |id: &str| Endpoint { id: InstanceId::new(id), ..Endpoint::at("192.0.2.1:80".parse().unwrap()) };
+        let counts = Skipped { unreadable: 2, ..Skipped::default() };
+        writer.apply(Update::Reset { revision: Revision(1), endpoints: vec![at("a"), at("b")], skipped: 2 });
+        writer.apply(Update::Skipped(Skips { counts, scheme: "test".into() }));
+        let mut states = services.get("svc").unwrap().subscribe();
+        let counted = async {
+            while states.current().skips.total() != 3 {
+                states.changed().await.unwrap();
+            }
+        };
+        timeout(Duration::from_secs(10), counted).await.unwrap();
+        let page = metrics.encode().unwrap();
+        for line in [
+            "waymark_snapshot_skipped_entries{service=\"svc\"} 3",
+            "waymark_registry_skips{service=\"svc\",reason=\"unreadable\"} 2",
+            "waymark_registry_skips{service=\"svc\",reason=\"duplicate\"} 1",
+        ] {
+            assert!(page.lines().any(|other| other == line), "{line} is missing in:\n{page}");
+        }
+        assert_eq!(page.lines().filter(|line| line.starts_with("waymark_registry_skips{")).count(), 2);
+    }
 }

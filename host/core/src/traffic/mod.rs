@@ -7,13 +7,11 @@
 //! `dataplane`.
 
 mod code;
-mod lb;
 mod methods;
 mod outlier;
 mod retry;
 pub mod service_config;
 mod slow_start;
-mod spelling;
 
 use crate::check::CheckConfig;
 

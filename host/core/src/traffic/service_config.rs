@@ -8,18 +8,25 @@
 //! written in another style (`method_config`): gRPC passes over it, and nobody is told that nothing
 //! of it holds.
 
+mod field;
+mod lb;
+mod spelling;
+
 use std::{collections::HashMap, time::Duration};
 
-use crate::check::{Check, CheckConfig};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
-use thiserror::Error;
 
+pub use self::field::ServiceConfigError;
+use self::field::{Result, duration, wrong};
 use super::{
     Code, CodeSet, FailurePercentage, HedgingPolicy, MOST_ATTEMPTS, MethodConfig, OutlierDetection, Repeat,
-    RetryBudget, RetryPolicy, SuccessRate, Traffic, check_grpc_service, lb, spelling,
+    RetryBudget, RetryPolicy, SuccessRate, Traffic, check_grpc_service,
 };
-use crate::text;
+use crate::{
+    check::{Check, CheckConfig},
+    text,
+};
 
 /// What a service config says.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,28 +37,6 @@ pub struct ServiceConfig {
     pub hash_header: Option<String>,
     /// What it says of calls, over what was said before.
     pub traffic: Traffic,
-}
-
-/// What is wrong with a service config. It was not taken over, not even in part.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ServiceConfigError {
-    /// It is no JSON, or a field has a value of another kind.
-    #[error("no service config: {0}")]
-    Json(String),
-    /// A field's value makes no sense.
-    #[error("{field}: {reason}")]
-    Field {
-        /// The field, from the top.
-        field: String,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-pub(super) type Result<T> = std::result::Result<T, ServiceConfigError>;
-
-pub(super) fn wrong<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T> {
-    Err(ServiceConfigError::Field { field: field.into(), reason: reason.into() })
 }
 
 #[derive(Deserialize)]
@@ -296,18 +281,6 @@ fn codes(field: &str, names: &[CodeName]) -> Result<CodeSet> {
             .map_err(|error| ServiceConfigError::Field { field: field.into(), reason: error.to_string() })
     };
     names.iter().map(code).collect()
-}
-
-/// The JSON form of protobuf's `Duration`: decimal seconds with an `s`.
-pub(super) fn duration(field: impl Into<String>, text: &str) -> Result<Duration> {
-    let seconds = text.strip_suffix('s').filter(|number| number.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
-    // Protobuf's longest: 10,000 years.
-    let seconds = seconds.and_then(|number| number.parse::<f64>().ok()).filter(|seconds| *seconds <= 315_576_000_000.0);
-    let Some(seconds) = seconds else {
-        let shown = text::printable(text, text::NAME);
-        return wrong(field, format!("{shown:?} is no duration; write seconds, for example \"1.5s\""));
-    };
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// The first policy that is known. An outlier detection around it is taken off and kept.

@@ -19,22 +19,19 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{
-    Place,
-    link::{self, Link},
+    stream::WatchStream,
+    watches::{RangeId, TokenAge, Wanted},
 };
 use crate::{
     error::RegistryError,
-    etcd::{Range, WatchAnswer, WatchHalves},
+    etcd::{WatchAnswer, WatchHalves},
 };
-
-/// A token is not doubted for so long after it was given.
-pub(super) const FRESH: Duration = Duration::from_secs(5);
 
 /// Those that were refused, and what is done about it.
 #[derive(Default)]
 pub(super) struct Renewal {
     /// Which, and with which words.
-    pub(super) refused: Vec<(Place, String)>,
+    pub(super) refused: Vec<(RangeId, String)>,
     stage: Stage,
 }
 
@@ -45,9 +42,9 @@ enum Stage {
     Opening {
         opening: BoxFuture<'static, Result<WatchHalves, RegistryError>>,
         /// The watch that it is opened with.
-        first: (Place, Range),
+        first: Wanted,
     },
-    Trying(Box<Link>),
+    Trying(Box<WatchStream>),
 }
 
 /// What came of a turn.
@@ -66,18 +63,14 @@ impl Renewal {
         matches!(self.stage, Stage::None)
     }
 
-    pub(super) fn open(
-        &mut self,
-        first: (Place, Range),
-        opening: BoxFuture<'static, Result<WatchHalves, RegistryError>>,
-    ) {
+    pub(super) fn open(&mut self, first: Wanted, opening: BoxFuture<'static, Result<WatchHalves, RegistryError>>) {
         self.stage = Stage::Opening { opening, first };
     }
 
     /// The stream, while it is tried.
-    pub(super) fn link(&mut self) -> Option<&mut Link> {
+    pub(super) fn stream(&mut self) -> Option<&mut WatchStream> {
         match &mut self.stage {
-            Stage::Trying(link) => Some(link),
+            Stage::Trying(stream) => Some(stream),
             Stage::None | Stage::Opening { .. } => None,
         }
     }
@@ -91,16 +84,16 @@ impl Renewal {
         match &mut self.stage {
             Stage::None => std::future::pending().await,
             Stage::Opening { opening, first } => match opening.await {
-                Ok((tx, rx)) => {
-                    let (place, range) = first.clone();
-                    let link = Link::new(tx, rx, place, range, idle_timeout).renewed(Instant::now());
-                    self.stage = Stage::Trying(Box::new(link));
+                Ok(halves) => {
+                    let token = TokenAge::Since(Instant::now());
+                    let stream = WatchStream::new(halves, first.clone(), token, idle_timeout);
+                    self.stage = Stage::Trying(Box::new(stream));
                     Turn::Opened
                 }
                 Err(error) => Turn::Lost(error),
             },
-            Stage::Trying(link) => loop {
-                match link.turn().await {
+            Stage::Trying(stream) => loop {
+                match stream.turn().await {
                     Ok(Some(answer)) => return Turn::Answer(answer),
                     Ok(None) => {}
                     Err(error) => return Turn::Lost(error),
@@ -110,26 +103,16 @@ impl Renewal {
     }
 
     /// Ends it: the stream that was tried, if there is one, and who was refused.
-    pub(super) fn end(&mut self) -> (Option<Box<Link>>, Vec<(Place, String)>) {
+    pub(super) fn end(&mut self) -> (Option<Box<WatchStream>>, Vec<(RangeId, String)>) {
         let Self { refused, stage } = std::mem::take(self);
         match stage {
-            Stage::Trying(link) => (Some(link), refused),
+            Stage::Trying(stream) => (Some(stream), refused),
             Stage::None | Stage::Opening { .. } => (None, refused),
         }
     }
 
     /// Takes one of those that were refused out.
-    pub(super) fn settle(&mut self, place: Place) {
-        self.refused.retain(|(refused, _)| *refused != place);
+    pub(super) fn settle(&mut self, id: RangeId) {
+        self.refused.retain(|(refused, _)| *refused != id);
     }
-}
-
-/// Whether this says that a watch was not created because its asker may not.
-pub(super) fn is_refusal(answer: &WatchAnswer) -> bool {
-    answer.created && answer.canceled && answer.compacted.is_none()
-}
-
-/// The words of a refusal.
-pub(super) fn words(answer: &WatchAnswer) -> String {
-    if answer.reason.is_empty() { link::ENDED.to_owned() } else { answer.reason.clone() }
 }

@@ -3,7 +3,10 @@
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::fake::{Call, Fake};
+use crate::{
+    etcd::Event,
+    fake::{Call, Fake},
+};
 
 const CLUSTER: u64 = 0xfa4e;
 

@@ -6,7 +6,7 @@ use etcd_client::{Client, PermissionType};
 use waymark_node::{
     model::{Endpoint, LeaseId, ServiceName, Ttl},
     naming::{Decoded, Entry, KeyScheme, NamingError},
-    registry::{RegistrationConfig, RegistrationState, Registry, RegistryConfig, RegistryError},
+    registry::{Password, RegistrationConfig, RegistrationState, Registry, RegistryConfig, RegistryError, User},
 };
 
 use super::fixture::{PATIENCE, PlainText, connect, register, service, subscribe, until, until_addresses};
@@ -16,7 +16,7 @@ const A: &str = "192.0.2.1:80";
 const B: &str = "192.0.2.2:80";
 
 fn connect_as(url: &str, user: &str, password: &str) -> Registry {
-    let user = Some((user.to_owned(), password.to_owned()));
+    let user = Some(User::new(user, password));
     Registry::connect(RegistryConfig { user, ..RegistryConfig::new([url]) }).unwrap()
 }
 
@@ -109,6 +109,41 @@ async fn a_service_that_is_followed_after_the_token_has_ended_is_watched_too() {
     until_addresses(&mut late, &[A]).await;
     until_addresses(&mut early, &[A]).await;
     assert!(late.current().stale.is_none() && early.current().stale.is_none(), "{late:?}");
+}
+
+/// A password that is rotated, in its file and in etcd, under a node that runs: whichever comes
+/// first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_password_file_is_followed() {
+    let Some(mut server) = Server::etcd("a_rotated_password_file_is_followed").await else { return };
+    with_users(&mut server.client).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "secret\n").unwrap();
+    let user = Some(User { name: "node".to_owned(), password: Password::File(file.clone()) });
+    let registry = Registry::connect(RegistryConfig { user, ..RegistryConfig::new([&server.url]) }).unwrap();
+    let mut seen = subscribe(&registry, "svc").await;
+    let first = register(&registry, "svc", A, 10).await;
+    until_addresses(&mut seen, &[A]).await;
+    let root = Client::connect([&server.url], Some(etcd_client::ConnectOptions::new().with_user("root", "secret")));
+    let mut auth = root.await.unwrap().auth_client();
+    // etcd before the file: our token has ended, and nothing is to be had for the old password.
+    auth.user_change_password("node", "second").await.unwrap();
+    let error = registry.check().await.unwrap_err();
+    assert!(matches!(error, RegistryError::AuthenticationRefused { .. }), "{error:?}");
+    std::fs::write(&file, "second\n").unwrap();
+    registry.check().await.unwrap();
+    let second = register(&registry, "svc", B, 10).await;
+    let mut anew = subscribe(&registry, "svc").await;
+    until_addresses(&mut anew, &[A, B]).await;
+    // The file before etcd.
+    std::fs::write(&file, "third\n").unwrap();
+    registry.check().await.unwrap();
+    auth.user_change_password("node", "third").await.unwrap();
+    registry.check().await.unwrap();
+    first.deregister().await.unwrap();
+    second.deregister().await.unwrap();
+    until_addresses(&mut anew, &[]).await;
 }
 
 /// What etcd does not take is said, and is no outage.

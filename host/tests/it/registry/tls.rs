@@ -5,7 +5,7 @@ use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
 use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
 use tempfile::TempDir;
-use waymark_node::registry::{Registry, RegistryConfig, RegistryError, TlsConfig};
+use waymark_node::registry::{Registry, RegistryConfig, RegistryError, TlsConfig, User};
 
 use super::fixture::{register, subscribe, until_addresses};
 use crate::{
@@ -68,7 +68,7 @@ impl Server {
     }
 
     fn connect_as(&self, tls: TlsConfig, user: Option<(&str, &str)>) -> Registry {
-        let user = user.map(|(name, password)| (name.to_owned(), password.to_owned()));
+        let user = user.map(|(name, password)| User::new(name, password));
         Registry::connect(RegistryConfig { tls: Some(tls), user, ..RegistryConfig::new([&self.url]) }).unwrap()
     }
 

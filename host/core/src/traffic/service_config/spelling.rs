@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::service_config::{Result, wrong};
+use super::field::{Result, wrong};
 
 /// What may stand where. Of each place: how it is called, and its fields.
 const TOP: (&str, &[&str]) = (

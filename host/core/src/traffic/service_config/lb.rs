@@ -15,7 +15,7 @@
 
 use serde_json::{Map, Value};
 
-use super::service_config::{Result, duration, wrong};
+use super::field::{Result, duration, wrong};
 
 /// What rings may have at most, as gRPC's clients limit them (A42).
 const MOST_POINTS: u64 = 4096;
