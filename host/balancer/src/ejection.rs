@@ -8,7 +8,7 @@ use waymark_core::{
     traffic::{Detector, OutlierDetection},
 };
 
-use super::state::EndpointState;
+use super::endpoint::EndpointState;
 
 /// The ejections of one service.
 pub(super) struct Ejections {

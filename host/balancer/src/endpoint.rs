@@ -13,6 +13,7 @@ use std::{
 
 use tokio::time::Instant;
 use waymark_core::{
+    model::Endpoint,
     policy::LoadReport,
     traffic::{Answered, Code},
 };
@@ -50,6 +51,15 @@ impl Outcome {
     }
 }
 
+/// One endpoint of a generation.
+#[derive(Clone)]
+pub struct EndpointState {
+    /// What is registered.
+    pub endpoint: Endpoint,
+    /// What the host keeps for it, shared with the generations before and after.
+    pub cell: Arc<EndpointCell>,
+}
+
 /// What is kept for one endpoint. It lives as long as a published generation names the endpoint, or
 /// a call on it runs.
 pub struct EndpointCell {
@@ -71,6 +81,7 @@ pub struct EndpointCell {
     /// What its instance says of its own load, if it ever did.
     reported: OnceLock<Box<Reported>>,
     gate: Arc<Gate>,
+    /// What the upstream keeps with it: of one type for all endpoints of the same services.
     attached: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
@@ -355,13 +366,12 @@ impl EndpointCell {
         }
     }
 
-    /// What the data plane keeps with this endpoint (its connection), made at first use. There is
-    /// one such type a process: asking for a second one panics.
-    pub fn attached<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> &T {
+    /// What the upstream keeps with this endpoint, made at first use.
+    pub(super) fn attached<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> &T {
         self.attached
             .get_or_init(|| Box::new(make()))
             .downcast_ref()
-            .expect("one type of connection is kept with an endpoint")
+            .expect("an endpoint is asked for what the upstream of its services keeps with it")
     }
 }
 

@@ -14,7 +14,7 @@
 mod task;
 
 use std::{
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -29,8 +29,8 @@ use super::{
     hash::HashKey,
     history::{History, PolicyInfo, PolicyVersion, Quarantine},
     seats::Seat,
-    services::Checker,
-    state::{Connector, ServiceState},
+    state::ServiceState,
+    upstream::AnyUpstream,
 };
 
 /// A policy that was loaded and may be given to a service.
@@ -125,8 +125,7 @@ pub(super) struct ServiceSetup {
     pub(super) hash_key: Option<HashKey>,
     pub(super) idempotent: bool,
     pub(super) traffic: Arc<Traffic>,
-    pub(super) checker: Arc<OnceLock<Box<Checker>>>,
-    pub(super) connector: Arc<OnceLock<Box<Connector>>>,
+    pub(super) upstream: Arc<dyn AnyUpstream>,
     pub(super) builders: Arc<Builders>,
     pub(super) seat: Arc<Seat>,
     pub(super) coalesce: Duration,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -23,15 +23,8 @@ use super::{
     history::Quarantine,
     seats::{Census, Full, Seat, Seats},
     service::{Candidate, ServiceHandle, ServiceSetup},
-    state::{Connector, EndpointState, ServiceState},
+    upstream::{AnyUpstream, NoUpstream, Upstream},
 };
-
-/// Sees to it that each endpoint of this state is checked from now on, if it is not yet. Told of
-/// every generation of a service whose [`Traffic::health`] asks for checks; must not block.
-pub type Checker = dyn Fn(&ServiceState) + Send + Sync;
-
-/// Hears that a service is balanced no more; must not block.
-pub type Forgetter = dyn Fn(&ServiceName) + Send + Sync;
 
 /// What a service begins with.
 pub struct ServiceDefaults {
@@ -154,10 +147,8 @@ struct Inner {
     /// Services that are being begun: whoever asks for one of them waits for the same beginning.
     begun: Mutex<HashMap<ServiceName, Beginning>>,
     turns: Semaphore,
-    checker: Arc<OnceLock<Box<Checker>>>,
-    connector: Arc<OnceLock<Box<Connector>>>,
     builders: Arc<Builders>,
-    forgetters: Mutex<Vec<Box<Forgetter>>>,
+    upstream: Arc<dyn AnyUpstream>,
 }
 
 struct Slot {
@@ -185,8 +176,13 @@ impl Drop for Waiter<'_> {
 }
 
 impl Services {
-    /// No services yet.
+    /// No services yet, and nobody who carries calls to their endpoints: for picks alone.
     pub fn new(config: ServicesConfig) -> Self {
+        Self::with_upstream(config, Arc::new(NoUpstream))
+    }
+
+    /// No services yet. `upstream` will connect to their endpoints, check them, and forget them.
+    pub fn with_upstream<U: Upstream>(config: ServicesConfig, upstream: Arc<U>) -> Self {
         let seats = Seats::new(config.max_services, config.max_empty);
         Self {
             inner: Arc::new(Inner {
@@ -195,46 +191,10 @@ impl Services {
                 seats,
                 begun: Mutex::default(),
                 turns: Semaphore::new(BEGUN_AT_ONCE),
-                checker: Arc::default(),
-                connector: Arc::default(),
                 builders: Arc::new(Builders::of_machine()),
-                forgetters: Mutex::default(),
+                upstream,
             }),
         }
-    }
-
-    /// Has endpoints checked by this one, those that are published already too. Only the first one
-    /// is heard: an endpoint has one check.
-    pub fn check_by(&self, checker: impl Fn(&ServiceState) + Send + Sync + 'static) {
-        if self.inner.checker.set(Box::new(checker)).is_err() {
-            return;
-        }
-        let Some(checker) = self.inner.checker.get() else { return };
-        // What is published after this was set is told by the service's task.
-        for handle in self.list() {
-            let state = handle.state();
-            if state.traffic.health.is_some() {
-                checker(&state);
-            }
-        }
-    }
-
-    /// Has endpoints connected to by this one, beside the calls that policies choose them for. Only
-    /// the first one is heard: an endpoint has one connection.
-    pub fn connect_by(&self, connector: impl Fn(&ServiceName, &EndpointState) + Send + Sync + 'static) {
-        // As said: a second one is not heard.
-        let _ = self.inner.connector.set(Box::new(connector));
-    }
-
-    /// Tells this one of each service that is balanced no more, so that it can forget what it keeps
-    /// for it.
-    pub fn forget_by(&self, forgetter: impl Fn(&ServiceName) + Send + Sync + 'static) {
-        self.forgetters().push(Box::new(forgetter));
-    }
-
-    fn forgetters(&self) -> MutexGuard<'_, Vec<Box<Forgetter>>> {
-        // A panic while it is held leaves the list whole.
-        self.inner.forgetters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A service that is balanced already.
@@ -360,8 +320,7 @@ impl Services {
             hash_key: defaults.hash_key,
             idempotent: defaults.idempotent,
             traffic: defaults.traffic,
-            checker: Arc::clone(&self.inner.checker),
-            connector: Arc::clone(&self.inner.connector),
+            upstream: Arc::clone(&self.inner.upstream),
             builders: Arc::clone(&self.inner.builders),
             seat: Arc::clone(&seat),
             coalesce: config.coalesce,
@@ -382,7 +341,7 @@ impl Services {
         let removed = self.inner.map.remove(name);
         if let Some((name, slot)) = &removed {
             slot.seat.give_up();
-            self.forget(name);
+            self.inner.upstream.forget(name);
         }
         removed.is_some()
     }
@@ -392,12 +351,8 @@ impl Services {
         let removed = self.inner.map.remove_if(seat.name(), |_, slot| Arc::ptr_eq(&slot.seat, seat));
         if let Some((name, slot)) = removed {
             slot.handle.close();
-            self.forget(&name);
+            self.inner.upstream.forget(&name);
         }
-    }
-
-    fn forget(&self, name: &ServiceName) {
-        self.forgetters().iter().for_each(|forget| forget(name));
     }
 }
 

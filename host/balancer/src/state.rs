@@ -7,29 +7,27 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use waymark_core::{
-    model::{Endpoint, Revision, ServiceName, Skips},
+    model::{Revision, ServiceName, Skips},
     policy::{Decision, LoadReport, PickContext, PickError, PickTook, Plan, RequestFacts},
     snapshot::Staleness,
     traffic::Traffic,
 };
 
-use super::{endpoint::EndpointCell, gate::Gate, hash::HashKey, pick_times::PickTimes, standing::flag};
-
-/// One endpoint of a generation.
-#[derive(Clone)]
-pub struct EndpointState {
-    /// What is registered.
-    pub endpoint: Endpoint,
-    /// What the host keeps for it, shared with the generations before and after.
-    pub cell: Arc<EndpointCell>,
-}
+use super::{
+    endpoint::{EndpointCell, EndpointState},
+    gate::Gate,
+    hash::HashKey,
+    pick_times::PickTimes,
+    standing::flag,
+    upstream::AnyUpstream,
+};
 
 /// Told when a policy fails at a pick, and what its picks take.
 pub trait FailureSink: Send + Sync + 'static {
@@ -45,9 +43,6 @@ pub trait FailureSink: Send + Sync + 'static {
         false
     }
 }
-
-/// Has an endpoint of this service connected to beside the calls; must not block.
-pub type Connector = dyn Fn(&ServiceName, &EndpointState) + Send + Sync;
 
 /// One generation of one service: what picks read.
 pub struct ServiceState {
@@ -88,7 +83,7 @@ pub struct ServiceState {
     pub(super) fallback: Option<Fallback>,
     pub(super) counters: Arc<ServiceCounters>,
     pub(super) failures: Arc<dyn FailureSink>,
-    pub(super) connector: Arc<OnceLock<Box<Connector>>>,
+    pub(super) upstream: Arc<dyn AnyUpstream>,
 }
 
 /// The last good policy's plan for the same endpoints.
@@ -389,10 +384,8 @@ impl ServiceState {
     /// Has an endpoint connected to, if it is not and no attempt runs.
     fn connect(&self, index: u32) {
         let endpoint = &self.endpoints[index as usize];
-        if endpoint.cell.is_idle()
-            && let Some(connector) = self.connector.get()
-        {
-            connector(&self.service, endpoint);
+        if endpoint.cell.is_idle() {
+            self.upstream.connect(&self.service, endpoint);
         }
     }
 

@@ -3,9 +3,10 @@
 
 mod made_up;
 mod reachable;
+mod upstream;
 
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, Weak,
     atomic::{
         AtomicBool, AtomicUsize,
         Ordering::{Relaxed, SeqCst},
@@ -15,6 +16,7 @@ use std::sync::{
 use http::HeaderMap;
 use tokio::time::{Duration, Instant};
 use waymark_core::{
+    check::{Check, CheckConfig},
     model::{Endpoint, Revision, ServiceName, Update},
     policy::{BuildError, Decision, PickContext, PickError, PickTook, Picker, Plan, Policy, RequestFacts, Scope},
     snapshot::{self, Writer},
@@ -79,6 +81,41 @@ impl<F: Fn(PickContext, &dyn RequestFacts) -> Result<Decision, PickError> + Send
     }
 }
 
+/// An upstream that notes what it is asked for, and begins to connect where it is to.
+#[derive(Default)]
+struct Noted {
+    begun: Mutex<Vec<String>>,
+    checked: Mutex<Vec<String>>,
+    forgotten: Mutex<Vec<String>>,
+}
+
+/// What it keeps with an endpoint.
+struct Kept {
+    address: String,
+    cell: Weak<EndpointCell>,
+}
+
+impl Upstream for Noted {
+    type Connection = Kept;
+
+    fn attach(&self, _: &ServiceName, endpoint: &EndpointState) -> Kept {
+        Kept { address: endpoint.endpoint.address.to_string(), cell: Arc::downgrade(&endpoint.cell) }
+    }
+
+    fn connect(&self, kept: &Kept) {
+        self.begun.lock().unwrap().push(kept.address.clone());
+        kept.cell.upgrade().unwrap().set_connectivity(Connectivity::Connecting);
+    }
+
+    fn check(&self, kept: &Kept, _: &CheckConfig) {
+        self.checked.lock().unwrap().push(kept.address.clone());
+    }
+
+    fn forget(&self, service: &ServiceName) {
+        self.forgotten.lock().unwrap().push(service.to_string());
+    }
+}
+
 struct Service {
     handle: ServiceHandle,
     writer: Arc<Mutex<Option<Writer>>>,
@@ -91,6 +128,10 @@ impl Service {
     }
 
     async fn with(policy: Candidate, traffic: Traffic) -> Self {
+        Self::of(policy, traffic, None).await
+    }
+
+    async fn of(policy: Candidate, traffic: Traffic, upstream: Option<Arc<Noted>>) -> Self {
         let writer = Arc::<Mutex<Option<Writer>>>::default();
         let follow = {
             let writer = Arc::clone(&writer);
@@ -105,7 +146,11 @@ impl Service {
             traffic: Arc::clone(&traffic),
             ..ServiceDefaults::new(policy.clone())
         };
-        let services = Services::new(ServicesConfig::new(follow, defaults));
+        let config = ServicesConfig::new(follow, defaults);
+        let services = match upstream {
+            Some(upstream) => Services::with_upstream(config, upstream),
+            None => Services::new(config),
+        };
         let handle = services.add(&ServiceName::new("svc").unwrap()).await.unwrap();
         Self { handle, writer, services }
     }

@@ -20,7 +20,7 @@ use super::{
     echo::Echo,
     harness::{
         child,
-        services::{bundled, endpoints_at, services, started},
+        services::{bundled, endpoints_at, services_config, started},
     },
 };
 
@@ -65,10 +65,9 @@ pub(crate) fn dataplane(instances: &[SocketAddr], engine: EngineConfig) -> anyho
     let load = |name| anyhow::Ok(Candidate::new(bundled(&engine, name)?, "benchmark"));
     let (plan, each_request) = (load(PLAN)?, load(EACH_REQUEST)?);
     let policy = move |name: &ServiceName| if name.as_str() == PLAN { plan.clone() } else { each_request.clone() };
-    let services = services(endpoints_at(instances), None, policy);
-    let dataplane =
-        Dataplane::new(services.clone(), Routes::default(), dataplane::Options::default(), Metrics::default());
-    Ok((services, dataplane))
+    let services = services_config(endpoints_at(instances), None, policy);
+    let dataplane = Dataplane::new(services, Routes::default(), dataplane::Options::default(), Metrics::default());
+    Ok((dataplane.services().clone(), dataplane))
 }
 
 /// Waits until both services are balanced as their names say.

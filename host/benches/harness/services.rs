@@ -124,6 +124,15 @@ pub(crate) fn services(
     hash_key: Option<HashKey>,
     policy: impl Fn(&ServiceName) -> Candidate + Send + Sync + 'static,
 ) -> Services {
+    Services::new(services_config(endpoints, hash_key, policy))
+}
+
+/// The same, for whoever makes the services.
+pub(crate) fn services_config(
+    endpoints: Vec<Endpoint>,
+    hash_key: Option<HashKey>,
+    policy: impl Fn(&ServiceName) -> Candidate + Send + Sync + 'static,
+) -> ServicesConfig {
     let follow = move |service| {
         let (mut writer, reader) = snapshot::channel(service);
         writer.apply(Update::Reset { revision: Revision(1), endpoints: endpoints.clone(), skipped: 0 });
@@ -136,7 +145,7 @@ pub(crate) fn services(
         limits: Limits { pick_share: 100, ..Limits::default() },
         ..ServiceDefaults::new(policy(service))
     };
-    Services::new(ServicesConfig { zone: ZONE.into(), ..ServicesConfig::new(follow, defaults) })
+    ServicesConfig { zone: ZONE.into(), ..ServicesConfig::new(follow, defaults) }
 }
 
 /// A service of these, once its endpoints are balanced.

@@ -62,16 +62,53 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, debug, debug_span, info};
-use waymark_balancer::{Connectivity, EndpointCell, EndpointState};
-use waymark_core::model::ServiceName;
+use waymark_balancer::{Connectivity, EndpointCell, EndpointState, Upstream};
+use waymark_core::{check::CheckConfig, model::ServiceName};
 
 use super::{
     backoff::Backoff,
     connect::{ConnectError, Driver, LostError, Owner, Target, connect},
+    metrics::Metrics,
     options::{ConnectOptions, Options},
     share::{Freed, Share},
     streams::{Slot, Streams},
+    tls::EndpointTls,
 };
+
+/// The connections of one data plane, as its balancer knows them.
+pub(super) struct Connections {
+    options: ConnectOptions,
+    tls: EndpointTls,
+    metrics: Metrics,
+}
+
+impl Connections {
+    /// Makes connections with these options, and forgets the figures of services that go.
+    pub(super) fn new(options: &Options, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self { options: options.connect.clone(), tls: options.endpoint_tls.clone(), metrics })
+    }
+}
+
+impl Upstream for Connections {
+    type Connection = Connection;
+
+    fn attach(&self, service: &ServiceName, endpoint: &EndpointState) -> Connection {
+        let target = Target { address: endpoint.endpoint.address.clone(), tls: self.tls.of(service).cloned() };
+        Connection::idle(target, Arc::downgrade(&endpoint.cell), &self.options)
+    }
+
+    fn connect(&self, connection: &Connection) {
+        connection.begin();
+    }
+
+    fn check(&self, connection: &Connection, config: &CheckConfig) {
+        connection.check(config);
+    }
+
+    fn forget(&self, service: &ServiceName) {
+        self.metrics.forget(service);
+    }
+}
 
 /// The connection to one endpoint, whatever state it is in.
 pub(super) struct Connection {
@@ -193,12 +230,8 @@ pub(super) struct Sender {
 
 impl Connection {
     /// The connection of an endpoint of this service, made idle at first use.
-    pub(super) fn of<'a>(endpoint: &'a EndpointState, service: &ServiceName, options: &Options) -> &'a Self {
-        endpoint.cell.attached(|| {
-            let tls = options.endpoint_tls.of(service).cloned();
-            let target = Target { address: endpoint.endpoint.address.clone(), tls };
-            Self::idle(target, Arc::downgrade(&endpoint.cell), &options.connect)
-        })
+    pub(super) fn of<'a>(endpoint: &'a EndpointState, service: &ServiceName, all: &Connections) -> &'a Self {
+        endpoint.connection(service, all)
     }
 
     fn idle(target: Target, cell: Weak<EndpointCell>, options: &ConnectOptions) -> Self {

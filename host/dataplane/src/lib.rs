@@ -97,7 +97,7 @@ pub use unix::{Heir, UnixSocket};
 pub use validity::{Validity, unix_now};
 pub use wait::WaitForReady;
 /// What the node's own API is served with, too.
-use waymark_balancer::Services;
+use waymark_balancer::{Services, ServicesConfig};
 use waymark_core::model::ServiceName;
 
 pub use {
@@ -110,7 +110,7 @@ pub use {
     tls::HandshakeError,
 };
 
-use self::{admission::Admission, connection::Connection, lookups::Lookups, share::Shares};
+use self::{admission::Admission, connection::Connections, lookups::Lookups, share::Shares};
 
 /// What the proxy and the channels of one process share. Cheap to clone.
 #[derive(Clone)]
@@ -120,6 +120,7 @@ pub struct Dataplane {
 
 struct Shared {
     services: Services,
+    connections: Arc<Connections>,
     routes: Routes,
     options: Options,
     metrics: Metrics,
@@ -138,26 +139,22 @@ impl Shared {
 }
 
 impl Dataplane {
-    /// A data plane over these services. It checks their endpoints where that is asked for; of
-    /// several over the same services the first does, and each forgets the figures of services that
-    /// are balanced no more. Must be called within a tokio runtime.
-    pub fn new(services: Services, routes: Routes, options: Options, metrics: Metrics) -> Self {
-        services.check_by({
-            let options = options.clone();
-            move |state| Connection::check_all(state, &options)
-        });
-        services.connect_by({
-            let options = options.clone();
-            move |service, endpoint| Connection::of(endpoint, service, &options).begin()
-        });
-        services.forget_by({
-            let metrics = metrics.clone();
-            move |service| metrics.forget(service)
-        });
+    /// A data plane, and the services that it carries calls to: none yet. It connects to their
+    /// endpoints, checks those whose traffic asks for it, and forgets the figures of services that
+    /// are balanced no more.
+    pub fn new(services: ServicesConfig, routes: Routes, options: Options, metrics: Metrics) -> Self {
+        let connections = Connections::new(&options, metrics.clone());
+        let services = Services::with_upstream(services, Arc::clone(&connections));
         let admission = Admission::new(options.inbound.max_connections);
         let (lookups, shares) = (Lookups::new(Instant::now()), Shares::default());
         let forbidden = Occasional::default();
-        Self { shared: Arc::new(Shared { services, routes, options, metrics, admission, forbidden, lookups, shares }) }
+        let shared = Shared { services, connections, routes, options, metrics, admission, forbidden, lookups, shares };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The services that it carries calls to.
+    pub fn services(&self) -> &Services {
+        &self.shared.services
     }
 
     /// A channel to one service.

@@ -121,7 +121,7 @@ impl Stages {
                 async move { registry.subscribe(service, scheme).await }
             }
         };
-        let services = Services::new(ServicesConfig {
+        let services_config = ServicesConfig {
             zone: config.zone.as_str().into(),
             discoverable: config.discovery.discoverable.clone(),
             max_services: config.discovery.max_services,
@@ -130,18 +130,7 @@ impl Stages {
                 let defaults = Arc::clone(&defaults);
                 move |service| defaults.of(service)
             })
-        });
-        // Many at once, so that those read together are read by one call. Owned and collected: a
-        // future over a lazy iterator of borrowing ones is not `Send` in every place that wants it
-        // to be.
-        let add = |service: &ServiceConfig| {
-            let (services, name) = (services.clone(), service.name.clone());
-            async move { services.add(&name).await.map(drop) }
         };
-        let adding: Vec<_> = config.services.iter().map(add).collect();
-        stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_collect::<()>().await?;
-        let mut followers =
-            if config.follow_files { defaults.follow_files(&engine, &services, &config.zone) } else { JoinSet::new() };
         let own_clients = |service: &ServiceConfig| Some((service.name.clone(), service.allow_clients.clone()?));
         let authorization =
             Authorization::new(ports.allow_clients.clone(), config.services.iter().filter_map(own_clients));
@@ -155,9 +144,21 @@ impl Stages {
             inbound: InboundOptions { tls: certificates.server.clone(), ..ports.inbound.clone() },
             ..dataplane::Options::default()
         };
+        let dataplane = Dataplane::new(services_config, ports.routes.clone(), options, dataplane_metrics.clone());
+        let services = dataplane.services().clone();
+        // Many at once, so that those read together are read by one call. Owned and collected: a
+        // future over a lazy iterator of borrowing ones is not `Send` in every place that wants it
+        // to be.
+        let add = |service: &ServiceConfig| {
+            let (services, name) = (services.clone(), service.name.clone());
+            async move { services.add(&name).await.map(drop) }
+        };
+        let adding: Vec<_> = config.services.iter().map(add).collect();
+        stream::iter(adding).buffer_unordered(ADD_AT_ONCE).try_collect::<()>().await?;
+        let mut followers =
+            if config.follow_files { defaults.follow_files(&engine, &services, &config.zone) } else { JoinSet::new() };
         let admin_tls = certificates.admin.clone();
         certificates.spawn(&dataplane_metrics, &mut followers);
-        let dataplane = Dataplane::new(services.clone(), ports.routes.clone(), options, dataplane_metrics);
         let stages = Self {
             engine,
             registry_urls,

@@ -25,11 +25,11 @@ use super::{Candidate, Command, Published, ServiceSetup, Shared, SwapError, Swap
 use crate::{
     builders::Pace,
     ejection::{self, Ejections},
-    endpoint::EndpointCell,
+    endpoint::{EndpointCell, EndpointState},
     gate::Gate,
     history::{Entry, Failures, PolicyInfo, PolicyOutcome},
     standing::Fitness,
-    state::{EndpointState, FailureSink, Fallback, ServiceCounters, ServiceState},
+    state::{FailureSink, Fallback, ServiceCounters, ServiceState},
     twins::{self, Key, Twins},
     youth::{self, Youth},
 };
@@ -59,7 +59,7 @@ pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::
         fallback: None,
         counters: Arc::clone(&counters),
         failures: Arc::new(NoFailures),
-        connector: Arc::clone(&setup.connector),
+        upstream: Arc::clone(&setup.upstream),
     };
     let (published, generation) = watch::channel(0);
     let shared = Arc::new(Shared {
@@ -403,12 +403,10 @@ impl Task {
             fallback: plans.fallback,
             counters: Arc::clone(&self.counters),
             failures,
-            connector: Arc::clone(&self.setup.connector),
+            upstream: Arc::clone(&self.setup.upstream),
         }));
-        if self.setup.traffic.health.is_some()
-            && let Some(checker) = self.setup.checker.get()
-        {
-            checker(&self.shared.state.load());
+        if let Some(config) = &self.setup.traffic.health {
+            self.setup.upstream.check(&self.scope.service, &self.shared.state.load().endpoints, config);
         }
         self.serving = plans.by;
         self.published.send_replace(generation);

@@ -19,10 +19,21 @@ fn services<F>(
 where
     F: Future<Output = Result<snapshot::Reader, waymark_core::naming::NamingError>> + Send + 'static,
 {
+    Services::new(config(limits, follow, discoverable))
+}
+
+fn config<F>(
+    limits: (usize, usize),
+    follow: impl Fn(ServiceName) -> F + Send + Sync + 'static,
+    discoverable: Discoverable,
+) -> ServicesConfig
+where
+    F: Future<Output = Result<snapshot::Reader, waymark_core::naming::NamingError>> + Send + 'static,
+{
     let policy = fake("all", everyone).0;
     let defaults = move |_: &ServiceName| ServiceDefaults::new(policy.clone());
     let config = ServicesConfig::new(follow, defaults);
-    Services::new(ServicesConfig { max_services: limits.0, max_empty: limits.1, discoverable, ..config })
+    ServicesConfig { max_services: limits.0, max_empty: limits.1, discoverable, ..config }
 }
 
 /// A registry in which those have an endpoint whose names begin with `real`.
@@ -40,12 +51,8 @@ fn names(services: &Services) -> Vec<String> {
 
 #[tokio::test]
 async fn made_up_names_take_the_place_of_made_up_names_only() {
-    let services = services((5, 2), listed, Discoverable::All);
-    let gone = Arc::<Mutex<Vec<_>>>::default();
-    services.forget_by({
-        let gone = Arc::clone(&gone);
-        move |service| gone.lock().unwrap().push(service.to_string())
-    });
+    let upstream = Arc::<Noted>::default();
+    let services = Services::with_upstream(config((5, 2), listed, Discoverable::All), Arc::clone(&upstream));
     services.add(&name("configured")).await.unwrap();
     services.discover(&name("real-1")).await.unwrap();
     for n in 0..100 {
@@ -53,7 +60,7 @@ async fn made_up_names_take_the_place_of_made_up_names_only() {
         assert!(handle.state().listed && handle.state().endpoints.is_empty());
     }
     assert_eq!(names(&services), ["configured", "made-up-98", "made-up-99", "real-1"]);
-    assert_eq!(*gone.lock().unwrap(), (0..98).map(|n| format!("made-up-{n}")).collect::<Vec<_>>());
+    assert_eq!(*upstream.forgotten.lock().unwrap(), (0..98).map(|n| format!("made-up-{n}")).collect::<Vec<_>>());
     assert_eq!(services.census(), Census { services: 4, empty: 2, displaced: 98 });
     // Real ones find room as long as there is any that is not theirs.
     for n in 2..5 {

@@ -5,22 +5,13 @@ use waymark_core::{model::InstanceId, traffic::CallLimits};
 use super::*;
 
 /// A service with `n` endpoints and a data plane that notes whom it is to connect to.
-async fn service(
-    plan: impl Fn(&[Endpoint]) -> Plan + Send + Sync + 'static,
-    n: u8,
-) -> (Service, Arc<Mutex<Vec<String>>>) {
-    let service = Service::new(fake("test", move |endpoints: &[Endpoint]| Ok(plan(endpoints))).0).await;
-    let begun = Arc::<Mutex<Vec<_>>>::default();
-    service.services.connect_by({
-        let begun = Arc::clone(&begun);
-        move |_, endpoint| {
-            begun.lock().unwrap().push(endpoint.endpoint.address.to_string());
-            endpoint.cell.set_connectivity(Connectivity::Connecting);
-        }
-    });
+async fn service(plan: impl Fn(&[Endpoint]) -> Plan + Send + Sync + 'static, n: u8) -> (Service, Arc<Noted>) {
+    let policy = fake("test", move |endpoints: &[Endpoint]| Ok(plan(endpoints))).0;
+    let upstream = Arc::<Noted>::default();
+    let service = Service::of(policy, Traffic::default(), Some(Arc::clone(&upstream))).await;
     service.list(1, &(1..=n).map(|n| (n, 1)).collect::<Vec<_>>());
     service.at(1).await;
-    (service, begun)
+    (service, upstream)
 }
 
 fn rotation(endpoints: &[Endpoint]) -> Plan {
@@ -38,7 +29,8 @@ fn picks(state: &ServiceState, n: usize) -> Vec<u32> {
 #[tokio::test(start_paused = true)]
 async fn what_is_connected_is_preferred_and_the_others_are_connected_to_beside() {
     for plan in [rotation, |endpoints: &[Endpoint]| Plan::HashTable((0..endpoints.len() as u32).collect())] {
-        let (service, begun) = service(plan, 3).await;
+        let (service, upstream) = service(plan, 3).await;
+        let begun = &upstream.begun;
         let state = service.at(1).await;
         let cell = |index: usize| &state.endpoints[index].cell;
         // Nobody is: as the plan says.
@@ -81,13 +73,13 @@ async fn a_policy_that_is_asked_for_each_request_is_heard_among_those_that_are_c
             Ok(Decision::Endpoint(context.attempt % 3))
         })))
     };
-    let (service, begun) = service(asked, 3).await;
+    let (service, upstream) = service(asked, 3).await;
     let state = service.at(1).await;
     state.endpoints[2].cell.set_connectivity(Connectivity::Ready);
     assert_eq!(picks(&state, 3), [0; 3], "for a moment");
     tokio::time::advance(GRACE).await;
     assert_eq!(picks(&state, 3), [2; 3]);
-    assert_eq!(*begun.lock().unwrap(), ["192.0.2.1:80"], "only what it chose first");
+    assert_eq!(*upstream.begun.lock().unwrap(), ["192.0.2.1:80"], "only what it chose first");
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,11 +87,11 @@ async fn one_of_two_that_is_not_connected_to_does_not_lose_for_ever() {
     let either = |_: &[Endpoint]| {
         Plan::EachRequest(Box::new(Asked(|_: PickContext, _: &dyn RequestFacts| Ok(Decision::Either(0, 1)))))
     };
-    let (service, begun) = service(either, 2).await;
+    let (service, upstream) = service(either, 2).await;
     let state = service.at(1).await;
     state.endpoints[0].cell.set_connectivity(Connectivity::Ready);
     assert_eq!(picks(&state, 3), [0; 3]);
-    assert_eq!(*begun.lock().unwrap(), ["192.0.2.2:80"]);
+    assert_eq!(*upstream.begun.lock().unwrap(), ["192.0.2.2:80"]);
     let _busy = state.endpoints[0].cell.begin().unwrap();
     state.endpoints[1].cell.set_connectivity(Connectivity::Ready);
     assert_eq!(picks(&state, 3), [1; 3]);
@@ -124,7 +116,8 @@ async fn where_nobody_connected_takes_the_call_one_that_is_not_does() {
 
 #[tokio::test(start_paused = true)]
 async fn so_many_are_connected_to_beginning_with_those_the_plan_names() {
-    let (service, begun) = service(|_| Plan::Rotation([7, 7, 8].into()), 9).await;
+    let (service, upstream) = service(|_| Plan::Rotation([7, 7, 8].into()), 9).await;
+    let begun = &upstream.begun;
     let state = service.at(1).await;
     assert_eq!(state.connect_some(2), 2);
     begun.lock().unwrap().sort();

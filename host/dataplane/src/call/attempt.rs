@@ -55,7 +55,7 @@ impl<B: RequestBody> Call<'_, B> {
         mut guard: CallGuard,
         patient: bool,
     ) -> Result<Answered, Unanswered> {
-        let connection = Connection::of(endpoint, &state.service, &self.shared.options);
+        let connection = Connection::of(endpoint, &state.service, &self.shared.connections);
         guard.set_due(self.deadline.at());
         // Each of its connections may be on its way out.
         let mut again = self.shared.options.connect.max_connections;

@@ -134,7 +134,7 @@ impl<B: RequestBody> Call<'_, B> {
         let unhealthy = unfit.clone().count();
         if unhealthy > 0 {
             let last = unfit.filter_map(|endpoint| {
-                let reason = Connection::of(endpoint, &state.service, &self.shared.options).unfit()?;
+                let reason = Connection::of(endpoint, &state.service, &self.shared.connections).unfit()?;
                 Some(UnfitError { address: endpoint.endpoint.address.clone(), reason })
             });
             return Failure::NoneHealthy { known, unhealthy, backing_off, last: { last }.next() };
@@ -143,7 +143,7 @@ impl<B: RequestBody> Call<'_, B> {
             return Failure::NoneUsable { known };
         }
         let last = state.endpoints.iter().filter(|endpoint| endpoint.cell.is_backing_off()).find_map(|endpoint| {
-            let cause = Connection::of(endpoint, &state.service, &self.shared.options).last_error()?;
+            let cause = Connection::of(endpoint, &state.service, &self.shared.connections).last_error()?;
             Some(AttemptError { address: endpoint.endpoint.address.clone(), cause: cause.into() })
         });
         Failure::NoneReachable { known, backing_off, last }

@@ -35,11 +35,11 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service;
 use tracing::{Instrument as _, debug, debug_span, info};
-use waymark_balancer::{Fitness, ServiceState};
+use waymark_balancer::Fitness;
 use waymark_net::health::{self, Check, CheckConfig, Verdict};
 
 use super::{Connection, Phase, Sender, Shared};
-use crate::{backoff::Backoff, options::Options, received::Received};
+use crate::{backoff::Backoff, received::Received};
 
 /// How often a watch looks whether its connection is going away: a server that drains would wait
 /// for the watch to end.
@@ -58,26 +58,21 @@ enum Ended {
 }
 
 impl Connection {
-    /// Checks each endpoint of a service from now on, if its traffic asks for it and it is not
-    /// checked yet.
-    pub(crate) fn check_all(state: &ServiceState, options: &Options) {
-        let Some(config) = &state.traffic.health else { return };
-        for endpoint in &*state.endpoints {
-            let connection = Self::of(endpoint, &state.service, options);
-            if connection.checked.swap(true, Relaxed) {
-                continue;
-            }
-            let (shared, config) = (Arc::clone(&connection.shared), config.clone());
-            let span = debug_span!(parent: None, "check", address = %endpoint.endpoint.address);
-            let check = async move {
-                let stop = shared.stop.clone();
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = shared.check(config) => {}
-                }
-            };
-            tokio::spawn(check.instrument(span));
+    /// Checks the endpoint from now on, if it is not checked yet.
+    pub(super) fn check(&self, config: &CheckConfig) {
+        if self.checked.swap(true, Relaxed) {
+            return;
         }
+        let (shared, config) = (Arc::clone(&self.shared), config.clone());
+        let span = debug_span!(parent: None, "check", address = %shared.target.address);
+        let check = async move {
+            let stop = shared.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = shared.check(config) => {}
+            }
+        };
+        tokio::spawn(check.instrument(span));
     }
 
     /// Why the check found the endpoint unfit, the last time it did.

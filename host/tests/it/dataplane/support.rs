@@ -361,10 +361,10 @@ impl Node {
         let mut config = ServicesConfig::new(follow, defaults);
         config.first_list_timeout = Duration::from_millis(100);
         config.coalesce = Duration::ZERO;
-        let services = Services::new(config);
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let dataplane = Dataplane::new(services.clone(), routes, options, metrics);
+        let dataplane = Dataplane::new(config, routes, options, metrics);
+        let services = dataplane.services().clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, stop) = oneshot::channel::<()>();

@@ -3,7 +3,7 @@
 use waymark_core::model::{ServiceName, Update};
 
 use super::*;
-use crate::{ServiceHandle, builders::Builders, history::Quarantine, seats::Seats};
+use crate::{ServiceHandle, builders::Builders, history::Quarantine, seats::Seats, upstream::NoUpstream};
 
 struct InOrder;
 
@@ -45,8 +45,7 @@ async fn a_swap_keeps_the_list_of_endpoints_and_a_change_keeps_what_is_known_of_
         hash_key: None,
         idempotent: false,
         traffic: Arc::default(),
-        checker: Arc::default(),
-        connector: Arc::default(),
+        upstream: Arc::new(NoUpstream),
         builders: Arc::new(Builders::new(2)),
         seat: Seats::new(1, 1).take(&ServiceName::new("svc").unwrap(), true).unwrap().0,
         coalesce: Duration::from_millis(50),
