@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod builders;
+mod changes;
 mod discovery;
 mod ejection;
 mod endpoint;
@@ -31,6 +32,7 @@ mod unanswering;
 mod upstream;
 mod youth;
 
+pub use changes::{ServiceChange, ServiceChanges};
 pub use discovery::{Discoverable, Pattern};
 pub use endpoint::{CallGuard, EndpointCell, EndpointState, Outcome};
 pub use gate::{Gate, Overloaded, Pending, Place};

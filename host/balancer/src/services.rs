@@ -18,6 +18,7 @@ use waymark_runtime::Limits;
 
 use super::{
     builders::Builders,
+    changes::{Followers, ServiceChanges},
     discovery::Discoverable,
     hash::HashKey,
     history::Quarantine,
@@ -56,7 +57,8 @@ pub type Following = BoxFuture<'static, Result<snapshot::Reader, NamingError>>;
 pub struct ServicesConfig {
     /// Starts to follow a service in the registry.
     pub follow: Box<dyn Fn(ServiceName) -> Following + Send + Sync>,
-    /// What a service begins with.
+    /// What a service begins with. Asked while no other service is added, removed or listed, so that
+    /// it must not do any of these itself.
     pub defaults: Box<dyn Fn(&ServiceName) -> ServiceDefaults + Send + Sync>,
     /// The zone this node stands in; empty when unknown.
     pub zone: Arc<str>,
@@ -143,6 +145,8 @@ pub struct Services {
 struct Inner {
     config: ServicesConfig,
     map: DashMap<ServiceName, Slot>,
+    /// Locked while `map` changes; calls read that without.
+    followers: Mutex<Followers>,
     seats: Arc<Seats>,
     /// Services that are being begun: whoever asks for one of them waits for the same beginning.
     begun: Mutex<HashMap<ServiceName, Beginning>>,
@@ -188,6 +192,7 @@ impl Services {
             inner: Arc::new(Inner {
                 config,
                 map: DashMap::new(),
+                followers: Mutex::default(),
                 seats,
                 begun: Mutex::default(),
                 turns: Semaphore::new(BEGUN_AT_ONCE),
@@ -212,11 +217,19 @@ impl Services {
         self.inner.builders.waiting()
     }
 
-    /// All services, sorted by name.
+    /// All services, sorted by name: one that has asked what it begins with is among them. To
+    /// follow which there are, see [`Self::changes`].
     pub fn list(&self) -> Vec<ServiceHandle> {
-        let mut list: Vec<_> = self.inner.map.iter().map(|slot| slot.handle.clone()).collect();
-        list.sort_by(|a, b| a.name().cmp(b.name()));
-        list
+        let _unchanged = self.inner.followers();
+        self.inner.list()
+    }
+
+    /// Follows which services there are: first those that there are now, by name, then each that
+    /// comes or goes. However slowly it is read nothing is lost, but what came and went meanwhile
+    /// is not told. It keeps neither the services nor any of them alive.
+    pub fn changes(&self) -> ServiceChanges {
+        let mut followers = self.inner.followers();
+        followers.follow(&self.inner.list())
     }
 
     /// How many there are.
@@ -312,6 +325,8 @@ impl Services {
         }
         let config = &self.inner.config;
         let reader = (config.follow)(name.clone()).await?;
+        // From here on: who changes what services begin with and then lists them finds this one.
+        let mut followers = self.inner.followers();
         let defaults = (config.defaults)(name);
         let setup = ServiceSetup {
             service: name.clone(),
@@ -332,13 +347,15 @@ impl Services {
         };
         let handle = ServiceHandle::spawn(setup, reader);
         self.inner.map.insert(name.clone(), Slot { handle: handle.clone(), seat: Arc::clone(&seat) });
+        followers.added(&handle);
+        drop(followers);
         seat.show();
         Ok(handle)
     }
 
     /// Stops balancing a service: its task ends with the last request.
     pub fn remove(&self, name: &ServiceName) -> bool {
-        let removed = self.inner.map.remove(name);
+        let removed = self.inner.take_out(name, |_| true);
         if let Some((name, slot)) = &removed {
             slot.seat.give_up();
             self.inner.upstream.forget(name);
@@ -348,7 +365,7 @@ impl Services {
 
     /// Forgets a service that has lost its place. Calls that wait for its endpoints hear of it.
     fn displace(&self, seat: &Arc<Seat>) {
-        let removed = self.inner.map.remove_if(seat.name(), |_, slot| Arc::ptr_eq(&slot.seat, seat));
+        let removed = self.inner.take_out(seat.name(), |slot| Arc::ptr_eq(&slot.seat, seat));
         if let Some((name, slot)) = removed {
             slot.handle.close();
             self.inner.upstream.forget(&name);
@@ -357,6 +374,25 @@ impl Services {
 }
 
 impl Inner {
+    fn followers(&self) -> MutexGuard<'_, Followers> {
+        // A panic while it is held, in what a service begins with, leaves it as it was.
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn list(&self) -> Vec<ServiceHandle> {
+        let mut list: Vec<_> = self.map.iter().map(|slot| slot.handle.clone()).collect();
+        list.sort_by(|a, b| a.name().cmp(b.name()));
+        list
+    }
+
+    /// Takes a service out of the map, if it is there and is the one that is meant.
+    fn take_out(&self, name: &ServiceName, meant: impl FnOnce(&Slot) -> bool) -> Option<(ServiceName, Slot)> {
+        let mut followers = self.followers();
+        let removed = self.map.remove_if(name, |_, slot| meant(slot))?;
+        followers.removed(name);
+        Some(removed)
+    }
+
     fn begun(&self) -> MutexGuard<'_, HashMap<ServiceName, Beginning>> {
         // Nothing that runs under it can panic half-way.
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,6 +1,7 @@
 //! The task and the pick, with policies written for the test.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod changes;
 mod made_up;
 mod reachable;
 mod upstream;

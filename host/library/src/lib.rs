@@ -26,8 +26,8 @@ mod client;
 
 pub use client::Client;
 pub use waymark_balancer::{
-    Candidate, HashKey, PolicyInfo, PolicyOutcome, PolicyVersion, Published, ServiceClosed, ServiceHandle, Services,
-    SwapError,
+    Candidate, HashKey, PolicyInfo, PolicyOutcome, PolicyVersion, Published, ServiceChange, ServiceChanges,
+    ServiceClosed, ServiceHandle, Services, SwapError,
 };
 pub use waymark_core::{
     check::{Check, CheckConfig},
