@@ -3,8 +3,8 @@
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
-    registry::Registry,
 };
+use waymark_core::exposition::Families;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Reason {
@@ -16,10 +16,10 @@ struct Reason {
 pub(super) struct Refused(Family<Reason, Counter>);
 
 impl Refused {
-    pub(super) fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(families: &mut Families) -> Self {
         let refused = Self::default();
         let help = "Requests to the node's API that were refused before any of it saw them, by why";
-        registry.register("admin_requests_refused", help, refused.0.clone());
+        families.top().register("admin_requests_refused", help, refused.0.clone());
         refused
     }
 
