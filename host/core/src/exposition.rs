@@ -7,10 +7,71 @@
 use std::fmt;
 
 use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
-    registry::Unit,
+    registry::{Metric, Registry, Unit},
 };
+
+/// Metric families that modules have registered, to be written whenever somebody asks for them.
+#[derive(Debug, Default)]
+pub struct Families(Registry);
+
+impl Families {
+    /// None yet. `prefix` and an underscore are put before all their names.
+    pub fn with_prefix(prefix: &str) -> Self {
+        Self(Registry::with_prefix(prefix))
+    }
+
+    /// Where families are registered under their own names.
+    pub fn top(&mut self) -> Section<'_> {
+        Section(&mut self.0)
+    }
+
+    /// Where families are registered that have this prefix and an underscore before their names.
+    pub fn section(&mut self, prefix: &str) -> Section<'_> {
+        Section(self.0.sub_registry_with_prefix(prefix))
+    }
+
+    /// Writes them, in the OpenMetrics format, without its last line ([`write_end`]).
+    pub fn write(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        text::encode_registry(out, &self.0)
+    }
+
+    /// A page of them alone.
+    pub fn page(&self) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        self.write(&mut page)?;
+        write_end(&mut page)?;
+        Ok(page)
+    }
+}
+
+/// Writes the last line of a page.
+pub fn write_end(out: &mut impl fmt::Write) -> fmt::Result {
+    text::encode_eof(out)
+}
+
+/// A part of [`Families`], whose names begin alike.
+#[derive(Debug)]
+pub struct Section<'a>(&'a mut Registry);
+
+impl Section<'_> {
+    /// Adds a family. The format puts `_total` behind a counter's name.
+    pub fn register(&mut self, name: impl Into<String>, help: impl Into<String>, metric: impl Metric) {
+        self.0.register(name, help, metric);
+    }
+
+    /// The same for a family of seconds: the unit is put behind the name.
+    pub fn register_seconds(&mut self, name: &str, help: &str, metric: impl Metric) {
+        self.0.register_with_unit(name, help, Unit::Seconds, metric);
+    }
+
+    /// Adds families that are read when they are asked for.
+    pub fn register_collector(&mut self, collector: impl Collector) {
+        self.0.register_collector(Box::new(collector));
+    }
+}
 
 /// Labels of one series.
 pub type Labels = Vec<(&'static str, String)>;

@@ -19,6 +19,7 @@ use crate::text;
 
 /// Why a text is not one of this module's types.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ModelError {
     /// A service name that nothing could be registered under.
     #[error("service name {name:?} {problem}")]

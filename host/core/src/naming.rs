@@ -32,6 +32,7 @@ pub struct Decoded {
 
 /// Why a key scheme gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum NamingError {
     /// The scheme cannot name such a service, or cannot hold such an instance. Do not retry: change
     /// the input.

@@ -176,6 +176,7 @@ pub trait Picker: Send + Sync + 'static {
 
 /// A policy failed at pick time.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum PickError {
     /// It trapped: unreachable code, a panic, a bad memory access, or memory it was not granted.
     #[error("trapped: {}", shown(.0, WORDS))]
@@ -208,6 +209,7 @@ pub enum PickError {
 /// A policy failed to turn endpoints into a plan. Nothing was published; whatever ran goes on
 /// running.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// The policy refused, usually its configuration. Its own words.
     #[error("policy {policy} refused: {reason}", reason = shown(.reason, WORDS))]

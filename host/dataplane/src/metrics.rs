@@ -17,11 +17,10 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::{Registry, Unit},
 };
 use tokio::time::Instant;
 use waymark_core::{
-    exposition::{Histogram, Writer},
+    exposition::{Families, Histogram, Writer},
     model::{Address, ServiceName},
     traffic::Code,
 };
@@ -76,13 +75,13 @@ const TIMED: usize = 1_000;
 const OTHERS: &str = "all others";
 
 impl Metrics {
-    /// Metrics that are shown under `dataplane_` in this registry.
-    pub fn register(registry: &mut Registry) -> Self {
+    /// Metrics that are shown under `dataplane_` among these families.
+    pub fn register(families: &mut Families) -> Self {
         let metrics = Self::default();
         let inner = &metrics.inner;
         let help = "When each of our own certificates expires, unix time";
-        registry.register_with_unit("tls_not_after", help, Unit::Seconds, inner.tls_not_after.clone());
-        let sub = registry.sub_registry_with_prefix("dataplane");
+        families.top().register_seconds("tls_not_after", help, inner.tls_not_after.clone());
+        let mut sub = families.section("dataplane");
         let help = "Requests over HTTP/2 that are no gRPC calls, by what is wrong";
         sub.register("requests_refused", help, inner.requests_refused.clone());
         let help = "Calls that this node answered itself, by why; the reasons are those of the header waymark-error";
@@ -96,7 +95,7 @@ impl Metrics {
         sub.register("tls_reloads", help, inner.tls_reloads.clone());
         let help = "Calls that the access log has not, because it could not be written, or not fast enough";
         sub.register("access_log_left_out", help, inner.access_log_left_out.clone());
-        sub.register_collector(Box::new(ByService(metrics.clone())));
+        sub.register_collector(ByService(metrics.clone()));
         metrics
     }
 
@@ -407,22 +406,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_is_counted_by_code_when_it_ends() {
-        let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
+        let mut families = Families::default();
+        let metrics = Metrics::register(&mut families);
         let mut record = metrics.service("svc").begin(Instant::now(), None);
         let address = "192.0.2.1:80".parse().unwrap();
         record.attempt(0, &address);
         record.attempt(1, &address);
-        let show = |registry: &Registry| {
-            let mut text = String::new();
-            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
-            text
-        };
-        assert!(show(&registry).contains("dataplane_requests_in_flight{service=\"svc\"} 1"));
+        let show = |families: &Families| families.page().unwrap();
+        assert!(show(&families).contains("dataplane_requests_in_flight{service=\"svc\"} 1"));
         record.set_code(Code::Unavailable);
         drop(record);
         drop(metrics.service("svc").begin(Instant::now(), None));
-        let text = show(&registry);
+        let text = show(&families);
         for line in [
             "dataplane_requests_total{service=\"svc\",code=\"UNAVAILABLE\"} 1",
             "dataplane_requests_total{service=\"svc\",code=\"CANCELLED\"} 1",
@@ -436,29 +431,28 @@ mod tests {
         }
         let last = metrics.service("svc").begin(Instant::now(), None);
         metrics.forget(&ServiceName::new("svc").unwrap());
-        assert!(!show(&registry).contains("svc"));
+        assert!(!show(&families).contains("svc"));
         drop(last);
-        assert!(!show(&registry).contains("svc"));
+        assert!(!show(&families).contains("svc"));
     }
 
     #[test]
     fn services_past_the_first_thousand_have_a_histogram_together() {
-        let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
+        let mut families = Families::default();
+        let metrics = Metrics::register(&mut families);
         let name = |n: usize| format!("svc/{n:05}");
         (0..TIMED + 2).for_each(|n| drop(metrics.service(&name(n)).begin(Instant::now(), None)));
-        let counts = |registry: &Registry| {
-            let mut text = String::new();
-            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        let counts = |families: &Families| {
+            let text = families.page().unwrap();
             let lines = text.lines().filter_map(|line| line.strip_prefix("dataplane_request_duration_seconds_count"));
             lines.map(str::to_owned).collect::<Vec<_>>()
         };
-        let shown = counts(&registry);
+        let shown = counts(&families);
         assert_eq!((shown.len(), shown.last().unwrap().as_str()), (TIMED + 1, "{service=\"all others\"} 2"));
         // One that goes leaves its place to one that comes.
         metrics.forget(&ServiceName::new(name(0)).unwrap());
         drop(metrics.service("svc/new").begin(Instant::now(), None));
-        let shown = counts(&registry);
+        let shown = counts(&families);
         assert!(shown.len() == TIMED + 1 && shown.contains(&"{service=\"svc/new\"} 1".to_owned()), "{shown:?}");
     }
 }

@@ -17,10 +17,10 @@ use prometheus_client::{
         family::Family,
         gauge::{ConstGauge, Gauge},
     },
-    registry::{Registry, Unit},
+    registry::Unit,
 };
 use tokio::time::Instant;
-use waymark_core::model::Skipped;
+use waymark_core::{exposition, model::Skipped};
 
 /// Why a watch did not simply go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,9 +169,9 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Names the figures in `registry`, all beginning with `registry_`.
-    pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("registry");
+    /// Registers the figures, all beginning with `registry_`.
+    pub fn register(&self, families: &mut exposition::Families) {
+        let mut registry = families.section("registry");
         let families = &self.0;
         registry.register("watch_restarts", "Watches that did not simply go on", families.watch_restarts.clone());
         registry.register("watch_connected", "Whether the watch stream is open", families.watch_connected.clone());
@@ -201,7 +201,7 @@ impl Metrics {
         registry.register("registrations_alive", "Instances registered now", families.registered.clone());
         registry.register("registration_losses", "Times a registration was lost", families.losses.clone());
         registry.register("registration_put_backs", "Times own keys were written again", families.put_backs.clone());
-        registry.register_collector(Box::new(KeepAliveAge(self.clone())));
+        registry.register_collector(KeepAliveAge(self.clone()));
     }
 
     pub(super) fn restarted(&self, reason: RestartReason) {
@@ -273,11 +273,9 @@ impl Metrics {
 
     #[cfg(test)]
     pub(super) fn text(&self) -> String {
-        let mut registry = Registry::default();
-        self.register(&mut registry);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("a String takes all");
-        text
+        let mut families = exposition::Families::default();
+        self.register(&mut families);
+        families.page().expect("a String takes all")
     }
 }
 

@@ -52,7 +52,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tracing::{info, warn};
-use waymark_stages::metrics::{self, MetricFamilies, Metrics};
+use waymark_core::exposition::Families;
+use waymark_stages::metrics::{self, Metrics};
 
 pub use self::{
     access::Access,
@@ -75,7 +76,7 @@ pub struct Admin {
     /// Loads what SetPolicy sends.
     pub engine: Engine,
     /// What other modules have registered.
-    pub metrics: MetricFamilies,
+    pub metrics: Families,
     /// What has to be there before the node counts as ready.
     pub readiness: Readiness,
     /// Who may do what. Default: whoever gets here may do all.
@@ -95,7 +96,7 @@ impl Admin {
             services,
             component_size: engine.limits().component_size,
             engine,
-            metrics: metrics::registry(),
+            metrics: metrics::families(),
             readiness: Readiness::default(),
             access: Access::default(),
             grace: Duration::from_secs(5),

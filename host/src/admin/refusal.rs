@@ -4,10 +4,10 @@ use http::StatusCode;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
-    registry::Registry,
 };
 use thiserror::Error;
 use tonic::Code;
+use waymark_core::exposition::Families;
 
 /// Why a request goes no further.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -91,10 +91,10 @@ struct Reason {
 pub(super) struct Refused(Family<Reason, Counter>);
 
 impl Refused {
-    pub(super) fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(families: &mut Families) -> Self {
         let refused = Self::default();
         let help = "Requests to the node's API that were refused before any of it saw them, by why";
-        registry.register("admin_requests_refused", help, refused.0.clone());
+        families.top().register("admin_requests_refused", help, refused.0.clone());
         refused
     }
 

@@ -128,17 +128,19 @@ impl fmt::Write for Pieces {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use http_body_util::BodyExt as _;
-    use prometheus_client::{metrics::counter::Counter, registry::Registry};
+    use prometheus_client::metrics::counter::Counter;
+    use waymark_core::exposition::Families;
 
     use super::*;
     use crate::balancer::{Services, ServicesConfig};
 
     /// Scrapes of a page with so many further lines.
     fn scrapes(lines: usize) -> Scrapes {
-        let mut registry = Registry::default();
+        let mut families = Families::default();
         let none = Services::new(ServicesConfig::new(|_| std::future::pending(), |_| unreachable!("nobody asks")));
-        (0..lines).for_each(|n| registry.register(format!("line_{n:06}"), "A line", Counter::<u64>::default()));
-        Scrapes::new(Metrics::new(registry, none))
+        let mut top = families.top();
+        (0..lines).for_each(|n| top.register(format!("line_{n:06}"), "A line", Counter::<u64>::default()));
+        Scrapes::new(Metrics::new(families, none))
     }
 
     #[tokio::test(flavor = "multi_thread")]

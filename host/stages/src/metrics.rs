@@ -17,44 +17,36 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, text},
-    registry::Registry,
-};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use waymark_balancer::{Fitness, PolicyVersion, ServiceHandle, ServiceState, Services};
 use waymark_core::{
-    exposition::{Histogram, Labels, Writer},
+    exposition::{Families, Histogram, Labels, Writer, write_end},
     model::ServiceName,
 };
 
 /// OpenMetrics, which Prometheus reads.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Where modules register their metric families: begin with [`registry`].
-pub type MetricFamilies = Registry;
-
-/// An empty registry for a module's families; it puts `waymark_` before their names.
-pub fn registry() -> Registry {
-    Registry::with_prefix("waymark")
+/// None yet, for modules to register theirs; `waymark_` is put before their names.
+pub fn families() -> Families {
+    Families::with_prefix("waymark")
 }
 
 /// Everything that is scraped.
 pub struct Metrics {
     /// What other modules registered.
-    shared: Registry,
+    shared: Families,
     /// What is read off the balancer and the process.
-    own: Registry,
+    own: Families,
 }
 
 impl Metrics {
     /// What is read off these services and the process, beside what other modules registered in
-    /// `shared`: see [`registry`].
-    pub fn new(shared: Registry, services: Services) -> Self {
-        let mut own = Registry::default();
-        own.sub_registry_with_prefix("waymark")
-            .register_collector(Box::new(Balancer { services, timed: Mutex::default() }));
-        own.register_collector(Box::new(Process { started: SystemTime::now() }));
+    /// `shared`: see [`families`].
+    pub fn new(shared: Families, services: Services) -> Self {
+        let mut own = Families::default();
+        own.section("waymark").register_collector(Balancer { services, timed: Mutex::default() });
+        own.top().register_collector(Process { started: SystemTime::now() });
         Self { shared, own }
     }
 
@@ -69,11 +61,11 @@ impl Metrics {
     /// meanwhile.
     pub fn write(&self, out: &mut impl fmt::Write) -> fmt::Result {
         // It holds no lock while it is written. The other one may, in its few small families.
-        text::encode_registry(out, &self.own)?;
+        self.own.write(out)?;
         let mut shared = String::new();
-        text::encode_registry(&mut shared, &self.shared)?;
+        self.shared.write(&mut shared)?;
         out.write_str(&shared)?;
-        text::encode_eof(out)
+        write_end(out)
     }
 }
 
@@ -379,7 +371,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_left_out_is_counted_by_its_reason_two_instances_at_one_address_too() {
         let (services, mut writer) = service().await;
-        let metrics = Metrics::new(registry(), services.clone());
+        let metrics = Metrics::new(families(), services.clone());
         assert!(!metrics.encode().unwrap().contains("registry_skips{"));
         let at = |id: &str| Endpoint { id: InstanceId::new(id), ..Endpoint::at("192.0.2.1:80".parse().unwrap()) };
         let counts = Skipped { unreadable: 2, ..Skipped::default() };

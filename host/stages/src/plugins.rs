@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
-use waymark_core::exposition::Writer;
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
+use waymark_core::exposition::{Families, Writer};
 use waymark_runtime::Engine;
 
 /// Adds the figures of this engine to what is scraped.
-pub(crate) fn register_plugins(registry: &mut Registry, engine: &Engine) {
-    registry.register_collector(Box::new(Plugins { engine: engine.clone() }));
+pub(crate) fn register_plugins(families: &mut Families, engine: &Engine) {
+    families.top().register_collector(Plugins { engine: engine.clone() });
 }
 
 struct Plugins {

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::task::JoinSet;
 use tracing::warn;
 use waymark_balancer::{Services, ServicesConfig};
-use waymark_core::naming::KeyScheme;
+use waymark_core::{exposition::Families, naming::KeyScheme};
 use waymark_dataplane::{
     self as dataplane, AccessLog, Authorization, ConnectOptions, Dataplane, InboundOptions, ServerTls,
 };
@@ -24,7 +24,7 @@ use crate::{
     defaults::Defaults,
     error::StartError,
     load::load_key_scheme,
-    metrics::{self, MetricFamilies},
+    metrics,
     plugins::register_plugins,
 };
 
@@ -69,9 +69,9 @@ impl Stages {
         ports: &Ports,
         api: Option<&TlsFiles>,
         reach: Reach,
-    ) -> Result<(Self, MetricFamilies), StartError> {
+    ) -> Result<(Self, Families), StartError> {
         let certificates = Certificates::load(config, ports, api)?;
-        let mut metrics = metrics::registry();
+        let mut metrics = metrics::families();
         let dataplane_metrics = dataplane::Metrics::register(&mut metrics);
         let access_log = config.access_log.as_ref().map(|to| {
             AccessLog::open(to, config.access_log_format, &dataplane_metrics)

@@ -9,6 +9,7 @@ use crate::text;
 
 /// A text that is the name of no gRPC service: nobody calls one of this name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum NameError {
     /// There is nothing.
     #[error("is empty")]

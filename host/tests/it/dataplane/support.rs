@@ -19,7 +19,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, uri::PathAndQu
 use http_body::{Body, Frame};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -31,6 +30,7 @@ use tonic_prost::ProstCodec;
 use waymark_node::{
     balancer::{Candidate, PolicyInfo, ServiceDefaults, Services, ServicesConfig},
     dataplane::{self, Dataplane, Drained, Metrics, Options, Routes},
+    exposition::Families,
     model::{Endpoint, Revision, ServiceName, Update},
     policy::{BuildError, Plan, Policy, Scope},
     snapshot::{self, Writer},
@@ -312,7 +312,7 @@ pub(super) struct Node {
     pub(super) dataplane: Dataplane,
     pub(super) services: Services,
     writers: Writers,
-    metrics: Registry,
+    metrics: Families,
     shutdown: Option<oneshot::Sender<()>>,
     served: JoinHandle<Drained>,
 }
@@ -361,8 +361,8 @@ impl Node {
         let mut config = ServicesConfig::new(follow, defaults);
         config.first_list_timeout = Duration::from_millis(100);
         config.coalesce = Duration::ZERO;
-        let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
+        let mut families = Families::default();
+        let metrics = Metrics::register(&mut families);
         let dataplane = Dataplane::new(config, routes, options, metrics);
         let services = dataplane.services().clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -372,7 +372,7 @@ impl Node {
             let _ = stop.await;
         };
         let served = tokio::spawn(dataplane::serve(listener, dataplane.clone(), stop));
-        Self { address, dataplane, services, writers, metrics: registry, shutdown: Some(shutdown), served }
+        Self { address, dataplane, services, writers, metrics: families, shutdown: Some(shutdown), served }
     }
 
     /// Publishes these endpoints of a service, and returns once requests see them.
@@ -422,8 +422,7 @@ impl Node {
 
     /// The same as a number of any kind.
     pub(super) fn figure<T: std::str::FromStr>(&self, series: &str) -> Option<T> {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
+        let text = self.metrics.page().unwrap();
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 

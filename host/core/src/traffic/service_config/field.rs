@@ -8,6 +8,7 @@ use crate::text;
 
 /// What is wrong with a service config. It was not taken over, not even in part.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ServiceConfigError {
     /// It is no JSON, or a field has a value of another kind.
     #[error("no service config: {0}")]
