@@ -57,8 +57,8 @@ pub type Following = BoxFuture<'static, Result<snapshot::Reader, NamingError>>;
 pub struct ServicesConfig {
     /// Starts to follow a service in the registry.
     pub follow: Box<dyn Fn(ServiceName) -> Following + Send + Sync>,
-    /// What a service begins with. Asked while no other service is added, removed or listed, so that
-    /// it must not do any of these itself.
+    /// What a service begins with. Asked while no other service is added, removed or listed, so
+    /// that it must not do any of these itself.
     pub defaults: Box<dyn Fn(&ServiceName) -> ServiceDefaults + Send + Sync>,
     /// The zone this node stands in; empty when unknown.
     pub zone: Arc<str>,

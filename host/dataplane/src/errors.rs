@@ -359,15 +359,16 @@ impl Failure {
     /// whatever callers and instances say.
     fn message(&self, service: &str) -> String {
         let mut line = String::new();
+        // Writing to a String does not fail, here and below.
         if !service.is_empty() {
-            let _ = write!(line, "service {}: ", text::shown(service, text::NAME)); // Writing to a String does not fail.
+            let _ = write!(line, "service {}: ", text::shown(service, text::NAME));
         }
-        let _ = write!(line, "{}", text::shown(self, text::WORDS)); // As above.
+        let _ = write!(line, "{}", text::shown(self, text::WORDS));
         // A variant that shows its source as its own text has that source's source next, so nothing
         // is said twice.
         let mut source = self.source();
         while let Some(cause) = source {
-            let _ = write!(line, ": {}", text::shown(cause, text::NAME)); // As above.
+            let _ = write!(line, ": {}", text::shown(cause, text::NAME));
             source = cause.source();
         }
         line

@@ -93,10 +93,11 @@ fn element(certificate: &Certificate) -> Option<HeaderValue> {
             return;
         }
         let quoted = always_quoted || value.contains([',', ';', '=', '"']);
+        // Writing to a String does not fail.
         let _ = if quoted {
-            write!(text, ";{key}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")) // Writing to a String does not fail.
+            write!(text, ";{key}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
         } else {
-            write!(text, ";{key}={value}") // As above.
+            write!(text, ";{key}={value}")
         };
     };
     add("Subject", &certificate.subject, true);

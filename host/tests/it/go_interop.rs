@@ -246,7 +246,9 @@ async fn node(registry: &Registry, policy: &str) -> Node {
         admin: free,
         client: ClientConfig {
             registry: RegistrySource::Etcd(Box::new(RegistryConfig::new([registry.url.clone()]))),
-            policy: PluginChoice::bundled(policy), // Shared by all tests of this run and of the next: an unoptimized compiler takes seconds for each component.
+            policy: PluginChoice::bundled(policy),
+            // Shared by all tests of this run and of the next: an unoptimized compiler takes
+            // seconds for each component.
             plugin_cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins")),
             ..ClientConfig::default()
         },
