@@ -74,8 +74,6 @@ const NO_TOKIO: &[&str] = &["secret", "text", "exposition", "model", "naming", "
 /// nothing comes in.
 const CIRCLES: &[(&str, &[&str])] = &[
     ("core", &["traffic/lb.rs", "traffic/service_config.rs", "traffic/spelling.rs"]),
-    ("registry", &["hub/link.rs", "hub/renewal.rs"]),
-    ("embedded", &["maintenance.rs", "snapshot.rs"]),
     (
         "runtime",
         &[

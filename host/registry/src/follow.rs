@@ -10,7 +10,7 @@
 //!
 //! # Recovery
 //!
-//! A lost stream resumes by itself (`hub`) and the snapshot is marked stale meanwhile; its
+//! A lost stream resumes by itself (`watch_mux`) and the snapshot is marked stale meanwhile; its
 //! endpoints stay. Where resuming is impossible the whole service is read again and swapped whole,
 //! so that readers never see half a list. What an outage has taken with it is given a moment to
 //! come back (`comeback`). Nothing ends the task but the last reader's going.
@@ -32,11 +32,11 @@ use super::{
     decode::{self, Decoder},
     error::{CallError, chain},
     etcd::{Event, Range},
-    hub::{Hub, Notice, Watching},
     identity::Identity,
     list::{FIRST_KEYS, Lister, Listing, SHRINK, may_be_size},
     metrics::{ListResult, Metrics, RestartReason},
     publish::Publisher,
+    watch_mux::{Notice, WatchHandle, WatchMux},
 };
 
 /// When etcd is back, those who waited come within this time, at random.
@@ -49,7 +49,7 @@ enum State {
     /// Reading failed. Nothing is tried before this moment, nor while etcd is known to be away.
     Backoff(Instant),
     /// What was read is kept up to date.
-    Follow(Watching),
+    Follow(WatchHandle),
 }
 
 /// The task of one subscription.
@@ -60,7 +60,7 @@ pub(super) struct Follower {
     /// Where the service's keys are; none overlaps another.
     pub(super) ranges: Vec<Range>,
     pub(super) lister: Lister,
-    pub(super) hub: Hub,
+    pub(super) mux: WatchMux,
     pub(super) identity: Identity,
     pub(super) backoff: Backoff,
     pub(super) metrics: Metrics,
@@ -76,10 +76,10 @@ impl Follower {
             cluster: None,
             first_keys: FIRST_KEYS,
             told: Skipped::default(),
-            ups: self.hub.ups(),
+            reconnects: self.mux.reconnects(),
             it: self,
             state: State::List,
-            look_out: None,
+            keep_connecting: None,
             stale: false,
             synced: false,
         };
@@ -125,9 +125,9 @@ struct Task {
     /// Whether the watch has been in step since the last list. A watch that ends before that would
     /// do so again.
     synced: bool,
-    ups: watch::Receiver<u64>,
-    /// Has the hub look out for etcd while nothing is watched.
-    look_out: Option<Watching>,
+    reconnects: watch::Receiver<u64>,
+    /// Has the multiplexer look out for etcd while nothing is watched.
+    keep_connecting: Option<WatchHandle>,
 }
 
 impl Task {
@@ -138,8 +138,8 @@ impl Task {
             State::Backoff(until) => {
                 tokio::select! {
                     biased;
-                    Ok(()) = self.ups.changed() => sleep(spread(COMEBACK_SPREAD)).await,
-                    () = self.it.hub.worth_trying(*until) => {}
+                    Ok(()) = self.reconnects.changed() => sleep(spread(COMEBACK_SPREAD)).await,
+                    () = self.it.mux.wait_to_retry(*until) => {}
                 }
                 self.state = State::List;
                 Vec::new()
@@ -153,7 +153,7 @@ impl Task {
                     () = until(due) => return self.read_put_off().await,
                 };
                 let Some(notice) = notice else {
-                    // Too slow: the hub has counted and logged it.
+                    // Too slow: the multiplexer has counted and logged it.
                     self.list_again();
                     return Vec::new();
                 };
@@ -165,7 +165,7 @@ impl Task {
     async fn list(&mut self) -> Vec<Update> {
         // Whatever comes back from here on was known before the list began, and is no reason to
         // list again.
-        self.ups.mark_unchanged();
+        self.reconnects.mark_unchanged();
         match self.it.lister.list(&self.it.ranges, self.first_keys).await {
             Ok(Listing { header, kvs, first_keys }) => {
                 self.first_keys = first_keys;
@@ -176,9 +176,9 @@ impl Task {
                 (self.revision, self.cluster) = (header.revision, Some(header.cluster));
                 self.it.identity.answered(header.cluster);
                 tracing::debug!(service = %self.it.service, revision = %header.revision, skipped = self.codec.skipped().total(), "listed");
-                (self.stale, self.synced, self.look_out) = (false, false, None);
+                (self.stale, self.synced, self.keep_connecting) = (false, false, None);
                 self.state =
-                    State::Follow(self.it.hub.watch(self.it.ranges.clone(), header.revision.next(), header.cluster));
+                    State::Follow(self.it.mux.watch(self.it.ranges.clone(), header.revision.next(), header.cluster));
                 self.with_skipped(update)
             }
             Err(error) => {
@@ -192,7 +192,8 @@ impl Task {
                     tracing::warn!(service = %self.it.service, reason, "cannot read the service; what is known stays in use");
                 }
                 if matches!(&error, CallError::Failed(error) if error.may_pass()) {
-                    self.look_out = self.it.ranges.first().map(|range| self.it.hub.look_out(range.clone()));
+                    self.keep_connecting =
+                        self.it.ranges.first().map(|range| self.it.mux.keep_connecting(range.clone()));
                 }
                 self.back_off();
                 // A compaction amid the pages is no loss of etcd: the next list begins at a newer

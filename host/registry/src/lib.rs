@@ -5,16 +5,16 @@
 //! like is the [`KeyScheme`]'s business; what becomes of the endpoints is the reader's.
 //!
 //! ```text
-//!   subscribe ──▶ follow ──(list)──▶ etcd ◀──(one watch stream)── hub ◀── session ◀── register
-//!                   │  ▲               ▲                            │        │
-//!                 codec└─── notices ───┼────────────────────────────┴────────┘
+//!   subscribe ──▶ follow ──(list)──▶ etcd ◀──(one watch stream)── watch_mux ◀── session ◀── register
+//!                   │  ▲               ▲                              │            │
+//!                 codec└─── notices ───┼──────────────────────────────┴────────────┘
 //!                   ▼                  │ client: endpoints, failover, TLS, authentication, namespace
 //!                snapshot              └ fake, in tests
 //! ```
 //!
 //! - `etcd` is what we need of etcd, as a trait; `client` is that over the network, `diagnose` its
 //!   answer to "what is wrong?".
-//! - `hub` is the one watch stream of the process, whatever the number of services.
+//! - `watch_mux` is the one watch stream of the process, whatever the number of services.
 //! - `follow` keeps one service's snapshot, with `list` to read it whole, `decode` to ask the key
 //!   scheme, in turns with all other services, and `codec` for the memory from keys to instances.
 //! - `publish` stands between it and the readers: `hold` holds back a mass disappearance,
@@ -47,7 +47,6 @@ mod follow;
 #[doc(hidden)]
 pub mod fuzz;
 mod hold;
-mod hub;
 mod identity;
 mod kept;
 mod lane;
@@ -57,6 +56,7 @@ mod publish;
 mod registration;
 mod session;
 mod state_dir;
+mod watch_mux;
 
 use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -79,7 +79,6 @@ use self::{
     etcd::{Etcd, Range},
     follow::Follower,
     hold::Holding,
-    hub::{Hub, HubConfig},
     identity::Identity,
     kept::Subject,
     lane::Lane,
@@ -87,6 +86,7 @@ use self::{
     publish::{Keeping, Publisher},
     session::{Encoder, Session},
     state_dir::StateDir,
+    watch_mux::{WatchMux, WatchMuxConfig},
 };
 pub use self::{
     config::{EntryLimits, Password, RegistryConfig, TlsConfig, User},
@@ -107,7 +107,7 @@ const WATCH_BACKOFF_CAP: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Registry {
     etcd: Arc<dyn Etcd>,
-    hub: Hub,
+    mux: WatchMux,
     lister: Lister,
     lanes: Lanes,
     identity: Identity,
@@ -148,20 +148,20 @@ impl Registry {
 
     fn over(etcd: Arc<dyn Etcd>, config: Arc<RegistryConfig>) -> Self {
         let metrics = Metrics::default();
-        let hub_config = HubConfig {
+        let mux_config = WatchMuxConfig {
             idle_timeout: config.idle_timeout,
             backoff_base: config.backoff_base,
             backoff_cap: config.backoff_cap.min(WATCH_BACKOFF_CAP),
             has_user: config.user.is_some(),
         };
-        let hub = Hub::spawn(Arc::clone(&etcd), hub_config, metrics.clone());
+        let mux = WatchMux::spawn(Arc::clone(&etcd), mux_config, metrics.clone());
         let lister = Lister::spawn(Arc::clone(&etcd), config.page_size);
         let identity = Identity::new(&config.endpoints, config.tls.is_some());
         let state = config.state_dir.clone().map(|path| {
             let dir = StateDir::new(path, identity.clone(), config.state_max_age);
             (Arc::new(dir), Lane::one())
         });
-        Self { etcd, hub, lister, lanes: Lanes::new(), identity, state, config, metrics }
+        Self { etcd, mux, lister, lanes: Lanes::new(), identity, state, config, metrics }
     }
 
     /// What this handle and its clones count.
@@ -309,7 +309,7 @@ impl Registry {
             },
             ranges,
             lister: self.lister.clone(),
-            hub: self.hub.clone(),
+            mux: self.mux.clone(),
             identity: self.identity.clone(),
             backoff: self.backoff(),
             metrics: self.metrics.clone(),
@@ -348,7 +348,7 @@ impl Registry {
         let session = Session::new(
             encoder,
             Arc::clone(&self.etcd),
-            self.hub.clone(),
+            self.mux.clone(),
             self.backoff(),
             told,
             self.metrics.session(),

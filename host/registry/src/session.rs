@@ -45,9 +45,9 @@ use super::{
     error::{CallError, RegistryError, chain},
     etcd::{Etcd, Header, Kv, Range, Written},
     follow::COMEBACK_SPREAD,
-    hub::{Hub, Notice, Watching},
     metrics::{LossReason, PutBackReason, RestartReason, SessionMetrics},
     registration::{Command, RegistrationState, bounded, revoke_bound},
+    watch_mux::{Notice, WatchHandle, WatchMux},
 };
 
 /// How long to try to end a lease that has a successor.
@@ -103,14 +103,14 @@ impl State {
 pub(super) struct Session {
     encoder: Encoder,
     etcd: Arc<dyn Etcd>,
-    hub: Hub,
-    ups: watch::Receiver<u64>,
+    mux: WatchMux,
+    reconnects: watch::Receiver<u64>,
     backoff: Backoff,
     contest: Backoff,
     last_contest: Option<Instant>,
     state: State,
-    /// Has the hub look out for etcd while nothing of ours is watched.
-    look_out: Option<Watching>,
+    /// Has the multiplexer look out for etcd while nothing of ours is watched.
+    keep_connecting: Option<WatchHandle>,
     /// Given up as lost, and perhaps still there with entries of its own (key schemes may have the
     /// lease in the key).
     former: Vec<LeaseId>,
@@ -130,25 +130,25 @@ impl Session {
     pub(super) fn new(
         encoder: Encoder,
         etcd: Arc<dyn Etcd>,
-        hub: Hub,
+        mux: WatchMux,
         backoff: Backoff,
         told: watch::Sender<RegistrationState>,
         metrics: SessionMetrics,
     ) -> Self {
-        let ups = hub.ups();
+        let reconnects = mux.reconnects();
         let config = &encoder.config;
         let fitness = config.check.clone().map(|check| health::watch(check, &config.endpoint.address, None));
         let state = if fitness.is_some() { State::Unfit } else { State::Grant };
         Self {
             encoder,
             etcd,
-            hub,
-            ups,
+            mux,
+            reconnects,
             contest: Backoff::new(Duration::from_millis(100), CONTEST_CAP),
             backoff,
             last_contest: None,
             state,
-            look_out: None,
+            keep_connecting: None,
             former: Vec::new(),
             fitness,
             told,
@@ -294,7 +294,7 @@ impl Session {
                 let (until, lease) = (*until, *lease);
                 tokio::select! {
                     () = sleep_until(until) => {}
-                    Ok(()) = self.ups.changed() => sleep(spread(COMEBACK_SPREAD)).await,
+                    Ok(()) = self.reconnects.changed() => sleep(spread(COMEBACK_SPREAD)).await,
                 }
                 self.try_again(lease);
             }
@@ -308,7 +308,7 @@ impl Session {
                 };
                 tokio::select! {
                     () = due => self.try_again(lease),
-                    Ok(()) = self.ups.changed() => {
+                    Ok(()) = self.reconnects.changed() => {
                         sleep(spread(COMEBACK_SPREAD)).await;
                         self.try_again(lease);
                     }
@@ -336,7 +336,7 @@ impl Session {
     }
 
     async fn grant(&mut self) {
-        self.ups.mark_unchanged();
+        self.reconnects.mark_unchanged();
         let asked_at = Instant::now();
         match self.etcd.grant(self.encoder.config.ttl).await {
             Ok((id, ttl)) => {
@@ -351,7 +351,7 @@ impl Session {
     }
 
     async fn put(&mut self, lease: Lease) {
-        self.ups.mark_unchanged();
+        self.reconnects.mark_unchanged();
         let entries = match self.encoder.encode(lease.id, lease.ttl).await {
             Ok(entries) => entries,
             Err(error) => return self.fail(&error.into(), Some(lease)),
@@ -375,11 +375,11 @@ impl Session {
             written: entries.into_iter().map(|entry| (entry.key.into_bytes(), entry.value)).collect(),
             revision,
             refresh_at: lease.refresh_at(),
-            watching: Some(self.hub.watch(ranges, revision.next(), cluster)),
+            watching: Some(self.mux.watch(ranges, revision.next(), cluster)),
             put_back_at: None,
             foreign: None,
         }));
-        self.look_out = None;
+        self.keep_connecting = None;
         self.backoff.reset();
         self.metrics.registered(true);
         self.metrics.refreshed();
@@ -598,7 +598,7 @@ impl Session {
         if why == LossReason::Unreachable
             && let Some(prefix) = self.encoder.prefixes.first()
         {
-            self.look_out = Some(self.hub.look_out(Range::key(prefix.as_bytes())));
+            self.keep_connecting = Some(self.mux.keep_connecting(Range::key(prefix.as_bytes())));
         }
         self.state = State::Backoff { until: Instant::now() + pause, lease };
         self.metrics.registered(false);

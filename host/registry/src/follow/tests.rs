@@ -187,7 +187,7 @@ async fn an_etcd_that_is_away_at_the_start_is_found_when_it_comes() {
     let settled = reader.settled().await.unwrap();
     assert!(!settled.listed && settled.stale.is_some());
     tokio::time::sleep(Duration::from_mins(1)).await;
-    // The hub, for all that wait.
+    // The multiplexer, for all that wait.
     let tried = fake.count(|call| *call == Call::OpenWatch);
     assert!((100..250).contains(&tried), "tried {tried} times in a minute");
     fake.come_back();

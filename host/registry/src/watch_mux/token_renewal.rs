@@ -29,7 +29,7 @@ use crate::{
 
 /// Those that were refused, and what is done about it.
 #[derive(Default)]
-pub(super) struct Renewal {
+pub(super) struct TokenRenewal {
     /// Which, and with which words.
     pub(super) refused: Vec<(RangeId, String)>,
     stage: Stage,
@@ -48,7 +48,7 @@ enum Stage {
 }
 
 /// What came of a turn.
-pub(super) enum Turn {
+pub(super) enum RenewalEvent {
     /// The stream is open. The others that were refused are to be asked for on it.
     Opened,
     /// It answers.
@@ -57,7 +57,7 @@ pub(super) enum Turn {
     Lost(RegistryError),
 }
 
-impl Renewal {
+impl TokenRenewal {
     /// Whether a stream has yet to be opened for what was refused.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::None)
@@ -80,7 +80,7 @@ impl Renewal {
     /// # Cancel safety
     ///
     /// Safe.
-    pub(super) async fn turn(&mut self, idle_timeout: Duration) -> Turn {
+    pub(super) async fn next_event(&mut self, idle_timeout: Duration) -> RenewalEvent {
         match &mut self.stage {
             Stage::None => std::future::pending().await,
             Stage::Opening { opening, first } => match opening.await {
@@ -88,15 +88,15 @@ impl Renewal {
                     let token = TokenAge::Since(Instant::now());
                     let stream = WatchStream::new(halves, first.clone(), token, idle_timeout);
                     self.stage = Stage::Trying(Box::new(stream));
-                    Turn::Opened
+                    RenewalEvent::Opened
                 }
-                Err(error) => Turn::Lost(error),
+                Err(error) => RenewalEvent::Lost(error),
             },
             Stage::Trying(stream) => loop {
-                match stream.turn().await {
-                    Ok(Some(answer)) => return Turn::Answer(answer),
+                match stream.drive().await {
+                    Ok(Some(answer)) => return RenewalEvent::Answer(answer),
                     Ok(None) => {}
-                    Err(error) => return Turn::Lost(error),
+                    Err(error) => return RenewalEvent::Lost(error),
                 }
             },
         }

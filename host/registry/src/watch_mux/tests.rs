@@ -10,18 +10,18 @@ use crate::{
 
 const CLUSTER: u64 = 0xfa4e;
 
-fn hub(fake: &Fake) -> Hub {
-    let config = HubConfig {
+fn mux(fake: &Fake) -> WatchMux {
+    let config = WatchMuxConfig {
         idle_timeout: Duration::from_secs(10),
         backoff_base: Duration::from_millis(100),
         backoff_cap: Duration::from_secs(1),
         has_user: true,
     };
-    Hub::spawn(Arc::new(fake.clone()), config, Metrics::default())
+    WatchMux::spawn(Arc::new(fake.clone()), config, Metrics::default())
 }
 
 /// The keys of the next events.
-async fn keys(watching: &mut Watching) -> Vec<String> {
+async fn keys(watching: &mut WatchHandle) -> Vec<String> {
     loop {
         let notice = timeout(Duration::from_mins(1), watching.next()).await.expect("a notice within a minute");
         if let Notice::Events(events) = notice.expect("the watch goes on") {
@@ -37,9 +37,9 @@ async fn keys(watching: &mut Watching) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn watches_on_one_stream_get_their_own_events_alone() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let mut a = hub.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
-    let mut b = hub.watch(vec![Range::prefix("b/"), Range::key("c")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let mut a = mux.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
+    let mut b = mux.watch(vec![Range::prefix("b/"), Range::key("c")], Revision(2), CLUSTER);
     sleep(Duration::from_millis(10)).await;
     for key in ["a/1", "b/1", "c", "d"] {
         fake.put(key, "x");
@@ -54,9 +54,9 @@ async fn watches_on_one_stream_get_their_own_events_alone() {
 async fn a_proxy_that_numbers_watches_itself_is_understood() {
     let fake = Fake::new();
     fake.use_own_ids();
-    let hub = hub(&fake);
+    let mux = mux(&fake);
     let mut watches =
-        (0..20).map(|n| hub.watch(vec![Range::key(format!("k{n}"))], Revision(2), CLUSTER)).collect::<Vec<_>>();
+        (0..20).map(|n| mux.watch(vec![Range::key(format!("k{n}"))], Revision(2), CLUSTER)).collect::<Vec<_>>();
     sleep(Duration::from_millis(10)).await;
     for n in 0..20 {
         fake.put(&format!("k{n}"), "x");
@@ -75,9 +75,9 @@ async fn a_proxy_that_numbers_watches_itself_is_understood() {
 #[tokio::test(start_paused = true)]
 async fn a_watcher_that_does_not_read_loses_its_place_and_holds_up_nobody() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let mut slow = hub.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
-    let mut quick = hub.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let mut slow = mux.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
+    let mut quick = mux.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
     sleep(Duration::from_millis(10)).await;
     for n in 0..QUEUE * 2 {
         fake.put(&format!("a/{n}"), "x");
@@ -93,8 +93,8 @@ async fn a_watcher_that_does_not_read_loses_its_place_and_holds_up_nobody() {
 #[tokio::test(start_paused = true)]
 async fn every_range_resumes_after_what_it_has_seen_itself() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let mut both = hub.watch(vec![Range::prefix("a/"), Range::prefix("b/")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let mut both = mux.watch(vec![Range::prefix("a/"), Range::prefix("b/")], Revision(2), CLUSTER);
     sleep(Duration::from_millis(10)).await;
     fake.put("a/1", "x");
     fake.put("b/1", "x");
@@ -115,12 +115,12 @@ async fn every_range_resumes_after_what_it_has_seen_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_begun_while_etcd_is_away_is_told_so_and_begins_when_it_is_back() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let _first = hub.watch(vec![Range::key("a")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let _first = mux.watch(vec![Range::key("a")], Revision(2), CLUSTER);
     sleep(Duration::from_millis(10)).await;
     fake.go_down();
     sleep(Duration::from_secs(5)).await;
-    let mut late = hub.watch(vec![Range::key("b")], Revision(2), CLUSTER);
+    let mut late = mux.watch(vec![Range::key("b")], Revision(2), CLUSTER);
     assert!(matches!(late.next().await, Some(Notice::Down(reason)) if reason.contains("refused")));
     fake.come_back();
     assert!(matches!(timeout(Duration::from_secs(2), late.next()).await.unwrap(), Some(Notice::Synced(_))));
@@ -129,10 +129,10 @@ async fn a_watch_begun_while_etcd_is_away_is_told_so_and_begins_when_it_is_back(
 #[tokio::test(start_paused = true)]
 async fn a_watch_dropped_before_it_was_created_is_cancelled_when_it_is() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let mut kept = hub.watch(vec![Range::key("kept")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let mut kept = mux.watch(vec![Range::key("kept")], Revision(2), CLUSTER);
     sleep(Duration::from_millis(10)).await;
-    drop(hub.watch(vec![Range::key("dropped")], Revision(2), CLUSTER));
+    drop(mux.watch(vec![Range::key("dropped")], Revision(2), CLUSTER));
     sleep(Duration::from_millis(10)).await;
     assert_eq!(fake.count(|call| *call == Call::CancelWatch), 1);
     fake.put("kept", "x");
@@ -142,16 +142,16 @@ async fn a_watch_dropped_before_it_was_created_is_cancelled_when_it_is() {
 #[tokio::test(start_paused = true)]
 async fn the_task_ends_with_its_last_handle_and_watch() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let ups = hub.ups();
-    let watching = hub.watch(vec![Range::key("a")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let reconnects = mux.reconnects();
+    let watching = mux.watch(vec![Range::key("a")], Revision(2), CLUSTER);
     sleep(Duration::from_millis(10)).await;
-    drop(hub);
+    drop(mux);
     sleep(Duration::from_millis(10)).await;
-    assert!(ups.has_changed().is_ok(), "a watch keeps it");
+    assert!(reconnects.has_changed().is_ok(), "a watch keeps it");
     drop(watching);
     sleep(Duration::from_millis(10)).await;
-    assert!(ups.has_changed().is_err(), "nobody is left");
+    assert!(reconnects.has_changed().is_err(), "nobody is left");
     assert_eq!(fake.n_streams(), 0);
 }
 
@@ -159,18 +159,18 @@ async fn the_task_ends_with_its_last_handle_and_watch() {
 async fn whoever_looks_out_for_etcd_learns_that_it_is_there_and_watches_nothing() {
     let fake = Fake::new();
     fake.go_down();
-    let hub = hub(&fake);
-    let mut ups = hub.ups();
-    let look_out = hub.look_out(Range::key("a"));
+    let mux = mux(&fake);
+    let mut reconnects = mux.reconnects();
+    let keep_connecting = mux.keep_connecting(Range::key("a"));
     sleep(Duration::from_mins(1)).await;
-    assert!(!ups.has_changed().unwrap());
+    assert!(!reconnects.has_changed().unwrap());
     fake.come_back();
-    timeout(Duration::from_secs(2), ups.changed()).await.unwrap().unwrap();
+    timeout(Duration::from_secs(2), reconnects.changed()).await.unwrap().unwrap();
     // Of whatever cluster.
     fake.become_another_cluster();
     fake.cut();
-    timeout(Duration::from_secs(2), ups.changed()).await.unwrap().unwrap();
-    drop(look_out);
+    timeout(Duration::from_secs(2), reconnects.changed()).await.unwrap().unwrap();
+    drop(keep_connecting);
     sleep(Duration::from_millis(10)).await;
     assert_eq!(fake.n_streams(), 0);
 }
@@ -179,8 +179,8 @@ async fn whoever_looks_out_for_etcd_learns_that_it_is_there_and_watches_nothing(
 #[tokio::test(start_paused = true)]
 async fn a_stream_on_which_nothing_happens_is_not_lost_while_it_is_answered() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let mut idle = hub.watch(vec![Range::key("a")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let mut idle = mux.watch(vec![Range::key("a")], Revision(2), CLUSTER);
     assert!(matches!(idle.next().await, Some(Notice::Synced(_))));
     let silent = timeout(Duration::from_mins(10), idle.next()).await;
     assert!(silent.is_err(), "{silent:?}");
@@ -199,15 +199,15 @@ async fn a_stream_on_which_nothing_happens_is_not_lost_while_it_is_answered() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_begins_as_the_newest_token_allows_and_the_others_miss_nothing() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let mut early = hub.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let mut early = mux.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
     assert!(matches!(early.next().await, Some(Notice::Synced(_))));
     fake.expire_tokens();
     fake.put("a/1", "x");
     assert_eq!(keys(&mut early).await, ["a/1"], "what stands is told on");
     // Some at once: one stream does for all.
     let now = fake.revision().next();
-    let mut late = ["b/", "c/"].map(|prefix| hub.watch(vec![Range::prefix(prefix)], now, CLUSTER));
+    let mut late = ["b/", "c/"].map(|prefix| mux.watch(vec![Range::prefix(prefix)], now, CLUSTER));
     for watching in &mut late {
         let begun = timeout(Duration::from_secs(5), watching.next()).await.unwrap();
         assert!(matches!(begun, Some(Notice::Synced(_))), "{begun:?}");
@@ -224,11 +224,11 @@ async fn a_watch_begins_as_the_newest_token_allows_and_the_others_miss_nothing()
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_a_new_token_does_not_allow_either_is_refused_alone() {
     let fake = Fake::new();
-    let hub = hub(&fake);
-    let mut allowed = hub.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
+    let mux = mux(&fake);
+    let mut allowed = mux.watch(vec![Range::prefix("a/")], Revision(2), CLUSTER);
     assert!(matches!(allowed.next().await, Some(Notice::Synced(_))));
     fake.refuse_watches(Some("etcdserver: permission denied"));
-    let mut refused = hub.watch(vec![Range::prefix("b/")], Revision(2), CLUSTER);
+    let mut refused = mux.watch(vec![Range::prefix("b/")], Revision(2), CLUSTER);
     let notice = timeout(Duration::from_secs(5), refused.next()).await.unwrap();
     assert!(
         matches!(&notice, Some(Notice::Restart(RestartReason::Refused, words)) if words.contains("permission denied")),

@@ -74,7 +74,7 @@ impl WatchStream {
     /// # Cancel safety
     ///
     /// Safe: what was not sent stays to be sent, and an answer is returned at once.
-    pub(super) async fn turn(&mut self) -> Result<Option<WatchAnswer>, RegistryError> {
+    pub(super) async fn drive(&mut self) -> Result<Option<WatchAnswer>, RegistryError> {
         let (ask_at, dead_at) = (self.ask_at(), self.last_heard + self.idle_timeout);
         let to_send = self.watches.to_send().cloned();
         tokio::select! {

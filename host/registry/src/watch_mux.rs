@@ -15,13 +15,13 @@
 //! (`codec`), and so is what to do about a loss (`follow`, `session`).
 //!
 //! `watches` has the protocol of one stream and answers with effects; `stream` is that with its
-//! I/O; `watchers` are those who want something; `renewal` is what is done about a refusal. The
-//! task here carries out what follows.
+//! I/O; `watchers` are those who want something; `token_renewal` is what is done about a refusal.
+//! The task here carries out what follows.
 
-mod renewal;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod token_renewal;
 mod watchers;
 mod watches;
 
@@ -36,9 +36,9 @@ use waymark_core::model::Revision;
 
 pub(super) use self::watchers::Notice;
 use self::{
-    renewal::{Renewal, Turn},
     stream::WatchStream,
-    watchers::{Gone, QUEUE, Watchers},
+    token_renewal::{RenewalEvent, TokenRenewal},
+    watchers::{QUEUE, RemovedRanges, Watchers},
     watches::{ANY_CLUSTER, Effect, FIRST_ID, RangeId, TokenAge, Wanted},
 };
 use super::{
@@ -51,17 +51,18 @@ use super::{
 /// How long what is to be listed waits at least for an etcd that cannot be watched.
 const UNWATCHED: Duration = Duration::from_secs(30);
 
-/// The hub's task, seen from outside. The task ends when the last handle and watch are dropped.
+/// The multiplexer's task, seen from outside. The task ends when the last handle and watch are
+/// dropped.
 #[derive(Debug, Clone)]
-pub(super) struct Hub {
+pub(super) struct WatchMux {
     commands: mpsc::UnboundedSender<Command>,
-    ups: watch::Receiver<u64>,
+    reconnects: watch::Receiver<u64>,
     down: watch::Receiver<bool>,
 }
 
 /// Some ranges being tracked, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Watching {
+pub(super) struct WatchHandle {
     id: u64,
     /// Boxed, because a channel keeps room for 32 from the start, and there may be ten thousand
     /// channels.
@@ -69,7 +70,7 @@ pub(super) struct Watching {
     commands: mpsc::UnboundedSender<Command>,
 }
 
-impl Watching {
+impl WatchHandle {
     /// The next notice; `None` when this watcher was too slow and lost its place: list again.
     ///
     /// # Cancel safety
@@ -85,7 +86,7 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for WatchHandle {
     fn drop(&mut self) {
         // Without a task there is nothing to cancel.
         let _ = self.commands.send(Command::Cancel(self.id));
@@ -98,9 +99,9 @@ enum Command {
     Cancel(u64),
 }
 
-/// How long the hub waits for what.
+/// How long the multiplexer waits for what.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HubConfig {
+pub(super) struct WatchMuxConfig {
     pub(super) idle_timeout: Duration,
     pub(super) backoff_base: Duration,
     pub(super) backoff_cap: Duration,
@@ -108,11 +109,11 @@ pub(super) struct HubConfig {
     pub(super) has_user: bool,
 }
 
-impl Hub {
+impl WatchMux {
     /// Starts the task.
-    pub(super) fn spawn(etcd: Arc<dyn Etcd>, config: HubConfig, metrics: Metrics) -> Self {
+    pub(super) fn spawn(etcd: Arc<dyn Etcd>, config: WatchMuxConfig, metrics: Metrics) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
-        let (ups_tx, ups) = watch::channel(0);
+        let (reconnects_tx, reconnects) = watch::channel(0);
         let (down_tx, down) = watch::channel(false);
         let task = Task {
             etcd,
@@ -122,46 +123,46 @@ impl Hub {
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
             idle_timeout: config.idle_timeout,
             has_user: config.has_user,
-            renewal: Renewal::default(),
+            renewal: TokenRenewal::default(),
             down: None,
-            ups: ups_tx,
+            reconnects: reconnects_tx,
             is_down: down_tx,
         };
         tokio::spawn(task.run());
-        Self { commands, ups, down }
+        Self { commands, reconnects, down }
     }
 
     /// Watches all these ranges from this revision (inclusive) of this cluster on.
-    pub(super) fn watch(&self, ranges: Vec<Range>, from: Revision, cluster: u64) -> Watching {
+    pub(super) fn watch(&self, ranges: Vec<Range>, from: Revision, cluster: u64) -> WatchHandle {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (reply, notices) = mpsc::channel(QUEUE);
         // The task lives as long as this handle.
         let _ = self.commands.send(Command::Watch { ranges, from, cluster, reply, id });
-        Watching { id, notices, commands: self.commands.clone() }
+        WatchHandle { id, notices, commands: self.commands.clone() }
     }
 
-    /// Has the hub look out for etcd while this is kept, even if nobody watches anything yet:
-    /// [`Self::ups`] changes when it is back. It does that by watching this range, whose notices
-    /// are of no interest.
-    pub(super) fn look_out(&self, range: Range) -> Watching {
+    /// Has the multiplexer look out for etcd while this is kept, even if nobody watches anything
+    /// yet: [`Self::reconnects`] changes when it is back. It does that by watching this range,
+    /// whose notices are of no interest.
+    pub(super) fn keep_connecting(&self, range: Range) -> WatchHandle {
         self.watch(vec![range], Revision(0), ANY_CLUSTER)
     }
 
     /// Changes whenever a lost stream is back: for those who wait before they try again, a sign
     /// that it may work now.
-    pub(super) fn ups(&self) -> watch::Receiver<u64> {
-        self.ups.clone()
+    pub(super) fn reconnects(&self) -> watch::Receiver<u64> {
+        self.reconnects.clone()
     }
 
-    /// Waits until then; and, while the hub looks out for etcd in vain, until it is back, for it is
-    /// enough that one of us tries. In case that watches alone do not get through, it is over after
-    /// [`UNWATCHED`] all the same.
+    /// Waits until then; and, while the multiplexer looks out for etcd in vain, until it is back,
+    /// for it is enough that one of us tries. In case that watches alone do not get through, it is
+    /// over after [`UNWATCHED`] all the same.
     ///
     /// # Cancel safety
     ///
     /// Safe.
-    pub(super) async fn worth_trying(&self, from: Instant) {
+    pub(super) async fn wait_to_retry(&self, from: Instant) {
         sleep_until(from).await;
         let mut down = self.down.clone();
         // Where the task has ended, it is tried as if there were none.
@@ -192,10 +193,10 @@ struct Task {
     idle_timeout: Duration,
     has_user: bool,
     /// What is done about watches that were refused on the stream that is open.
-    renewal: Renewal,
+    renewal: TokenRenewal,
     /// Why there is no stream, while there should be one.
     down: Option<Arc<str>>,
-    ups: watch::Sender<u64>,
+    reconnects: watch::Sender<u64>,
     /// Whether there is a reason in `down`, for others.
     is_down: watch::Sender<bool>,
 }
@@ -223,16 +224,16 @@ impl Task {
                         self.on_command(command.ok_or(Unused)?);
                         if self.watchers.is_empty() {
                             self.state = State::Idle;
-                            self.renewal = Renewal::default();
+                            self.renewal = TokenRenewal::default();
                             self.watchers.metrics.connected(false);
                         }
                         return Ok(());
                     }
-                    turn = self.renewal.turn(self.idle_timeout) => {
-                        self.on_renewal(turn);
+                    event = self.renewal.next_event(self.idle_timeout) => {
+                        self.on_renewal(event);
                         return Ok(());
                     }
-                    outcome = stream.turn() => outcome,
+                    outcome = stream.drive() => outcome,
                 };
                 match outcome {
                     Ok(Some(answer)) => self.on_answer(answer),
@@ -279,7 +280,7 @@ impl Task {
                 self.watchers.metrics.connected(true);
                 if let Some(reason) = self.set_down(None) {
                     tracing::info!(reason = &*reason, "the watch stream is back");
-                    self.ups.send_modify(|ups| *ups += 1);
+                    self.reconnects.send_modify(|reconnects| *reconnects += 1);
                 }
             }
             Err(error) => self.on_loss(&error),
@@ -309,7 +310,7 @@ impl Task {
             self.watchers.disconnected(&reason);
         }
         self.set_down(Some(reason));
-        self.renewal = Renewal::default();
+        self.renewal = TokenRenewal::default();
         self.state = State::Waiting(Instant::now() + self.backoff.next());
     }
 
@@ -358,7 +359,7 @@ impl Task {
     }
 
     /// Ends the watches of a watcher that is gone.
-    fn cancel(&mut self, Gone(ranges): Gone) {
+    fn cancel(&mut self, RemovedRanges(ranges): RemovedRanges) {
         for id in ranges {
             if let State::Open(stream) = &mut self.state {
                 stream.cancel(id);
@@ -381,16 +382,16 @@ impl Task {
         }
     }
 
-    fn on_renewal(&mut self, turn: Turn) {
-        match turn {
-            Turn::Opened => {
+    fn on_renewal(&mut self, event: RenewalEvent) {
+        match event {
+            RenewalEvent::Opened => {
                 let wanted: Vec<Wanted> =
                     self.renewal.refused.iter().filter_map(|(id, _)| self.watchers.wanted(*id)).collect();
                 if let Some(stream) = self.renewal.stream() {
                     stream.watch_all(wanted.into_iter(), |id| self.watchers.has(id));
                 }
             }
-            Turn::Answer(answer) if answer.is_refusal() => {
+            RenewalEvent::Answer(answer) if answer.is_refusal() => {
                 let Some(stream) = self.renewal.stream() else { return };
                 let (id, over) = (stream.refuse(&answer), !stream.awaits_some());
                 if let Some(id) = id {
@@ -398,10 +399,10 @@ impl Task {
                     self.refuse(vec![(id, answer.words())]);
                 }
                 if over {
-                    self.renewal = Renewal::default();
+                    self.renewal = TokenRenewal::default();
                 }
             }
-            Turn::Answer(answer) if answer.created => {
+            RenewalEvent::Answer(answer) if answer.created => {
                 let (Some(mut stream), _) = self.renewal.end() else { return };
                 tracing::info!("the watch stream is opened anew, since its token had ended");
                 self.watchers.forget_stream();
@@ -409,8 +410,8 @@ impl Task {
                 self.state = State::Open(stream);
                 self.on_answer(answer);
             }
-            Turn::Answer(_) => {}
-            Turn::Lost(error) => {
+            RenewalEvent::Answer(_) => {}
+            RenewalEvent::Lost(error) => {
                 let (_, refused) = self.renewal.end();
                 tracing::debug!(error = chain(&error), "no watch stream can be opened with a new token");
                 self.refuse(refused);

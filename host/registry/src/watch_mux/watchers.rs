@@ -29,7 +29,7 @@ pub(crate) enum Notice {
 }
 
 /// One watched range.
-struct Tracked {
+struct WatchedRange {
     range: Range,
     /// The revision that has not been told yet.
     next: Revision,
@@ -40,14 +40,14 @@ struct Tracked {
 
 struct Watcher {
     cluster: u64,
-    ranges: Vec<Tracked>,
+    ranges: Vec<WatchedRange>,
     notices: mpsc::Sender<Box<Notice>>,
 }
 
 /// The ranges of a watcher that is no more.
 #[must_use]
 #[derive(Debug, Default)]
-pub(super) struct Gone(pub(super) Vec<RangeId>);
+pub(super) struct RemovedRanges(pub(super) Vec<RangeId>);
 
 /// All watchers.
 pub(super) struct Watchers {
@@ -94,7 +94,7 @@ impl Watchers {
     ) -> Vec<Wanted> {
         self.n_ranges += ranges.len();
         self.metrics.watches(self.n_ranges);
-        let ranges = ranges.into_iter().map(|range| Tracked { range, next: from, in_step: None }).collect();
+        let ranges = ranges.into_iter().map(|range| WatchedRange { range, next: from, in_step: None }).collect();
         let watcher = Watcher { cluster, ranges, notices };
         let wanted = watcher.all_wanted(id).collect();
         self.by_id.insert(id, watcher);
@@ -103,10 +103,10 @@ impl Watchers {
 
     /// Tells one watcher. One that does not take its notices is dropped, and learns of it by the
     /// end of its channel.
-    pub(super) fn tell(&mut self, id: u64, notice: Notice) -> Gone {
-        let Some(watcher) = self.by_id.get(&id) else { return Gone::default() };
+    pub(super) fn tell(&mut self, id: u64, notice: Notice) -> RemovedRanges {
+        let Some(watcher) = self.by_id.get(&id) else { return RemovedRanges::default() };
         match watcher.notices.try_send(Box::new(notice)) {
-            Ok(()) => Gone::default(),
+            Ok(()) => RemovedRanges::default(),
             // It dropped its end, and its command to cancel is on its way.
             Err(mpsc::error::TrySendError::Closed(_)) => self.remove(id),
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -125,30 +125,30 @@ impl Watchers {
     }
 
     /// This range is in step. Tells the watcher when that puts all its ranges in step.
-    pub(super) fn in_step(&mut self, id: RangeId, goal: Revision) -> Gone {
-        let Some(tracked) = self.tracked(id) else { return Gone::default() };
+    pub(super) fn in_step(&mut self, id: RangeId, goal: Revision) -> RemovedRanges {
+        let Some(tracked) = self.tracked(id) else { return RemovedRanges::default() };
         tracked.in_step = Some(goal);
-        let Some(watcher) = self.by_id.get(&id.watcher) else { return Gone::default() };
+        let Some(watcher) = self.by_id.get(&id.watcher) else { return RemovedRanges::default() };
         let synced = watcher.ranges.iter().map(|tracked| tracked.in_step).min().flatten();
         match synced {
             Some(synced) => self.tell(id.watcher, Notice::Synced(synced)),
-            None => Gone::default(),
+            None => RemovedRanges::default(),
         }
     }
 
     /// Ends one watcher for good.
-    pub(super) fn restart(&mut self, id: u64, reason: RestartReason, detail: &str) -> Gone {
+    pub(super) fn restart(&mut self, id: u64, reason: RestartReason, detail: &str) -> RemovedRanges {
         self.metrics.restarted(reason);
-        let Gone(mut gone) = self.tell(id, Notice::Restart(reason, detail.into()));
+        let RemovedRanges(mut gone) = self.tell(id, Notice::Restart(reason, detail.into()));
         gone.extend(self.remove(id).0);
-        Gone(gone)
+        RemovedRanges(gone)
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> Gone {
-        let Some(removed) = self.by_id.remove(&id) else { return Gone::default() };
+    pub(super) fn remove(&mut self, id: u64) -> RemovedRanges {
+        let Some(removed) = self.by_id.remove(&id) else { return RemovedRanges::default() };
         self.n_ranges -= removed.ranges.len();
         self.metrics.watches(self.n_ranges);
-        Gone((0..removed.ranges.len()).map(|range| RangeId { watcher: id, range }).collect())
+        RemovedRanges((0..removed.ranges.len()).map(|range| RangeId { watcher: id, range }).collect())
     }
 
     /// Forgets what belonged to a stream that is gone.
@@ -167,7 +167,7 @@ impl Watchers {
         }
     }
 
-    fn tracked(&mut self, id: RangeId) -> Option<&mut Tracked> {
+    fn tracked(&mut self, id: RangeId) -> Option<&mut WatchedRange> {
         self.by_id.get_mut(&id.watcher)?.ranges.get_mut(id.range)
     }
 }
