@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 use waymark_core::secret::Secret;
 use waymark_net::reach::Reach;
 
-use super::hold::Hold;
+use super::removal_damping::RemovalDamping;
 
 /// How to reach the registry. Every field has a default but the endpoints.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub struct RegistryConfig {
     pub backoff_cap: Duration,
     /// Holds back a mass disappearance of a service's endpoints. Default: none, what the registry
     /// takes away is gone at once.
-    pub hold: Option<Hold>,
+    pub removal_damping: Option<RemovalDamping>,
     /// The folder where the last known endpoints of every service are kept, so that they can be
     /// served when etcd is down at the start. Default: none. Several processes may share one.
     pub state_dir: Option<PathBuf>,
@@ -135,7 +135,7 @@ impl RegistryConfig {
             idle_timeout: Duration::from_secs(6),
             backoff_base: Duration::from_millis(100),
             backoff_cap: Duration::from_secs(2),
-            hold: None,
+            removal_damping: None,
             state_dir: None,
             state_max_age: Duration::from_hours(24),
             entries: EntryLimits::default(),

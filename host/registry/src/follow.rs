@@ -13,7 +13,7 @@
 //! A lost stream resumes by itself (`watch_mux`) and the snapshot is marked stale meanwhile; its
 //! endpoints stay. Where resuming is impossible the whole service is read again and swapped whole,
 //! so that readers never see half a list. What an outage has taken with it is given a moment to
-//! come back (`comeback`). Nothing ends the task but the last reader's going.
+//! come back (`reconnect_grace`). Nothing ends the task but the last reader's going.
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,7 @@ use super::{
 };
 
 /// When etcd is back, those who waited come within this time, at random.
-pub(super) const COMEBACK_SPREAD: Duration = Duration::from_millis(250);
+pub(super) const RECONNECT_JITTER: Duration = Duration::from_millis(250);
 
 enum State {
     /// Everything is to be read: there is nothing yet, or what there is cannot be brought up to
@@ -138,7 +138,7 @@ impl Task {
             State::Backoff(until) => {
                 tokio::select! {
                     biased;
-                    Ok(()) = self.reconnects.changed() => sleep(spread(COMEBACK_SPREAD)).await,
+                    Ok(()) = self.reconnects.changed() => sleep(spread(RECONNECT_JITTER)).await,
                     () = self.it.mux.wait_to_retry(*until) => {}
                 }
                 self.state = State::List;

@@ -17,9 +17,9 @@
 //! - `watch_mux` is the one watch stream of the process, whatever the number of services.
 //! - `follow` keeps one service's snapshot, with `list` to read it whole, `decode` to ask the key
 //!   scheme, in turns with all other services, and `codec` for the memory from keys to instances.
-//! - `publish` stands between it and the readers: `hold` holds back a mass disappearance,
-//!   `state_dir` keeps what is known on disk (`kept` is a file of it), for the registry that said
-//!   it (`identity`).
+//! - `publish` stands between it and the readers: `removal_damping` holds back a mass
+//!   disappearance, `state_dir` keeps what is known on disk (`kept` is a file of it), for the
+//!   registry that said it (`identity`).
 //! - `session` keeps one instance registered; `registration` is its handle.
 //!
 //! # Recovery
@@ -35,7 +35,6 @@ mod advertise;
 mod backoff;
 mod client;
 mod codec;
-mod comeback;
 mod config;
 mod decode;
 mod diagnose;
@@ -46,14 +45,15 @@ mod fake;
 mod follow;
 #[doc(hidden)]
 pub mod fuzz;
-mod hold;
 mod identity;
 mod kept;
 mod lane;
 mod list;
 mod metrics;
 mod publish;
+mod reconnect_grace;
 mod registration;
+mod removal_damping;
 mod session;
 mod state_dir;
 mod watch_mux;
@@ -78,12 +78,12 @@ use self::{
     error::CallError,
     etcd::{Etcd, Range},
     follow::Follower,
-    hold::Holding,
     identity::Identity,
     kept::Subject,
     lane::Lane,
     list::Lister,
     publish::{Keeping, Publisher},
+    removal_damping::RemovalDamper,
     session::{Encoder, Session},
     state_dir::StateDir,
     watch_mux::{WatchMux, WatchMuxConfig},
@@ -91,9 +91,9 @@ use self::{
 pub use self::{
     config::{EntryLimits, Password, RegistryConfig, TlsConfig, User},
     error::{Cause, RegistryError},
-    hold::Hold,
     metrics::Metrics,
     registration::{Registration, RegistrationConfig, RegistrationState},
+    removal_damping::RemovalDamping,
 };
 
 /// The watch stream is one for the whole process, so it may knock more often than a thousand
@@ -295,8 +295,8 @@ impl Registry {
             };
             Keeping::new(Arc::clone(dir), subject, self.identity.clone(), lane.clone(), self.config.reach.clone())
         });
-        let holding = Holding::new(self.config.hold);
-        let publisher = Publisher::new(service.clone(), writer, holding, keeping, self.metrics.clone());
+        let damper = RemovalDamper::new(self.config.removal_damping);
+        let publisher = Publisher::new(service.clone(), writer, damper, keeping, self.metrics.clone());
         let span = tracing::info_span!("watch", %service);
         let follower = Follower {
             service,

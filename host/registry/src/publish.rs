@@ -29,12 +29,12 @@ use waymark_net::reach::Reach;
 
 use super::{
     backoff::spread,
-    comeback::Comeback,
-    hold::Holding,
     identity::Identity,
     kept::{Kept, Subject},
     lane::Lane,
     metrics::Metrics,
+    reconnect_grace::ReconnectGrace,
+    removal_damping::RemovalDamper,
     state_dir::{CONFIRM_EVERY, StateDir},
 };
 
@@ -97,8 +97,8 @@ impl Keeping {
 pub(super) struct Publisher {
     service: ServiceName,
     writer: Writer,
-    comeback: Comeback,
-    holding: Holding,
+    grace: ReconnectGrace,
+    damper: RemovalDamper,
     keeping: Option<Keeping>,
     metrics: Metrics,
 }
@@ -107,11 +107,11 @@ impl Publisher {
     pub(super) fn new(
         service: ServiceName,
         writer: Writer,
-        holding: Holding,
+        damper: RemovalDamper,
         keeping: Option<Keeping>,
         metrics: Metrics,
     ) -> Self {
-        Self { service, writer, comeback: Comeback::new(), holding, keeping, metrics }
+        Self { service, writer, grace: ReconnectGrace::new(), damper, keeping, metrics }
     }
 
     /// Takes one update of the registry. `cluster`: who said so, if somebody did.
@@ -166,8 +166,8 @@ impl Publisher {
         tokio::select! {
             () = self.writer.closed() => return false,
             () = foreign => self.disown(),
-            () = until(self.comeback.until()) => self.give_up(),
-            () = until(self.holding.due()) => self.release(),
+            () = until(self.grace.deadline()) => self.end_grace(),
+            () = until(self.damper.due()) => self.release_damped(),
             () = until(restore_at) => self.restore().await,
             () = until(save_at) => self.save(),
         }
@@ -193,29 +193,29 @@ impl Publisher {
 
     fn apply(&mut self, update: Update) {
         let (before, n_held) = (self.writer.current(), self.n_held());
-        let update = self.comeback.pass(update, &before);
-        let update = self.holding.judge(update, &before.endpoints, Instant::now());
+        let update = self.grace.filter(update, &before);
+        let update = self.damper.filter(update, &before.endpoints, Instant::now());
         self.write(update, &before, n_held);
     }
 
     fn n_held(&self) -> usize {
-        self.comeback.len() + self.holding.len()
+        self.grace.len() + self.damper.len()
     }
 
     /// What did not come back after an outage is gone.
-    fn give_up(&mut self) {
+    fn end_grace(&mut self) {
         let (before, n_held) = (self.writer.current(), self.n_held());
-        if let Some(update) = self.comeback.end(&before) {
+        if let Some(update) = self.grace.expire(&before) {
             tracing::warn!(service = %self.service, "most endpoints went away with the outage and did not come back");
-            let update = self.holding.judge(update, &before.endpoints, Instant::now());
+            let update = self.damper.filter(update, &before.endpoints, Instant::now());
             self.write(update, &before, n_held);
         }
     }
 
     /// Lets those go that were held for long enough.
-    fn release(&mut self) {
+    fn release_damped(&mut self) {
         let (before, n_held) = (self.writer.current(), self.n_held());
-        let removed = self.holding.expired(Instant::now());
+        let removed = self.damper.expired(Instant::now());
         let (revision, skipped) = (before.revision, before.skipped);
         self.write(Update::Changed { revision, upserted: Vec::new(), removed, skipped }, &before, n_held);
     }

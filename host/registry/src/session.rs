@@ -44,7 +44,7 @@ use super::{
     backoff::{Backoff, spread},
     error::{CallError, RegistryError, chain},
     etcd::{Etcd, Header, Kv, Range, Written},
-    follow::COMEBACK_SPREAD,
+    follow::RECONNECT_JITTER,
     metrics::{LossReason, PutBackReason, RestartReason, SessionMetrics},
     registration::{Command, RegistrationState, bounded, revoke_bound},
     watch_mux::{Notice, WatchHandle, WatchMux},
@@ -294,7 +294,7 @@ impl Session {
                 let (until, lease) = (*until, *lease);
                 tokio::select! {
                     () = sleep_until(until) => {}
-                    Ok(()) = self.reconnects.changed() => sleep(spread(COMEBACK_SPREAD)).await,
+                    Ok(()) = self.reconnects.changed() => sleep(spread(RECONNECT_JITTER)).await,
                 }
                 self.try_again(lease);
             }
@@ -309,7 +309,7 @@ impl Session {
                 tokio::select! {
                     () = due => self.try_again(lease),
                     Ok(()) = self.reconnects.changed() => {
-                        sleep(spread(COMEBACK_SPREAD)).await;
+                        sleep(spread(RECONNECT_JITTER)).await;
                         self.try_again(lease);
                     }
                     () = sleep_until(refresh_at), if lease.is_some() => self.refresh_refused().await,
@@ -477,7 +477,7 @@ impl Session {
             }
             // Whether the lease outlived whatever happened is known by asking.
             Some(Notice::Synced(_)) => {
-                let soonest = Instant::now() + spread(COMEBACK_SPREAD);
+                let soonest = Instant::now() + spread(RECONNECT_JITTER);
                 alive.refresh_at = alive.refresh_at.min(soonest);
             }
             Some(Notice::Down(_)) => {}
@@ -592,7 +592,7 @@ impl Session {
         }
         let pause = match why {
             // etcd answers, so there is no need to wait, only to not all come at once.
-            LossReason::LeaseGone if self.backoff.attempts() == 0 => spread(COMEBACK_SPREAD.min(self.backoff.next())),
+            LossReason::LeaseGone if self.backoff.attempts() == 0 => spread(RECONNECT_JITTER.min(self.backoff.next())),
             _ => self.backoff.next(),
         };
         if why == LossReason::Unreachable

@@ -84,14 +84,14 @@ pub struct Embedded {
     /// Put before every key by this node; whoever else uses it says so for himself. Default: none.
     pub namespace: Option<String>,
     /// Holds back a mass disappearance of a service's endpoints. Default: none.
-    pub hold: Option<Hold>,
+    pub removal_damping: Option<RemovalDamping>,
 }
 
 #[cfg(feature = "embedded")]
 impl Embedded {
     /// One that listens there.
     pub fn new(listen: SocketAddr) -> Self {
-        Self { listen, namespace: None, hold: None }
+        Self { listen, namespace: None, removal_damping: None }
     }
 }
 

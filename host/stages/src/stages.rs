@@ -98,11 +98,11 @@ impl Stages {
         let registry_config = match config.registry.clone() {
             RegistrySource::Etcd(config) => *config,
             #[cfg(feature = "embedded")]
-            RegistrySource::Embedded(Embedded { listen, namespace, hold }) => {
+            RegistrySource::Embedded(Embedded { listen, namespace, removal_damping }) => {
                 let handle = embedded::Server::start(listen, embedded::Options::default()).await?;
                 let url = handle.url().to_owned();
                 embedded = Some(handle);
-                RegistryConfig { namespace, hold, ..RegistryConfig::new([url]) }
+                RegistryConfig { namespace, removal_damping, ..RegistryConfig::new([url]) }
             }
         };
         let registry_urls = registry_config.endpoints.clone();

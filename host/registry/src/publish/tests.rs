@@ -7,7 +7,7 @@ use waymark_core::snapshot::Reader;
 
 use super::*;
 use crate::{
-    Hold, Registry, RegistryConfig,
+    Registry, RegistryConfig, RemovalDamping,
     fake::{CALL_TIMEOUT, Fake, TestScheme, service},
 };
 
@@ -191,8 +191,8 @@ async fn a_prefix_that_is_emptied_is_held_back_where_that_is_asked_for() {
     for n in 1..=10 {
         fake.put(&format!("svc/{n}"), &format!("192.0.2.{n}:1"));
     }
-    let hold = Hold { share: 0.3, time: Duration::from_secs(30) };
-    let config = RegistryConfig { hold: Some(hold), ..RegistryConfig::new(["fake:1"]) };
+    let damping = RemovalDamping { share: 0.3, time: Duration::from_secs(30) };
+    let config = RegistryConfig { removal_damping: Some(damping), ..RegistryConfig::new(["fake:1"]) };
     let registry = Registry::over(Arc::new(fake.clone()), Arc::new(config));
     let mut reader = registry.subscribe(service("svc"), TestScheme::shared()).await.unwrap();
     until(&mut reader, "listed", |it| it.endpoints.len() == 10).await;

@@ -1,11 +1,12 @@
-//! What an outage of etcd takes with it is given a moment to come back.
+//! A grace time after a reconnect: what an outage of etcd takes with it is given a moment to come
+//! back.
 //!
 //! ```text
-//!             stale                 anything else
-//!   Calm ──────────────▶ Away ─────────────────────▶ Back ──┐ most would go: held
-//!    ▲                    ▲             stale         │ ▲   │
-//!    │                    └───────────────────────────┤ └───┘
-//!    └────────────────────────────────────────────────┘ the time is over: what is still missing goes
+//!                  stale                     anything else
+//!   Connected ──────────────▶ Disconnected ─────────────────▶ Reconnected ──┐ most would go: held
+//!    ▲                         ▲                stale           │ ▲         │
+//!    │                         └────────────────────────────────┤ └─────────┘
+//!    └──────────────────────────────────────────────────────────┘ the time is over: what is missing goes
 //! ```
 //!
 //! Who was cut off from etcd for longer than the leases live learns, on its return, that everybody
@@ -23,20 +24,20 @@ use waymark_core::{
 
 /// How long. An instance needs up to half a second to see that etcd is back, a quarter not to come
 /// with all others, another to ask for a new lease, and the calls; twice that, for busy machines.
-pub(super) const COMEBACK: Duration = Duration::from_secs(2);
+pub(super) const RECONNECT_GRACE: Duration = Duration::from_secs(2);
 
 enum State {
-    /// What comes is believed.
-    Calm,
+    /// etcd answers: what comes is believed.
+    Connected,
     /// etcd cannot be reached, since this moment.
-    Away(Instant),
-    /// It can again, until this moment only just.
-    Back(Instant),
+    Disconnected(Instant),
+    /// It can again; until this moment removals are held back.
+    Reconnected(Instant),
 }
 
 /// Stands between what a follower learned and what readers see, for a moment after an outage;
-/// `hold` does so at any time, when asked to.
-pub(super) struct Comeback {
+/// `removal_damping` does so at any time, when asked to.
+pub(super) struct ReconnectGrace {
     state: State,
     /// How many endpoints there were when etcd was lost.
     before: usize,
@@ -47,9 +48,9 @@ pub(super) struct Comeback {
     deadline: Option<Instant>,
 }
 
-impl Comeback {
+impl ReconnectGrace {
     pub(super) fn new() -> Self {
-        Self { state: State::Calm, before: 0, held: HashSet::new(), deadline: None }
+        Self { state: State::Connected, before: 0, held: HashSet::new(), deadline: None }
     }
 
     /// How many endpoints are held.
@@ -57,22 +58,22 @@ impl Comeback {
         self.held.len()
     }
 
-    /// When [`Self::end`] is due.
-    pub(super) fn until(&self) -> Option<Instant> {
+    /// When [`Self::expire`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Back(until) => Some(until),
-            State::Calm | State::Away(_) => None,
+            State::Reconnected(until) => Some(until),
+            State::Connected | State::Disconnected(_) => None,
         }
     }
 
     /// What becomes of this update, for a snapshot that is `now`.
-    pub(super) fn pass(&mut self, update: Update, now: &Snapshot) -> Update {
+    pub(super) fn filter(&mut self, update: Update, now: &Snapshot) -> Update {
         if let Update::Stale { .. } = update {
-            if let State::Calm = self.state {
+            if let State::Connected = self.state {
                 self.before = now.endpoints.len();
             }
-            if !matches!(self.state, State::Away(_)) {
-                self.state = State::Away(Instant::now());
+            if !matches!(self.state, State::Disconnected(_)) {
+                self.state = State::Disconnected(Instant::now());
             }
             return update;
         }
@@ -81,36 +82,36 @@ impl Comeback {
         }
         if let Update::Restored { endpoints, .. } = &update {
             self.before = endpoints.len();
-            self.state = State::Away(Instant::now());
+            self.state = State::Disconnected(Instant::now());
             return update;
         }
         match self.state {
-            State::Calm => return update,
-            State::Away(since) => {
+            State::Connected => return update,
+            State::Disconnected(since) => {
                 // An outage long enough for leases to end begins anew.
-                let goes_on = since.elapsed() < COMEBACK * 2;
+                let goes_on = since.elapsed() < RECONNECT_GRACE * 2;
                 let deadline = self
                     .deadline
                     .filter(|_| goes_on && !self.held.is_empty())
-                    .unwrap_or_else(|| Instant::now() + COMEBACK);
+                    .unwrap_or_else(|| Instant::now() + RECONNECT_GRACE);
                 self.deadline = Some(deadline);
-                self.state = State::Back(deadline);
+                self.state = State::Reconnected(deadline);
             }
-            State::Back(_) => {}
+            State::Reconnected(_) => {}
         }
         match update {
             Update::Changed { revision, upserted, removed, skipped } => {
                 for endpoint in &upserted {
                     self.held.remove(&endpoint.id);
                 }
-                let removed = self.hold(removed, now.endpoints.len());
+                let removed = self.hold_back(removed, now.endpoints.len());
                 Update::Changed { revision, upserted, removed, skipped }
             }
             Update::Reset { revision, mut endpoints, skipped } => {
                 self.held.clear();
                 let listed: HashSet<_> = endpoints.iter().map(|endpoint| endpoint.id.clone()).collect();
                 let missing: Vec<&Endpoint> = now.endpoints.iter().filter(|it| !listed.contains(&it.id)).collect();
-                let gone = self.hold(missing.iter().map(|it| it.id.clone()).collect(), now.endpoints.len());
+                let gone = self.hold_back(missing.iter().map(|it| it.id.clone()).collect(), now.endpoints.len());
                 if gone.is_empty() {
                     endpoints.extend(missing.into_iter().cloned());
                 }
@@ -123,7 +124,7 @@ impl Comeback {
     }
 
     /// Returns those that go. All are held if fewer than half of what there was would be left.
-    fn hold(&mut self, removed: Vec<InstanceId>, published: usize) -> Vec<InstanceId> {
+    fn hold_back(&mut self, removed: Vec<InstanceId>, published: usize) -> Vec<InstanceId> {
         let left = published.saturating_sub(self.held.len() + removed.len());
         if removed.is_empty() || left * 2 >= self.before {
             return removed;
@@ -133,8 +134,8 @@ impl Comeback {
     }
 
     /// The time is over: what is missing goes.
-    pub(super) fn end(&mut self, now: &Snapshot) -> Option<Update> {
-        (self.state, self.deadline) = (State::Calm, None);
+    pub(super) fn expire(&mut self, now: &Snapshot) -> Option<Update> {
+        (self.state, self.deadline) = (State::Connected, None);
         let removed = self.held.drain().collect::<Vec<_>>();
         let (revision, skipped) = (now.revision, now.skipped);
         (!removed.is_empty()).then_some(Update::Changed { revision, upserted: Vec::new(), removed, skipped })

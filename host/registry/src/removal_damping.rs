@@ -1,11 +1,11 @@
-//! Holds back a mass disappearance: what the registry takes away all at once, or nearly so, stays
-//! in use for a while.
+//! Removal damping, against a mass disappearance: what the registry takes away all at once, or
+//! nearly so, stays in use for a while.
 //!
-//! Within any stretch of [`Hold::time`], at most [`Hold::share`] of a service's endpoints (and
-//! always at least one) may leave. Those beyond that are *held*: they stay in the snapshot until
-//! they have been gone for that long, or come back. An instance that is really gone is found out by
-//! the first call to it; an instance that is there but was forgotten (a partition between it and
-//! etcd, a store that was wiped, a prefix deleted by mistake) goes on being called.
+//! Within any stretch of [`RemovalDamping::time`], at most [`RemovalDamping::share`] of a service's
+//! endpoints (and always at least one) may leave. Those beyond that are *held*: they stay in the
+//! snapshot until they have been gone for that long, or come back. An instance that is really gone
+//! is found out by the first call to it; an instance that is there but was forgotten (a partition
+//! between it and etcd, a store that was wiped, a prefix deleted by mistake) goes on being called.
 //!
 //! ```text
 //!             removed, beyond the share             gone for the whole time, registry at hand
@@ -28,7 +28,7 @@ use waymark_core::model::{Endpoint, InstanceId, Update};
 
 /// How much of a service may disappear how fast.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Hold {
+pub struct RemovalDamping {
     /// The share of a service's endpoints that may leave within [`Self::time`], over 0 and under 1;
     /// one endpoint may always leave.
     pub share: f64,
@@ -39,21 +39,21 @@ pub struct Hold {
 
 /// What is held of one service.
 #[derive(Debug, Default)]
-pub(super) struct Holding {
-    hold: Option<Hold>,
+pub(super) struct RemovalDamper {
+    damping: Option<RemovalDamping>,
     /// When each one was taken away. They are among what is served.
     held: BTreeMap<InstanceId, Instant>,
-    /// When those left that were let go within the last [`Hold::time`]. Held ones whose time was
-    /// over do not count: a trickle would extend its own hold.
+    /// When those left that were let go within the last [`RemovalDamping::time`]. Held ones whose
+    /// time was over do not count: a trickle would extend its own damping.
     left: VecDeque<Instant>,
     /// While the registry is away nobody can come back, so nobody's time ends.
     away: bool,
 }
 
-impl Holding {
-    /// Nothing is held yet. Without a `hold`, nothing ever is.
-    pub(super) fn new(hold: Option<Hold>) -> Self {
-        Self { hold, ..Self::default() }
+impl RemovalDamper {
+    /// Nothing is held yet. Without `damping`, nothing ever is.
+    pub(super) fn new(damping: Option<RemovalDamping>) -> Self {
+        Self { damping, ..Self::default() }
     }
 
     /// How many endpoints are held.
@@ -63,14 +63,14 @@ impl Holding {
 
     /// When the first of them will have been gone for long enough, if the registry stays at hand.
     pub(super) fn due(&self) -> Option<Instant> {
-        let hold = self.hold.filter(|_| !self.away)?;
-        self.held.values().min().map(|gone| *gone + hold.time)
+        let damping = self.damping.filter(|_| !self.away)?;
+        self.held.values().min().map(|gone| *gone + damping.time)
     }
 
     /// What becomes of an update: what it takes away is held, in part or whole. `served` is what
     /// readers see before it.
-    pub(super) fn judge(&mut self, update: Update, served: &[Endpoint], now: Instant) -> Update {
-        let Some(hold) = self.hold else { return update };
+    pub(super) fn filter(&mut self, update: Update, served: &[Endpoint], now: Instant) -> Update {
+        let Some(damping) = self.damping else { return update };
         match update {
             Update::Reset { revision, mut endpoints, skipped } => {
                 self.away = false;
@@ -80,7 +80,7 @@ impl Holding {
                     served.iter().filter(|endpoint| !there.contains(&endpoint.id)).cloned().collect();
                 let mut n_served = served.len();
                 for endpoint in missing {
-                    if self.take_away(hold, &endpoint.id, n_served, now) {
+                    if self.may_leave(damping, &endpoint.id, n_served, now) {
                         n_served -= 1;
                     } else {
                         endpoints.push(endpoint);
@@ -96,7 +96,7 @@ impl Holding {
                 let mut n_served = served.len();
                 removed.retain(|id| {
                     let known = served.binary_search_by(|endpoint| endpoint.id.cmp(id)).is_ok();
-                    let leaves = !known || self.take_away(hold, id, n_served, now);
+                    let leaves = !known || self.may_leave(damping, id, n_served, now);
                     n_served -= usize::from(known && leaves);
                     leaves
                 });
@@ -116,9 +116,9 @@ impl Holding {
 
     /// Those that have been gone for long enough; they are held no longer.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<InstanceId> {
-        let Some(hold) = self.hold.filter(|_| !self.away) else { return Vec::new() };
+        let Some(damping) = self.damping.filter(|_| !self.away) else { return Vec::new() };
         let over: Vec<_> =
-            self.held.iter().filter(|(_, gone)| **gone + hold.time <= now).map(|(id, _)| id.clone()).collect();
+            self.held.iter().filter(|(_, gone)| **gone + damping.time <= now).map(|(id, _)| id.clone()).collect();
         for id in &over {
             self.held.remove(id);
         }
@@ -127,14 +127,14 @@ impl Holding {
 
     /// Whether one of `n_served` endpoints that the registry takes away leaves; otherwise it is
     /// held.
-    fn take_away(&mut self, hold: Hold, id: &InstanceId, n_served: usize, now: Instant) -> bool {
+    fn may_leave(&mut self, damping: RemovalDamping, id: &InstanceId, n_served: usize, now: Instant) -> bool {
         if self.held.contains_key(id) {
             return false;
         }
-        while self.left.front().is_some_and(|left| *left + hold.time <= now) {
+        while self.left.front().is_some_and(|left| *left + damping.time <= now) {
             self.left.pop_front();
         }
-        let allowed = ((n_served + self.left.len()) as f64 * hold.share).floor().max(1.0) as usize;
+        let allowed = ((n_served + self.left.len()) as f64 * damping.share).floor().max(1.0) as usize;
         let leaves = self.left.len() < allowed;
         if leaves {
             self.left.push_back(now);
@@ -156,30 +156,30 @@ mod tests {
 
     use super::*;
 
-    const HOLD: Hold = Hold { share: 0.5, time: Duration::from_secs(30) };
+    const DAMPING: RemovalDamping = RemovalDamping { share: 0.5, time: Duration::from_secs(30) };
 
     fn endpoint(n: u8) -> Endpoint {
         Endpoint::at(format!("192.0.2.{n}:80").parse().unwrap())
     }
 
-    /// A service whose updates go through the hold, at times that the test chooses.
+    /// A service whose updates go through the damper, at times that the test chooses.
     struct Service {
-        holding: Holding,
+        damper: RemovalDamper,
         writer: snapshot::Writer,
         reader: snapshot::Reader,
         now: Instant,
     }
 
     impl Service {
-        fn new(hold: Option<Hold>, n: u8) -> Self {
+        fn new(damping: Option<RemovalDamping>, n: u8) -> Self {
             let (writer, reader) = snapshot::channel(ServiceName::new("svc").unwrap());
-            let mut service = Self { holding: Holding::new(hold), writer, reader, now: Instant::now() };
+            let mut service = Self { damper: RemovalDamper::new(damping), writer, reader, now: Instant::now() };
             service.reset(&(1..=n).collect::<Vec<_>>());
             service
         }
 
         fn apply(&mut self, update: Update) {
-            let update = self.holding.judge(update, &self.reader.current().endpoints, self.now);
+            let update = self.damper.filter(update, &self.reader.current().endpoints, self.now);
             self.writer.apply(update);
         }
 
@@ -196,7 +196,7 @@ mod tests {
 
         fn pass(&mut self, seconds: u64) {
             self.now += Duration::from_secs(seconds);
-            let removed = self.holding.expired(self.now);
+            let removed = self.damper.expired(self.now);
             self.writer.apply(Update::Changed { revision: Revision(1), upserted: vec![], removed, skipped: 0 });
         }
 
@@ -207,60 +207,60 @@ mod tests {
 
     #[test]
     fn a_list_without_most_of_them_leaves_the_share_and_holds_the_rest() {
-        let mut service = Service::new(Some(HOLD), 10);
+        let mut service = Service::new(Some(DAMPING), 10);
         service.reset(&[1]);
-        assert_eq!((service.served(), service.holding.len()), (5, 4));
+        assert_eq!((service.served(), service.damper.len()), (5, 4));
         service.pass(29);
         assert_eq!(service.served(), 5);
         service.pass(1);
-        assert_eq!((service.served(), service.holding.len()), (1, 0));
+        assert_eq!((service.served(), service.damper.len()), (1, 0));
     }
 
     #[test]
     fn a_trickle_is_held_like_a_flood() {
-        let mut service = Service::new(Some(HOLD), 10);
+        let mut service = Service::new(Some(DAMPING), 10);
         for n in 1..=10 {
             service.change(&[], &[n]);
             service.pass(1);
         }
-        assert_eq!((service.served(), service.holding.len()), (5, 5));
+        assert_eq!((service.served(), service.damper.len()), (5, 5));
         service.pass(30);
         assert_eq!(service.served(), 0);
     }
 
     #[test]
     fn one_that_comes_back_is_held_no_longer() {
-        let mut service = Service::new(Some(HOLD), 4);
+        let mut service = Service::new(Some(DAMPING), 4);
         service.reset(&[]);
-        assert_eq!((service.served(), service.holding.len()), (2, 2));
+        assert_eq!((service.served(), service.damper.len()), (2, 2));
         service.change(&[1, 2, 3, 4], &[]);
-        assert_eq!((service.served(), service.holding.len()), (4, 0));
+        assert_eq!((service.served(), service.damper.len()), (4, 0));
         service.pass(60);
         assert_eq!(service.served(), 4);
     }
 
     #[test]
     fn the_last_one_may_always_leave_and_of_two_one_is_held() {
-        let mut service = Service::new(Some(HOLD), 1);
+        let mut service = Service::new(Some(DAMPING), 1);
         service.reset(&[]);
         assert_eq!(service.served(), 0);
-        let mut service = Service::new(Some(HOLD), 2);
+        let mut service = Service::new(Some(DAMPING), 2);
         service.reset(&[]);
-        assert_eq!((service.served(), service.holding.len()), (1, 1));
+        assert_eq!((service.served(), service.damper.len()), (1, 1));
         service.pass(30);
         assert_eq!(service.served(), 0);
     }
 
     #[test]
     fn nobodys_time_ends_while_the_registry_is_away() {
-        let mut service = Service::new(Some(HOLD), 10);
+        let mut service = Service::new(Some(DAMPING), 10);
         service.reset(&[1]);
         service.apply(Update::Stale { reason: "away".into() });
-        assert_eq!(service.holding.due(), None);
+        assert_eq!(service.damper.due(), None);
         service.pass(100);
         assert_eq!(service.served(), 5);
         service.apply(Update::Fresh { revision: Revision(2) });
-        assert!(service.holding.due().is_some_and(|due| due <= service.now));
+        assert!(service.damper.due().is_some_and(|due| due <= service.now));
         service.pass(0);
         assert_eq!(service.served(), 1);
     }
@@ -270,12 +270,12 @@ mod tests {
         fn no_more_than_the_share_leaves_within_the_time_and_in_the_end_all_is_as_the_registry_says(
             steps in proptest::collection::vec((0u8..4, 0u8..20, 0u64..8), 1..80),
         ) {
-            let mut service = Service::new(Some(HOLD), 20);
+            let mut service = Service::new(Some(DAMPING), 20);
             let mut model: std::collections::BTreeSet<u8> = (1..=20).collect();
             for (kind, n, seconds) in steps {
                 let n = n + 1;
                 let before = service.reader.current();
-                let (held_before, left_before) = (service.holding.len(), service.holding.left.len());
+                let (held_before, left_before) = (service.damper.len(), service.damper.left.len());
                 match kind {
                     0 => { model.insert(n); service.change(&[n], &[]); }
                     1 | 2 => { model.remove(&n); service.change(&[], &[n]); }
@@ -285,10 +285,10 @@ mod tests {
                     }
                 }
                 let lost = before.endpoints.len().saturating_sub(service.served());
-                let allowed = ((before.endpoints.len() + left_before) as f64 * HOLD.share).floor().max(1.0) as usize;
+                let allowed = ((before.endpoints.len() + left_before) as f64 * DAMPING.share).floor().max(1.0) as usize;
                 prop_assert!(lost <= allowed, "{lost} left at once, {allowed} may; {held_before} were held");
                 // Everything the registry knows is served, and whatever else is served is held.
-                prop_assert_eq!(service.served(), model.len() + service.holding.len());
+                prop_assert_eq!(service.served(), model.len() + service.damper.len());
                 service.pass(seconds);
             }
             service.pass(30);
@@ -299,7 +299,7 @@ mod tests {
         }
 
         #[test]
-        fn without_a_hold_every_update_stays_as_it_is(gone in proptest::collection::vec(1u8..10, 0..10)) {
+        fn without_damping_every_update_stays_as_it_is(gone in proptest::collection::vec(1u8..10, 0..10)) {
             let mut service = Service::new(None, 10);
             let update = Update::Changed {
                 revision: Revision(3),
@@ -307,7 +307,7 @@ mod tests {
                 removed: gone.iter().map(|n| endpoint(*n).id).collect(),
                 skipped: 0,
             };
-            let judged = service.holding.judge(update.clone(), &service.reader.current().endpoints, service.now);
+            let judged = service.damper.filter(update.clone(), &service.reader.current().endpoints, service.now);
             prop_assert_eq!(judged, update);
         }
     }
