@@ -91,7 +91,7 @@ impl Follower {
                 loop {
                     tokio::select! {
                         updates = &mut step => break updates,
-                        read = publisher.tend() => if !read {
+                        read = publisher.run_due() => if !read {
                             break 'follow;
                         },
                     }

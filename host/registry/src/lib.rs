@@ -18,8 +18,8 @@
 //! - `follow` keeps one service's snapshot, with `list` to read it whole, `decode` to ask the key
 //!   scheme, in turns with all other services, and `codec` for the memory from keys to instances.
 //! - `publish` stands between it and the readers: `removal_damping` holds back a mass
-//!   disappearance, `state_dir` keeps what is known on disk (`kept` is a file of it), for the
-//!   registry that said it (`identity`).
+//!   disappearance, `disk_cache` keeps what is known on disk, for the registry that said it
+//!   (`identity`); `reconnect_grace` holds back what an outage took.
 //! - `session` keeps one instance registered; `registration` is its handle.
 //!
 //! # Recovery
@@ -38,6 +38,7 @@ mod codec;
 mod config;
 mod decode;
 mod diagnose;
+mod disk_cache;
 mod error;
 mod etcd;
 #[cfg(test)]
@@ -46,7 +47,6 @@ mod follow;
 #[doc(hidden)]
 pub mod fuzz;
 mod identity;
-mod kept;
 mod lane;
 mod list;
 mod metrics;
@@ -55,7 +55,6 @@ mod reconnect_grace;
 mod registration;
 mod removal_damping;
 mod session;
-mod state_dir;
 mod watch_mux;
 
 use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
@@ -75,17 +74,16 @@ use self::{
     backoff::Backoff,
     client::EtcdClient,
     decode::Lanes,
+    disk_cache::{CacheKey, DiskCache},
     error::CallError,
     etcd::{Etcd, Range},
     follow::Follower,
     identity::Identity,
-    kept::Subject,
     lane::Lane,
     list::Lister,
-    publish::{Keeping, Publisher},
+    publish::{Publisher, ServiceCache},
     removal_damping::RemovalDamper,
     session::{Encoder, Session},
-    state_dir::StateDir,
     watch_mux::{WatchMux, WatchMuxConfig},
 };
 pub use self::{
@@ -111,7 +109,7 @@ pub struct Registry {
     lister: Lister,
     lanes: Lanes,
     identity: Identity,
-    state: Option<(Arc<StateDir>, Lane)>,
+    disk_cache: Option<(Arc<DiskCache>, Lane)>,
     config: Arc<RegistryConfig>,
     metrics: Metrics,
 }
@@ -157,11 +155,11 @@ impl Registry {
         let mux = WatchMux::spawn(Arc::clone(&etcd), mux_config, metrics.clone());
         let lister = Lister::spawn(Arc::clone(&etcd), config.page_size);
         let identity = Identity::new(&config.endpoints, config.tls.is_some());
-        let state = config.state_dir.clone().map(|path| {
-            let dir = StateDir::new(path, identity.clone(), config.state_max_age);
+        let disk_cache = config.state_dir.clone().map(|path| {
+            let dir = DiskCache::new(path, identity.clone(), config.state_max_age);
             (Arc::new(dir), Lane::one())
         });
-        Self { etcd, mux, lister, lanes: Lanes::new(), identity, state, config, metrics }
+        Self { etcd, mux, lister, lanes: Lanes::new(), identity, disk_cache, config, metrics }
     }
 
     /// What this handle and its clones count.
@@ -287,16 +285,16 @@ impl Registry {
         let prefixes = self.prefixes(&service, &scheme).await?;
         let ranges = outermost(&prefixes).into_iter().map(|prefix| Range::prefix(prefix.as_bytes())).collect();
         let (writer, reader) = snapshot::channel(service.clone());
-        let keeping = self.state.as_ref().map(|(dir, lane)| {
-            let subject = Subject {
+        let cache = self.disk_cache.as_ref().map(|(dir, lane)| {
+            let key = CacheKey {
                 service: service.to_string(),
                 key_scheme: scheme.name().to_owned(),
                 namespace: self.config.namespace.clone().unwrap_or_default(),
             };
-            Keeping::new(Arc::clone(dir), subject, self.identity.clone(), lane.clone(), self.config.reach.clone())
+            ServiceCache::new(Arc::clone(dir), key, self.identity.clone(), lane.clone(), self.config.reach.clone())
         });
         let damper = RemovalDamper::new(self.config.removal_damping);
-        let publisher = Publisher::new(service.clone(), writer, damper, keeping, self.metrics.clone());
+        let publisher = Publisher::new(service.clone(), writer, damper, cache, self.metrics.clone());
         let span = tracing::info_span!("watch", %service);
         let follower = Follower {
             service,

@@ -122,10 +122,10 @@ async fn kept_endpoints_are_as_old_as_they_are_from_the_first_moment() {
     let folder = tempfile::tempdir().unwrap();
     let state_dir = folder.path();
     let identity = Identity::new(&["fake:1".to_owned()], false);
-    let dir = StateDir::new(state_dir.into(), identity, Duration::from_hours(24));
-    let subject = Subject { service: "svc".into(), key_scheme: "test".into(), namespace: String::new() };
+    let dir = DiskCache::new(state_dir.into(), identity, Duration::from_hours(24));
+    let subject = CacheKey { service: "svc".into(), key_scheme: "test".into(), namespace: String::new() };
     let hours = |hours| SystemTime::now() - Duration::from_hours(hours);
-    let kept = |right_at| Kept {
+    let kept = |right_at| CachedEndpoints {
         cluster: 0xfa4e,
         revision: Revision(5),
         right_at,
@@ -141,7 +141,7 @@ async fn kept_endpoints_are_as_old_as_they_are_from_the_first_moment() {
     assert!(stale.since.elapsed() >= Duration::from_hours(2), "{:?}", stale.since.elapsed());
     assert!(stale.reason.contains("kept on disk, known to be right 72"), "{}", stale.reason);
     // More than a day is too old, unless it is said otherwise.
-    dir.save(&subject, &Kept { endpoints: Vec::new(), ..kept(hours(25)) });
+    dir.save(&subject, &CachedEndpoints { endpoints: Vec::new(), ..kept(hours(25)) });
     dir.save(&subject, &kept(hours(25)));
     let (_registry, mut reader) = follow(&fake, state_dir).await;
     assert!(reader.settled().await.unwrap().endpoints.is_empty());

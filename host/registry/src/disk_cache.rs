@@ -4,7 +4,7 @@
 //! ```text
 //!   STATE-DIR/cluster-5d1e77ab2c90f3e4/               one folder a registry
 //!       addresses                                     where it answered, and when last
-//!       ayang_server1-3f9c2b7a51d06e84.endpoints      one file a service, see `kept`
+//!       ayang_server1-3f9c2b7a51d06e84.endpoints      one file a service, see `file`
 //! ```
 //!
 //! What was kept belongs to the cluster that said it. A registry that has answered is known by its
@@ -16,6 +16,8 @@
 //! is set aside and reported, never used and never lost.
 //!
 //! Everything here blocks: call it off the async threads.
+
+mod file;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,10 +34,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use super::{
-    identity::Identity,
-    kept::{Kept, Subject, Unusable, decode, encode},
-};
+pub(super) use self::file::{CacheKey, CachedEndpoints, read_and_write_again};
+use self::file::{Unusable, decode, encode};
+use super::identity::Identity;
 
 /// How often it is written down where a cluster answers, at most; and how often what has not
 /// changed is written again, so that it counts as right at that time.
@@ -53,20 +54,20 @@ struct Addresses(BTreeMap<String, u64>);
 
 /// The folder with the files.
 #[derive(Debug)]
-pub(super) struct StateDir {
+pub(super) struct DiskCache {
     path: PathBuf,
     identity: Identity,
     /// How old what was kept may be.
     max_age: Duration,
     /// When it was last written down where each cluster answers.
-    claimed: Mutex<HashMap<u64, SystemTime>>,
+    recorded: Mutex<HashMap<u64, SystemTime>>,
     /// What cannot be written is reported once, not once a service and second.
-    complained: AtomicBool,
+    warned: AtomicBool,
 }
 
-impl StateDir {
+impl DiskCache {
     pub(super) fn new(path: PathBuf, identity: Identity, max_age: Duration) -> Self {
-        Self { path, identity, max_age, claimed: Mutex::default(), complained: AtomicBool::new(false) }
+        Self { path, identity, max_age, recorded: Mutex::default(), warned: AtomicBool::new(false) }
     }
 
     fn folder(&self, cluster: u64) -> PathBuf {
@@ -74,18 +75,18 @@ impl StateDir {
     }
 
     /// What was kept of this service of this registry, if anything that can be used.
-    pub(super) fn load(&self, subject: &Subject) -> Option<Kept> {
+    pub(super) fn load(&self, key: &CacheKey) -> Option<CachedEndpoints> {
         let cluster = self.identity.cluster().or_else(|| self.last_at_our_addresses())?;
-        let path = self.folder(cluster).join(subject.file_name());
+        let path = self.folder(cluster).join(key.file_name());
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                self.complain("read", &path, &error);
+                self.warn_once("read", &path, &error);
                 return None;
             }
         };
-        let kept = match decode(subject, &bytes) {
+        let kept = match decode(key, &bytes) {
             Ok(kept) if kept.cluster == cluster => kept,
             Ok(kept) => {
                 set_aside(&path, &format!("it is of cluster {:x}", kept.cluster));
@@ -103,7 +104,7 @@ impl StateDir {
         };
         let age = SystemTime::now().duration_since(kept.right_at).unwrap_or_default();
         if age > self.max_age {
-            let (service, age, max_age) = (&subject.service, age.as_secs(), self.max_age.as_secs());
+            let (service, age, max_age) = (&key.service, age.as_secs(), self.max_age.as_secs());
             tracing::warn!(
                 service,
                 age_seconds = age,
@@ -130,7 +131,7 @@ impl StateDir {
             Ok(folders) => folders,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    self.complain("read", &self.path, &error);
+                    self.warn_once("read", &self.path, &error);
                 }
                 return Vec::new();
             }
@@ -147,21 +148,21 @@ impl StateDir {
 
     /// Keeps these endpoints, or nothing where there are none. What goes wrong is reported, and
     /// changes nothing else.
-    pub(super) fn save(&self, subject: &Subject, kept: &Kept) {
-        let path = self.folder(kept.cluster).join(subject.file_name());
-        let result = self.claim(kept.cluster).and_then(|()| write_or_remove(&path, subject, kept));
+    pub(super) fn save(&self, key: &CacheKey, kept: &CachedEndpoints) {
+        let path = self.folder(kept.cluster).join(key.file_name());
+        let result = self.record_addresses(kept.cluster).and_then(|()| write_or_remove(&path, key, kept));
         match result {
-            Ok(()) => self.complained.store(false, Ordering::Relaxed),
-            Err(error) => self.complain("write", &path, &error),
+            Ok(()) => self.warned.store(false, Ordering::Relaxed),
+            Err(error) => self.warn_once("write", &path, &error),
         }
     }
 
     /// Writes down that our addresses are this cluster's, and no other's.
-    fn claim(&self, cluster: u64) -> io::Result<()> {
-        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+    fn record_addresses(&self, cluster: u64) -> io::Result<()> {
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
         let fresh = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age < CONFIRM_EVERY);
-        if claimed.get(&cluster).is_some_and(fresh) {
+        if recorded.get(&cluster).is_some_and(fresh) {
             return Ok(());
         }
         let ours = self.identity.addresses();
@@ -184,16 +185,16 @@ impl StateDir {
             } else {
                 write(&self.folder(other).join(ADDRESSES), &text_of(&Addresses(theirs))?, false)?;
             }
-            claimed.remove(&other);
+            recorded.remove(&other);
         }
         addresses.0.extend(ours.iter().map(|address| (address.clone(), at)));
         write(&self.folder(cluster).join(ADDRESSES), &text_of(&addresses)?, false)?;
-        claimed.insert(cluster, now);
+        recorded.insert(cluster, now);
         Ok(())
     }
 
-    fn complain(&self, what: &str, path: &Path, error: &io::Error) {
-        if !self.complained.swap(true, Ordering::Relaxed) {
+    fn warn_once(&self, what: &str, path: &Path, error: &io::Error) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
             let path = path.display();
             tracing::warn!(%path, %error, "cannot {what} kept endpoints; without them the node cannot serve when it starts while etcd is down");
         }
@@ -227,23 +228,24 @@ fn write(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn write_or_remove(path: &Path, subject: &Subject, kept: &Kept) -> io::Result<()> {
+fn write_or_remove(path: &Path, key: &CacheKey, kept: &CachedEndpoints) -> io::Result<()> {
     if kept.endpoints.is_empty() {
         return match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
     }
-    let old = fs::read(path).ok().and_then(|old| decode(subject, &old).ok());
+    let old = fs::read(path).ok().and_then(|old| decode(key, &old).ok());
     let same = old.filter(|old| old.endpoints == kept.endpoints && old.cluster == kept.cluster);
-    let confirmed = |old: &Kept| kept.right_at.duration_since(old.right_at).is_ok_and(|age| age > CONFIRM_EVERY / 2);
+    let confirmed =
+        |old: &CachedEndpoints| kept.right_at.duration_since(old.right_at).is_ok_and(|age| age > CONFIRM_EVERY / 2);
     match same {
         // After a restart most are as they were, and writing thousands of files to disk is what
         // takes long.
         Some(old) if !confirmed(&old) => Ok(()),
         // The old file would do for a while yet: it need not be on the disk at once.
-        Some(_) => write(path, &encode(subject, kept), false),
-        None => write(path, &encode(subject, kept), true),
+        Some(_) => write(path, &encode(key, kept), false),
+        None => write(path, &encode(key, kept), true),
     }
 }
 
@@ -258,8 +260,8 @@ mod tests {
     const B: u64 = 0xb;
     const DAY: Duration = Duration::from_hours(24);
 
-    fn subject(service: &str) -> Subject {
-        Subject { service: service.into(), key_scheme: "etcd_naming".into(), namespace: String::new() }
+    fn key(service: &str) -> CacheKey {
+        CacheKey { service: service.into(), key_scheme: "etcd_naming".into(), namespace: String::new() }
     }
 
     /// To the millisecond, as files have it.
@@ -268,17 +270,17 @@ mod tests {
         UNIX_EPOCH + Duration::from_millis(since.as_millis() as u64)
     }
 
-    fn kept(cluster: u64, n: u8) -> Kept {
+    fn kept(cluster: u64, n: u8) -> CachedEndpoints {
         let endpoints = (1..=n).map(|n| Endpoint::at(format!("192.0.2.{n}:80").parse().unwrap())).collect();
-        Kept { cluster, revision: Revision(7), right_at: ago(Duration::from_secs(1)), endpoints }
+        CachedEndpoints { cluster, revision: Revision(7), right_at: ago(Duration::from_secs(1)), endpoints }
     }
 
     /// What a process sees that reaches its registry so; `cluster`: which one has answered it.
-    fn process(folder: &Path, addresses: &[&str], cluster: Option<u64>) -> StateDir {
+    fn process(folder: &Path, addresses: &[&str], cluster: Option<u64>) -> DiskCache {
         let addresses = addresses.iter().map(|address| (*address).to_owned()).collect::<Vec<_>>();
         let identity = Identity::new(&addresses, false);
         identity.answered(cluster.unwrap_or(0));
-        StateDir::new(folder.join("state"), identity, DAY)
+        DiskCache::new(folder.join("state"), identity, DAY)
     }
 
     fn files(folder: &Path) -> usize {
@@ -291,7 +293,7 @@ mod tests {
     fn what_is_saved_is_loaded_and_an_empty_set_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let state = process(folder.path(), &["a:1"], Some(A));
-        let svc = subject("ayang/server1");
+        let svc = key("ayang/server1");
         assert_eq!(state.load(&svc), None);
         for kept in [kept(A, 3), kept(A, 2)] {
             state.save(&svc, &kept);
@@ -307,14 +309,17 @@ mod tests {
     fn what_has_not_changed_is_written_again_only_to_be_younger() {
         let folder = tempfile::tempdir().unwrap();
         let state = process(folder.path(), &["a:1"], Some(A));
-        let old = Kept { right_at: ago(CONFIRM_EVERY), ..kept(A, 2) };
-        state.save(&subject("svc"), &old);
-        let soon = Kept { right_at: ago(CONFIRM_EVERY.checked_sub(Duration::from_secs(9)).unwrap()), ..old.clone() };
-        state.save(&subject("svc"), &soon);
-        assert_eq!(state.load(&subject("svc")), Some(old));
+        let old = CachedEndpoints { right_at: ago(CONFIRM_EVERY), ..kept(A, 2) };
+        state.save(&key("svc"), &old);
+        let soon = CachedEndpoints {
+            right_at: ago(CONFIRM_EVERY.checked_sub(Duration::from_secs(9)).unwrap()),
+            ..old.clone()
+        };
+        state.save(&key("svc"), &soon);
+        assert_eq!(state.load(&key("svc")), Some(old));
         let now = kept(A, 2);
-        state.save(&subject("svc"), &now);
-        assert_eq!(state.load(&subject("svc")), Some(now));
+        state.save(&key("svc"), &now);
+        assert_eq!(state.load(&key("svc")), Some(now));
     }
 
     #[test]
@@ -322,27 +327,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = process(folder.path(), &["a:1"], Some(A));
         let long = "x/".repeat(200);
-        let subjects = [
-            subject("a/b"),
-            subject("a_b"),
-            subject("../../etc/passwd"),
-            subject(&long),
-            Subject { namespace: "prod/".into(), ..subject("a/b") },
-            Subject { key_scheme: "bare_prefix".into(), ..subject("a/b") },
+        let keys = [
+            key("a/b"),
+            key("a_b"),
+            key("../../etc/passwd"),
+            key(&long),
+            CacheKey { namespace: "prod/".into(), ..key("a/b") },
+            CacheKey { key_scheme: "bare_prefix".into(), ..key("a/b") },
         ];
-        for (n, subject) in (1u8..).zip(&subjects) {
-            state.save(subject, &kept(A, n));
+        for (n, key) in (1u8..).zip(&keys) {
+            state.save(key, &kept(A, n));
         }
-        for (n, subject) in (1u8..).zip(&subjects) {
-            assert_eq!(state.load(subject).unwrap().endpoints.len(), usize::from(n), "{subject:?}");
+        for (n, key) in (1u8..).zip(&keys) {
+            assert_eq!(state.load(key).unwrap().endpoints.len(), usize::from(n), "{key:?}");
         }
-        assert_eq!(files(folder.path()), subjects.len());
+        assert_eq!(files(folder.path()), keys.len());
     }
 
     #[test]
     fn a_registry_that_has_not_answered_is_known_by_its_addresses() {
         let folder = tempfile::tempdir().unwrap();
-        let svc = subject("svc");
+        let svc = key("svc");
         process(folder.path(), &["HTTP://a:1/", "http://b:1"], Some(A)).save(&svc, &kept(A, 1));
         process(folder.path(), &["http://c:1"], Some(B)).save(&svc, &kept(B, 2));
         let seen = |addresses: &[&str]| process(folder.path(), addresses, None).load(&svc).map(|kept| kept.cluster);
@@ -356,7 +361,7 @@ mod tests {
     #[test]
     fn a_registry_that_has_answered_is_known_by_its_cluster_whatever_its_addresses_were() {
         let folder = tempfile::tempdir().unwrap();
-        let svc = subject("svc");
+        let svc = key("svc");
         process(folder.path(), &["a:1"], Some(A)).save(&svc, &kept(A, 1));
         let seen = |cluster| process(folder.path(), &["a:1"], Some(cluster)).load(&svc).map(|kept| kept.cluster);
         assert_eq!(seen(B), None, "another one answers there by now");
@@ -368,13 +373,13 @@ mod tests {
     #[test]
     fn an_address_belongs_to_who_answered_there_last() {
         let folder = tempfile::tempdir().unwrap();
-        let svc = subject("svc");
+        let svc = key("svc");
         process(folder.path(), &["a:1", "b:1"], Some(A)).save(&svc, &kept(A, 1));
         // Rebuilt at the same place: it knows other services.
-        process(folder.path(), &["a:1"], Some(B)).save(&subject("other"), &kept(B, 1));
+        process(folder.path(), &["a:1"], Some(B)).save(&key("other"), &kept(B, 1));
         assert_eq!(process(folder.path(), &["a:1"], None).load(&svc), None);
         assert_eq!(process(folder.path(), &["b:1"], None).load(&svc).map(|kept| kept.cluster), Some(A));
-        process(folder.path(), &["b:1"], Some(B)).save(&subject("other"), &kept(B, 1));
+        process(folder.path(), &["b:1"], Some(B)).save(&key("other"), &kept(B, 1));
         // Nobody can ask for it any more.
         assert_eq!(fs::read_dir(folder.path().join("state")).unwrap().count(), 1);
     }
@@ -383,8 +388,8 @@ mod tests {
     fn what_is_too_old_is_not_served() {
         let folder = tempfile::tempdir().unwrap();
         let state = process(folder.path(), &["a:1"], Some(A));
-        let svc = subject("svc");
-        let aged = |age| Kept { right_at: ago(age), ..kept(A, 1) };
+        let svc = key("svc");
+        let aged = |age| CachedEndpoints { right_at: ago(age), ..kept(A, 1) };
         state.save(&svc, &aged(DAY + Duration::from_secs(1)));
         assert_eq!(state.load(&svc), None);
         state.save(&svc, &aged(DAY.checked_sub(Duration::from_hours(1)).unwrap()));
@@ -395,7 +400,7 @@ mod tests {
     fn a_damaged_file_is_set_aside_and_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let state = process(folder.path(), &["a:1"], Some(A));
-        let svc = subject("svc");
+        let svc = key("svc");
         state.save(&svc, &kept(A, 3));
         let path = state.folder(A).join(svc.file_name());
         let whole = fs::read(&path).unwrap();
@@ -413,7 +418,7 @@ mod tests {
     fn a_newer_releases_file_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let state = process(folder.path(), &["a:1"], Some(A));
-        let svc = subject("svc");
+        let svc = key("svc");
         state.save(&svc, &kept(A, 3));
         let path = state.folder(A).join(svc.file_name());
         let newer = String::from_utf8(fs::read(&path).unwrap()).unwrap().replacen(" 2 ", " 3 ", 1);
@@ -428,8 +433,8 @@ mod tests {
         fs::write(folder.path().join("state"), "").unwrap();
         for cluster in [None, Some(A)] {
             let state = process(folder.path(), &["a:1"], cluster);
-            state.save(&subject("svc"), &kept(A, 1));
-            assert_eq!(state.load(&subject("svc")), None);
+            state.save(&key("svc"), &kept(A, 1));
+            assert_eq!(state.load(&key("svc")), None);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The file with the last known endpoints of a service: what stands in it. Where the files are is
-//! `state_dir`'s business.
+//! `disk_cache`'s business.
 //!
 //! ```text
 //!   waymark-endpoints 2 6d1c…                     format, version, SHA-256 of the rest
@@ -20,14 +20,14 @@ const VERSION: u32 = 2;
 
 /// What makes kept endpoints those of one service and no other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Subject {
-    pub(super) service: String,
-    pub(super) key_scheme: String,
-    pub(super) namespace: String,
+pub(crate) struct CacheKey {
+    pub(crate) service: String,
+    pub(crate) key_scheme: String,
+    pub(crate) namespace: String,
 }
 
-impl Subject {
-    /// A name that any file system takes, that a person recognizes, and that no two subjects share.
+impl CacheKey {
+    /// A name that any file system takes, that a person recognizes, and that no two keys share.
     pub(super) fn file_name(&self) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '_' };
         let readable: String = self.service.trim_start_matches('.').chars().take(80).map(plain).collect();
@@ -38,29 +38,29 @@ impl Subject {
 
 /// One service's endpoints, as they were.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Kept {
+pub(crate) struct CachedEndpoints {
     /// The cluster that said so.
-    pub(super) cluster: u64,
-    pub(super) revision: Revision,
+    pub(crate) cluster: u64,
+    pub(crate) revision: Revision,
     /// When that was last known to be right.
-    pub(super) right_at: SystemTime,
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(crate) right_at: SystemTime,
+    pub(crate) endpoints: Vec<Endpoint>,
 }
 
 /// What stands in a file after its first line.
 #[derive(Serialize, Deserialize)]
 struct Body {
     #[serde(flatten)]
-    subject: Subject,
+    key: CacheKey,
     /// Hexadecimal: JSON's numbers are too small for it.
     cluster: String,
     revision: i64,
     right_unix_ms: u64,
-    endpoints: Vec<Entry>,
+    endpoints: Vec<CachedEndpoint>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct CachedEndpoint {
     id: String,
     address: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -85,9 +85,9 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The whole file.
-pub(super) fn encode(subject: &Subject, kept: &Kept) -> Vec<u8> {
+pub(super) fn encode(key: &CacheKey, kept: &CachedEndpoints) -> Vec<u8> {
     let since_epoch = kept.right_at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let entry = |endpoint: &Endpoint| Entry {
+    let entry = |endpoint: &Endpoint| CachedEndpoint {
         id: endpoint.id.to_string(),
         address: endpoint.address.to_string(),
         zone: endpoint.locality.zone.to_string(),
@@ -95,7 +95,7 @@ pub(super) fn encode(subject: &Subject, kept: &Kept) -> Vec<u8> {
         metadata: endpoint.metadata.to_vec(),
     };
     let body = Body {
-        subject: subject.clone(),
+        key: key.clone(),
         cluster: format!("{:x}", kept.cluster),
         revision: kept.revision.0,
         right_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
@@ -108,7 +108,7 @@ pub(super) fn encode(subject: &Subject, kept: &Kept) -> Vec<u8> {
 }
 
 /// What was kept of this service.
-pub(super) fn decode(subject: &Subject, bytes: &[u8]) -> Result<Kept, Unusable> {
+pub(super) fn decode(key: &CacheKey, bytes: &[u8]) -> Result<CachedEndpoints, Unusable> {
     let damaged = |what: String| Unusable::Damaged(what);
     let newline = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("it has no first line".into()))?;
     let (head, body) = (&bytes[..newline], &bytes[newline + 1..]);
@@ -126,8 +126,8 @@ pub(super) fn decode(subject: &Subject, bytes: &[u8]) -> Result<Kept, Unusable> 
         return Err(damaged("its checksum is another".into()));
     }
     let body: Body = serde_json::from_slice(body).map_err(|error| damaged(error.to_string()))?;
-    if body.subject != *subject {
-        return Err(damaged(format!("it is of service {:?}", body.subject.service)));
+    if body.key != *key {
+        return Err(damaged(format!("it is of service {:?}", body.key.service)));
     }
     let endpoints = body.endpoints.into_iter().map(|entry| {
         let address =
@@ -142,7 +142,7 @@ pub(super) fn decode(subject: &Subject, bytes: &[u8]) -> Result<Kept, Unusable> 
     });
     let cluster = u64::from_str_radix(&body.cluster, 16);
     let right_at = UNIX_EPOCH.checked_add(Duration::from_millis(body.right_unix_ms));
-    Ok(Kept {
+    Ok(CachedEndpoints {
         cluster: cluster.map_err(|_| damaged("its cluster is not a number".into()))?,
         revision: Revision(body.revision),
         right_at: right_at.ok_or_else(|| damaged("its time is none".into()))?,
@@ -151,14 +151,14 @@ pub(super) fn decode(subject: &Subject, bytes: &[u8]) -> Result<Kept, Unusable> 
 }
 
 /// Reads a file, whatever it is of, and what is written of that once more; in a word. For fuzzing.
-pub(super) fn read_again(bytes: &[u8]) -> String {
+pub(crate) fn read_and_write_again(bytes: &[u8]) -> String {
     let body = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes, |newline| &bytes[newline + 1..]);
-    let Ok(Body { subject, .. }) = serde_json::from_slice::<Body>(body) else {
-        return format!("{:?}", decode(&Subject::default(), bytes).err());
+    let Ok(Body { key, .. }) = serde_json::from_slice::<Body>(body) else {
+        return format!("{:?}", decode(&CacheKey::default(), bytes).err());
     };
-    match decode(&subject, bytes) {
+    match decode(&key, bytes) {
         Ok(kept) => {
-            assert_eq!(decode(&subject, &encode(&subject, &kept)).as_ref(), Ok(&kept), "written and read again");
+            assert_eq!(decode(&key, &encode(&key, &kept)).as_ref(), Ok(&kept), "written and read again");
             format!("{} endpoints", kept.endpoints.len())
         }
         Err(error) => format!("{error:?}"),
@@ -172,18 +172,18 @@ mod tests {
 
     use super::*;
 
-    fn subject(service: &str) -> Subject {
-        Subject { service: service.into(), key_scheme: "etcd_naming".into(), namespace: String::new() }
+    fn key(service: &str) -> CacheKey {
+        CacheKey { service: service.into(), key_scheme: "etcd_naming".into(), namespace: String::new() }
     }
 
-    fn kept(n: u8) -> Kept {
+    fn kept(n: u8) -> CachedEndpoints {
         let endpoint = |n: u8| Endpoint {
             locality: Locality::zone("a"),
             weight: u32::from(n),
             metadata: [("version".to_owned(), "ünï\n".to_owned())].into(),
             ..Endpoint::at(format!("192.0.2.{n}:80").parse().unwrap())
         };
-        Kept {
+        CachedEndpoints {
             cluster: u64::MAX,
             revision: Revision(i64::MAX),
             right_at: UNIX_EPOCH + Duration::from_millis(1_764_149_000_123),
@@ -193,28 +193,28 @@ mod tests {
 
     #[test]
     fn another_services_file_is_not_taken_for_ours() {
-        let bytes = encode(&subject("a"), &kept(1));
-        assert!(matches!(decode(&subject("b"), &bytes), Err(Unusable::Damaged(reason)) if reason.contains("\"a\"")));
+        let bytes = encode(&key("a"), &kept(1));
+        assert!(matches!(decode(&key("b"), &bytes), Err(Unusable::Damaged(reason)) if reason.contains("\"a\"")));
     }
 
     proptest! {
         #[test]
         fn any_changed_byte_is_noticed(at in any::<prop::sample::Index>(), change in 1u8..) {
-            let mut bytes = encode(&subject("svc"), &kept(2));
+            let mut bytes = encode(&key("svc"), &kept(2));
             let at = at.index(bytes.len());
             bytes[at] ^= change;
-            prop_assert!(decode(&subject("svc"), &bytes).is_err());
+            prop_assert!(decode(&key("svc"), &bytes).is_err());
         }
 
         #[test]
         fn any_shortened_file_is_noticed(len in any::<prop::sample::Index>()) {
-            let bytes = encode(&subject("svc"), &kept(2));
-            prop_assert!(decode(&subject("svc"), &bytes[..len.index(bytes.len())]).is_err());
+            let bytes = encode(&key("svc"), &kept(2));
+            prop_assert!(decode(&key("svc"), &bytes[..len.index(bytes.len())]).is_err());
         }
 
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&subject("svc"), &bytes);
+            let _ = decode(&key("svc"), &bytes);
         }
     }
 }
