@@ -12,11 +12,12 @@
 //!                snapshot              └ fake, in tests
 //! ```
 //!
-//! - `etcd` is what we need of etcd, as a trait; `client` is that over the network, `diagnose` its
-//!   answer to "what is wrong?".
+//! - `etcd` is what we need of etcd, as a trait; `client` is that over the network,
+//!   `endpoint_probe` its answer to "what is wrong?".
 //! - `watch_mux` is the one watch stream of the process, whatever the number of services.
-//! - `follow` keeps one service's snapshot, with `list` to read it whole, `decode` to ask the key
-//!   scheme, in turns with all other services, and `codec` for the memory from keys to instances.
+//! - `service_watch` keeps one service's snapshot, with `list` to read it whole, `decode` to ask
+//!   the key scheme, in turns with all other services, and `codec` for the memory from keys to
+//!   instances.
 //! - `publish` stands between it and the readers: `removal_damping` holds back a mass
 //!   disappearance, `disk_cache` keeps what is known on disk, for the registry that said it
 //!   (`identity`); `reconnect_grace` holds back what an outage took.
@@ -31,31 +32,31 @@
 //! it.
 #![forbid(unsafe_code)]
 
-mod advertise;
 mod backoff;
 mod client;
 mod codec;
 mod config;
 mod decode;
-mod diagnose;
 mod disk_cache;
+mod endpoint_probe;
 mod error;
 mod etcd;
 #[cfg(test)]
 mod fake;
-mod follow;
 #[doc(hidden)]
 pub mod fuzz;
 mod identity;
-mod lane;
 mod list;
 mod metrics;
 mod publish;
 mod reconnect_grace;
 mod registration;
 mod removal_damping;
+mod routable_host;
+mod service_watch;
 mod session;
 mod watch_mux;
+mod work_queue;
 
 use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -73,18 +74,18 @@ use waymark_core::{
 use self::{
     backoff::Backoff,
     client::EtcdClient,
-    decode::Lanes,
+    decode::DecodeQueues,
     disk_cache::{CacheKey, DiskCache},
     error::CallError,
     etcd::{Etcd, Range},
-    follow::Follower,
     identity::Identity,
-    lane::Lane,
     list::Lister,
     publish::{Publisher, ServiceCache},
     removal_damping::RemovalDamper,
+    service_watch::ServiceWatch,
     session::{Encoder, Session},
     watch_mux::{WatchMux, WatchMuxConfig},
+    work_queue::WorkQueue,
 };
 pub use self::{
     config::{EntryLimits, Password, RegistryConfig, TlsConfig, User},
@@ -107,9 +108,9 @@ pub struct Registry {
     etcd: Arc<dyn Etcd>,
     mux: WatchMux,
     lister: Lister,
-    lanes: Lanes,
+    queues: DecodeQueues,
     identity: Identity,
-    disk_cache: Option<(Arc<DiskCache>, Lane)>,
+    disk_cache: Option<(Arc<DiskCache>, WorkQueue)>,
     config: Arc<RegistryConfig>,
     metrics: Metrics,
 }
@@ -157,9 +158,9 @@ impl Registry {
         let identity = Identity::new(&config.endpoints, config.tls.is_some());
         let disk_cache = config.state_dir.clone().map(|path| {
             let dir = DiskCache::new(path, identity.clone(), config.state_max_age);
-            (Arc::new(dir), Lane::one())
+            (Arc::new(dir), WorkQueue::single())
         });
-        Self { etcd, mux, lister, lanes: Lanes::new(), identity, disk_cache, config, metrics }
+        Self { etcd, mux, lister, queues: DecodeQueues::new(), identity, disk_cache, config, metrics }
     }
 
     /// What this handle and its clones count.
@@ -176,7 +177,7 @@ impl Registry {
     pub fn routable_host(&self) -> io::Result<IpAddr> {
         let mut last = io::Error::other("no registry endpoint is configured");
         for endpoint in &self.config.endpoints {
-            match advertise::routable_host(endpoint) {
+            match routable_host::routable_host(endpoint) {
                 Ok(ip) => return Ok(ip),
                 Err(error) => last = error,
             }
@@ -285,22 +286,22 @@ impl Registry {
         let prefixes = self.prefixes(&service, &scheme).await?;
         let ranges = outermost(&prefixes).into_iter().map(|prefix| Range::prefix(prefix.as_bytes())).collect();
         let (writer, reader) = snapshot::channel(service.clone());
-        let cache = self.disk_cache.as_ref().map(|(dir, lane)| {
+        let cache = self.disk_cache.as_ref().map(|(dir, queue)| {
             let key = CacheKey {
                 service: service.to_string(),
                 key_scheme: scheme.name().to_owned(),
                 namespace: self.config.namespace.clone().unwrap_or_default(),
             };
-            ServiceCache::new(Arc::clone(dir), key, self.identity.clone(), lane.clone(), self.config.reach.clone())
+            ServiceCache::new(Arc::clone(dir), key, self.identity.clone(), queue.clone(), self.config.reach.clone())
         });
         let damper = RemovalDamper::new(self.config.removal_damping);
         let publisher = Publisher::new(service.clone(), writer, damper, cache, self.metrics.clone());
         let span = tracing::info_span!("watch", %service);
-        let follower = Follower {
+        let service_watch = ServiceWatch {
             service,
             reader: decode::Reader {
                 scheme,
-                lanes: self.lanes.clone(),
+                queues: self.queues.clone(),
                 limits: self.config.entries.clone(),
                 reach: self.config.reach.clone(),
                 metrics: self.metrics.clone(),
@@ -312,7 +313,7 @@ impl Registry {
             backoff: self.backoff(),
             metrics: self.metrics.clone(),
         };
-        tokio::spawn(follower.run(publisher).instrument(span));
+        tokio::spawn(service_watch.run(publisher).instrument(span));
         Ok(reader)
     }
 
@@ -366,7 +367,9 @@ impl Registry {
             })
         };
         let (asked, about) = (Arc::clone(scheme), service.clone());
-        let Ok(prefixes) = self.lanes.all.run(move || asked.prefixes(&about)).await else { return fail("it panicked") };
+        let Ok(prefixes) = self.queues.all.run(move || asked.prefixes(&about)).await else {
+            return fail("it panicked");
+        };
         let prefixes = prefixes?;
         if prefixes.is_empty() {
             return fail("it named no prefix");

@@ -31,10 +31,10 @@ use super::{
     backoff::spread,
     disk_cache::{CONFIRM_EVERY, CacheKey, CachedEndpoints, DiskCache},
     identity::Identity,
-    lane::Lane,
     metrics::Metrics,
     reconnect_grace::ReconnectGrace,
     removal_damping::RemovalDamper,
+    work_queue::WorkQueue,
 };
 
 /// How long the first list may take before the endpoints kept on disk are served in its place.
@@ -53,7 +53,7 @@ pub(super) struct ServiceCache {
     cluster: Option<u64>,
     /// Where files are read and written: a line of its own, so that a slow disk holds up no key
     /// scheme.
-    lane: Lane,
+    queue: WorkQueue,
     /// Where endpoints may be, by now.
     reach: Reach,
     /// When to serve what was kept; `None` once that was tried, or is not needed any more.
@@ -69,13 +69,13 @@ pub(super) struct ServiceCache {
 }
 
 impl ServiceCache {
-    pub(super) fn new(dir: Arc<DiskCache>, key: CacheKey, identity: Identity, lane: Lane, reach: Reach) -> Self {
+    pub(super) fn new(dir: Arc<DiskCache>, key: CacheKey, identity: Identity, queue: WorkQueue, reach: Reach) -> Self {
         Self {
             dir,
             key: key.into(),
             identity,
             cluster: None,
-            lane,
+            queue,
             reach,
             restore_at: Some(Instant::now() + RESTORE_AFTER),
             save_at: None,
@@ -180,7 +180,7 @@ impl Publisher {
 
     async fn join_saving(&mut self) {
         if let Some(saving) = self.cache.as_mut().and_then(|cache| cache.saving.take()) {
-            // It cannot be given up, and does not panic: the lane catches that.
+            // It cannot be given up, and does not panic: the queue catches that.
             let _ = saving.await;
         }
     }
@@ -247,7 +247,7 @@ impl Publisher {
             kept.endpoints.retain(|endpoint| reach.check(&endpoint.address).is_ok());
             Some(kept)
         };
-        let kept = cache.lane.run(load).await;
+        let kept = cache.queue.run(load).await;
         cache.restore_at = None;
         let Ok(Some(CachedEndpoints { cluster, revision, right_at, endpoints })) = kept else { return };
         let age = SystemTime::now().duration_since(right_at).unwrap_or_default();
@@ -285,14 +285,14 @@ impl Publisher {
             cache.confirm();
             SystemTime::now()
         };
-        let (dir, key, lane) = (Arc::clone(&cache.dir), Arc::clone(&cache.key), cache.lane.clone());
+        let (dir, key, queue) = (Arc::clone(&cache.dir), Arc::clone(&cache.key), cache.queue.clone());
         cache.saving = Some(tokio::spawn(async move {
             let write = move || {
                 let (revision, endpoints) = (snapshot.revision, snapshot.endpoints.to_vec());
                 dir.save(&key, &CachedEndpoints { cluster, revision, right_at, endpoints });
             };
             // Without an answer the old file stands, and the next change writes a new one.
-            let _ = lane.run(write).await;
+            let _ = queue.run(write).await;
         }));
     }
 }

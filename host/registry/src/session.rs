@@ -44,10 +44,9 @@ use super::{
     backoff::{Backoff, spread},
     error::{CallError, RegistryError, chain},
     etcd::{Etcd, Header, Kv, Range, Written},
-    follow::RECONNECT_JITTER,
     metrics::{LossReason, PutBackReason, RestartReason, SessionMetrics},
     registration::{Command, RegistrationState, bounded, revoke_bound},
-    watch_mux::{Notice, WatchHandle, WatchMux},
+    watch_mux::{Notice, RECONNECT_JITTER, WatchHandle, WatchMux},
 };
 
 /// How long to try to end a lease that has a successor.
@@ -58,14 +57,14 @@ const MOST_FORMER: usize = 8;
 
 /// The longest pause between two times that somebody's change is undone. Two who claim one key for
 /// different instances would otherwise write it for ever as fast as they can.
-const CONTEST_CAP: Duration = Duration::from_secs(30);
+const CONFLICT_BACKOFF_CAP: Duration = Duration::from_secs(30);
 
 /// What etcd refuses, and somebody else may allow, is tried again about so often. Trying sooner
 /// only fills its log.
 const REFUSED_AGAIN: Duration = Duration::from_mins(1);
 
-/// After so long without a contest, the next one is a first one again.
-const CONTEST_CALM: Duration = Duration::from_mins(1);
+/// After so long without a conflict, the next one is a first one again.
+const CONFLICT_RESET: Duration = Duration::from_mins(1);
 
 enum State {
     /// There is no lease: ask for one.
@@ -106,8 +105,8 @@ pub(super) struct Session {
     mux: WatchMux,
     reconnects: watch::Receiver<u64>,
     backoff: Backoff,
-    contest: Backoff,
-    last_contest: Option<Instant>,
+    conflict_backoff: Backoff,
+    last_conflict: Option<Instant>,
     state: State,
     /// Has the multiplexer look out for etcd while nothing of ours is watched.
     keep_connecting: Option<WatchHandle>,
@@ -144,9 +143,9 @@ impl Session {
             etcd,
             mux,
             reconnects,
-            contest: Backoff::new(Duration::from_millis(100), CONTEST_CAP),
+            conflict_backoff: Backoff::new(Duration::from_millis(100), CONFLICT_BACKOFF_CAP),
             backoff,
-            last_contest: None,
+            last_conflict: None,
             state,
             keep_connecting: None,
             former: Vec::new(),
@@ -486,7 +485,7 @@ impl Session {
             Some(Notice::Restart(RestartReason::Refused, detail)) => {
                 alive.watching = None;
                 tracing::warn!(service = %self.service(), detail = &*detail, "etcd does not let us watch our own entries");
-                self.put_back(PutBackReason::Unsure, CONTEST_CAP);
+                self.put_back(PutBackReason::Unsure, CONFLICT_BACKOFF_CAP);
             }
             Some(Notice::Restart(..)) | None => {
                 alive.watching = None;
@@ -523,12 +522,12 @@ impl Session {
     fn put_back(&mut self, reason: PutBackReason, at_least: Duration) {
         let State::Alive(alive) = &mut self.state else { return };
         let now = Instant::now();
-        if self.last_contest.is_none_or(|last| now - last > CONTEST_CALM) {
-            self.contest.reset();
+        if self.last_conflict.is_none_or(|last| now - last > CONFLICT_RESET) {
+            self.conflict_backoff.reset();
         }
-        self.last_contest = Some(now);
-        let first = self.contest.attempts() == 0;
-        let pause = self.contest.next();
+        self.last_conflict = Some(now);
+        let first = self.conflict_backoff.attempts() == 0;
+        let pause = self.conflict_backoff.next();
         let pause = if first { at_least } else { pause.max(at_least) };
         let at = now + pause;
         alive.put_back_at = Some(alive.put_back_at.map_or(at, |sooner| sooner.min(at)));

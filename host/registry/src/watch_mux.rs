@@ -12,7 +12,7 @@
 //! On a new stream every watch resumes after the last revision it has seen, so that nothing is lost
 //! and nothing comes twice. A watch that cannot resume (compacted history, another cluster, a store
 //! that went back) is over, and whoever wanted it lists again. What keys mean is left to others
-//! (`codec`), and so is what to do about a loss (`follow`, `session`).
+//! (`codec`), and so is what to do about a loss (`service_watch`, `session`).
 //!
 //! `watches` has the protocol of one stream and answers with effects; `stream` is that with its
 //! I/O; `watchers` are those who want something; `token_renewal` is what is done about a refusal.
@@ -50,6 +50,9 @@ use super::{
 
 /// How long what is to be listed waits at least for an etcd that cannot be watched.
 const UNWATCHED: Duration = Duration::from_secs(30);
+
+/// When etcd is back, those who waited come within this time, at random.
+pub(super) const RECONNECT_JITTER: Duration = Duration::from_millis(250);
 
 /// The multiplexer's task, seen from outside. The task ends when the last handle and watch are
 /// dropped.

@@ -68,10 +68,10 @@ fn kvs(name: &str, n: usize, value: &str) -> Vec<Kv> {
 
 fn setup() -> (Arc<Scripted>, Reader) {
     let scheme = Arc::new(Scripted::default());
-    let lanes = Lanes { all: Lane::one(), slow: Lane::one() };
+    let queues = DecodeQueues { all: WorkQueue::single(), slow: WorkQueue::single() };
     let it = Reader {
         scheme: Arc::clone(&scheme) as Arc<dyn KeyScheme>,
-        lanes,
+        queues,
         limits: EntryLimits::default(),
         reach: Reach::default(),
         metrics: Metrics::default(),
@@ -90,7 +90,7 @@ async fn entries_that_loop_cost_others_a_turn_and_their_service_three() {
     let mut good = Decoder::new(service("good"), it.clone());
     let (looping, others, entries) = (kvs("bad", 500, "loops"), kvs("worse", 500, "loops"), kvs("good", 3, "fine"));
     let (bad, worse, read) = tokio::join!(bad.read(&looping), worse.read(&others), good.read(&entries));
-    assert_eq!(count(&read, |it| matches!(it, Reading::Read(fit) if fit.endpoints.len() == 1)), 3);
+    assert_eq!(count(&read, |it| matches!(it, Reading::Read(accepted) if accepted.endpoints.len() == 1)), 3);
     for readings in [bad, worse] {
         assert_eq!(count(&readings, |it| matches!(it, Reading::Failed(_))), 3, "then the breaker is open");
         assert_eq!(count(&readings, |it| matches!(it, Reading::Waiting)), 497);
@@ -165,7 +165,7 @@ fn an_entry_registers_so_many_of_such_a_size_where_they_may_be() {
     let limits = EntryLimits { instances: 3, metadata_pairs: 2, metadata_bytes: 10, text_bytes: 20, endpoints: 100 };
     let at = |n: usize| Endpoint::at(format!("192.0.2.{n}:80").parse().unwrap());
     let reach = Reach::new(Allow::elsewhere());
-    let fit = |endpoints: Vec<Endpoint>| fit::fit(Decoded { endpoints, warnings: Vec::new() }, &limits, &reach);
+    let fit = |endpoints: Vec<Endpoint>| limits::apply(Decoded { endpoints, warnings: Vec::new() }, &limits, &reach);
     let many = fit((1..6).map(at).collect());
     assert_eq!((many.endpoints.len(), many.over, many.refused), (3, 2, 0));
     assert!(many.note.unwrap().contains("5 instances, of which 3"));

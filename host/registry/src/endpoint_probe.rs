@@ -25,7 +25,7 @@ pub(super) enum Found {
     /// It takes connections and says nothing, or ends them.
     Silent,
     /// A balancer that does not reach what is behind it, in words that follow "cannot serve now:".
-    Away(String),
+    Unavailable(String),
     /// Something else, in words that follow "is not an etcd:".
     Other(String),
 }
@@ -60,7 +60,7 @@ pub(super) async fn probe(url: &str, within: Duration) -> Found {
         Ok(answer) if answer.len() >= 9 && answer[3] == 4 => return Found::Http2,
         Ok(answer) if answer.starts_with(b"HTTP/1") => {
             return match gateway_status(&answer) {
-                Some(status) => Found::Away(format!("a server before it answers with HTTP status {status}")),
+                Some(status) => Found::Unavailable(format!("a server before it answers with HTTP status {status}")),
                 None => Found::Other("it is a web server that speaks HTTP/1 only".to_owned()),
             };
         }
@@ -183,7 +183,7 @@ mod tests {
         let mute = server(b"").await;
         assert!(matches!(probe(&mute, WITHIN).await, Found::Silent));
         let balancer = server(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(matches!(probe(&balancer, WITHIN).await, Found::Away(text) if text.contains("503")));
+        assert!(matches!(probe(&balancer, WITHIN).await, Found::Unavailable(text) if text.contains("503")));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            ok                  watch over (compacted, other cluster, went back, lagged)
-//!   List ─────────▶ Follow ──────────────────────────────────────────────┐
+//!   List ─────────▶ Watch ───────────────────────────────────────────────┐
 //!    ▲ │ failed        ▲ │ stream lost: stale; back in step: fresh        │
 //!    │ ▼               └─┘                                               │
 //!   Backoff ◀────────────────────────────────────────────────────────────┘ (at once, unless it repeats)
@@ -18,7 +18,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, pin::pin, sync::Arc};
 
 use tokio::{
     sync::watch,
@@ -36,11 +36,8 @@ use super::{
     list::{FIRST_KEYS, Lister, Listing, SHRINK, may_be_size},
     metrics::{ListResult, Metrics, RestartReason},
     publish::Publisher,
-    watch_mux::{Notice, WatchHandle, WatchMux},
+    watch_mux::{Notice, RECONNECT_JITTER, WatchHandle, WatchMux},
 };
-
-/// When etcd is back, those who waited come within this time, at random.
-pub(super) const RECONNECT_JITTER: Duration = Duration::from_millis(250);
 
 enum State {
     /// Everything is to be read: there is nothing yet, or what there is cannot be brought up to
@@ -49,11 +46,11 @@ enum State {
     /// Reading failed. Nothing is tried before this moment, nor while etcd is known to be away.
     Backoff(Instant),
     /// What was read is kept up to date.
-    Follow(WatchHandle),
+    Watch(WatchHandle),
 }
 
 /// The task of one subscription.
-pub(super) struct Follower {
+pub(super) struct ServiceWatch {
     pub(super) service: ServiceName,
     /// How its entries are read.
     pub(super) reader: decode::Reader,
@@ -66,7 +63,7 @@ pub(super) struct Follower {
     pub(super) metrics: Metrics,
 }
 
-impl Follower {
+impl ServiceWatch {
     /// Keeps the snapshot up to date until its last reader is gone.
     pub(super) async fn run(self, mut publisher: Publisher) {
         let mut task = Task {
@@ -103,12 +100,12 @@ impl Follower {
         }
         publisher.end().await;
         tracing::debug!(service = %task.it.service, "nobody reads any more");
-        task.it.metrics.unfollowed(task.it.service.as_str());
+        task.it.metrics.service_removed(task.it.service.as_str());
     }
 }
 
 struct Task {
-    it: Follower,
+    it: ServiceWatch,
     decoder: Decoder,
     codec: Codec,
     /// What the codec knows the service at.
@@ -144,13 +141,13 @@ impl Task {
                 self.state = State::List;
                 Vec::new()
             }
-            State::Follow(watching) => {
+            State::Watch(watching) => {
                 // While the registry is away, readers are told nothing that sounds as if it were
                 // there.
                 let due = self.decoder.due().filter(|_| !self.stale);
                 let notice = tokio::select! {
                     notice = watching.next() => notice,
-                    () = until(due) => return self.read_put_off().await,
+                    () = until(due) => return self.read_deferred().await,
                 };
                 let Some(notice) = notice else {
                     // Too slow: the multiplexer has counted and logged it.
@@ -178,7 +175,7 @@ impl Task {
                 tracing::debug!(service = %self.it.service, revision = %header.revision, skipped = self.codec.skipped().total(), "listed");
                 (self.stale, self.synced, self.keep_connecting) = (false, false, None);
                 self.state =
-                    State::Follow(self.it.mux.watch(self.it.ranges.clone(), header.revision.next(), header.cluster));
+                    State::Watch(self.it.mux.watch(self.it.ranges.clone(), header.revision.next(), header.cluster));
                 self.with_skipped(update)
             }
             Err(error) => {
@@ -229,7 +226,7 @@ impl Task {
     /// one look.
     async fn on_events(&mut self, mut events: Vec<Event>) -> Vec<Update> {
         let mut then = None;
-        while let State::Follow(watching) = &mut self.state {
+        while let State::Watch(watching) = &mut self.state {
             match watching.try_next() {
                 Some(Notice::Events(more)) => events.extend(more),
                 other => {
@@ -256,8 +253,8 @@ impl Task {
         updates
     }
 
-    /// Reads what was put off and is due.
-    async fn read_put_off(&mut self) -> Vec<Update> {
+    /// Reads what was deferred and is due.
+    async fn read_deferred(&mut self) -> Vec<Update> {
         let kvs = self.decoder.take_due();
         if kvs.is_empty() {
             // It was too much to keep.

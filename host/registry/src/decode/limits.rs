@@ -11,7 +11,7 @@ use crate::EntryLimits;
 
 /// What an entry registers, and what of it is left out.
 #[derive(Debug, Default)]
-pub(crate) struct Fit {
+pub(crate) struct Accepted {
     /// The instances.
     pub(crate) endpoints: Vec<Endpoint>,
     /// How many have addresses that are not to be called.
@@ -24,29 +24,30 @@ pub(crate) struct Fit {
     pub(crate) warnings: Vec<String>,
 }
 
-pub(super) fn fit(decoded: Decoded, limits: &EntryLimits, reach: &Reach) -> Fit {
+pub(super) fn apply(decoded: Decoded, limits: &EntryLimits, reach: &Reach) -> Accepted {
     let Decoded { mut endpoints, warnings } = decoded;
-    let mut fit = Fit { warnings, ..Fit::default() };
+    let mut accepted = Accepted { warnings, ..Accepted::default() };
     if let Some(over) = endpoints.len().checked_sub(limits.instances).filter(|over| *over > 0) {
-        fit.over = over as u64;
-        fit.note = Some(format!("it registers {} instances, of which {} are taken", endpoints.len(), limits.instances));
+        accepted.over = over as u64;
+        accepted.note =
+            Some(format!("it registers {} instances, of which {} are taken", endpoints.len(), limits.instances));
         endpoints.truncate(limits.instances);
     }
     endpoints.retain(|endpoint| {
         if let Some(problem) = oversize(endpoint, limits) {
-            fit.over += 1;
-            fit.note.get_or_insert(problem);
+            accepted.over += 1;
+            accepted.note.get_or_insert(problem);
             return false;
         }
         if let Err(refusal) = reach.check(&endpoint.address) {
-            fit.refused += 1;
-            fit.note.get_or_insert_with(|| format!("{} {refusal}", shown(&endpoint.address, NAME)));
+            accepted.refused += 1;
+            accepted.note.get_or_insert_with(|| format!("{} {refusal}", shown(&endpoint.address, NAME)));
             return false;
         }
         true
     });
-    fit.endpoints = endpoints;
-    fit
+    accepted.endpoints = endpoints;
+    accepted
 }
 
 fn oversize(endpoint: &Endpoint, limits: &EntryLimits) -> Option<String> {

@@ -3,7 +3,7 @@
 //!
 //! A thread's sleeping and waking costs more than reading a small service's entries, and all
 //! services are read at once when a node starts. So work does not go to a thread of its own: it
-//! waits in a line that as many threads work off as there are cores, each going on until the line
+//! waits in a queue that as many threads work off as there are cores, each going on until the queue
 //! is empty.
 
 use std::{
@@ -18,15 +18,15 @@ use tokio::sync::oneshot;
 type Work = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-struct Line {
+struct Queue {
     waiting: VecDeque<Work>,
     n_threads: usize,
 }
 
-/// A line of work. Clones share it.
+/// A queue of work, for a bounded number of threads. Clones share it.
 #[derive(Clone)]
-pub(super) struct Lane {
-    line: Arc<Mutex<Line>>,
+pub(super) struct WorkQueue {
+    queue: Arc<Mutex<Queue>>,
     width: usize,
 }
 
@@ -34,15 +34,15 @@ pub(super) struct Lane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoAnswer;
 
-impl Lane {
+impl WorkQueue {
     /// As many threads as there are cores.
-    pub(super) fn new() -> Self {
-        Self { line: Arc::default(), width: available_parallelism().map_or(1, usize::from) }
+    pub(super) fn per_core() -> Self {
+        Self { queue: Arc::default(), width: available_parallelism().map_or(1, usize::from) }
     }
 
     /// One thread: for a disk.
-    pub(super) fn one() -> Self {
-        Self { width: 1, ..Self::new() }
+    pub(super) fn single() -> Self {
+        Self { width: 1, ..Self::per_core() }
     }
 
     /// Waits for its turn, and for what `work` answers. Must be called within a tokio runtime.
@@ -66,31 +66,31 @@ impl Lane {
     }
 
     fn push(&self, work: Work) {
-        let mut line = lock(&self.line);
-        line.waiting.push_back(work);
-        if line.n_threads < self.width {
-            line.n_threads += 1;
-            let line = Arc::clone(&self.line);
-            tokio::task::spawn_blocking(move || work_off(&line));
+        let mut queue = lock(&self.queue);
+        queue.waiting.push_back(work);
+        if queue.n_threads < self.width {
+            queue.n_threads += 1;
+            let queue = Arc::clone(&self.queue);
+            tokio::task::spawn_blocking(move || work_off(&queue));
         }
     }
 }
 
-fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Line> {
     // Nothing that runs under it can panic half-way.
-    line.lock().unwrap_or_else(PoisonError::into_inner)
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn work_off(line: &Mutex<Line>) {
+fn work_off(queue: &Mutex<Queue>) {
     loop {
         let next = {
-            let mut line = lock(line);
-            let next = line.waiting.pop_front();
-            line.n_threads -= usize::from(next.is_none());
+            let mut queue = lock(queue);
+            let next = queue.waiting.pop_front();
+            queue.n_threads -= usize::from(next.is_none());
             next
         };
         let Some(work) = next else { return };
-        // Its answer is dropped with it, and tells; those behind it in the line have nothing to do
+        // Its answer is dropped with it, and tells; those behind it in the queue have nothing to do
         // with it.
         let _ = catch_unwind(AssertUnwindSafe(work));
     }
@@ -107,11 +107,11 @@ mod tests {
 
     #[tokio::test]
     async fn all_work_is_done_on_few_threads() {
-        let lane = Lane::new();
+        let queue = WorkQueue::per_core();
         let at_once = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         let work = (0..500).map(|n| {
             let at_once = Arc::clone(&at_once);
-            lane.run(move || {
+            queue.run(move || {
                 let now = at_once.0.fetch_add(1, SeqCst) + 1;
                 at_once.1.fetch_max(now, SeqCst);
                 std::thread::yield_now();
@@ -121,35 +121,35 @@ mod tests {
         });
         let answers: Vec<_> = join_all(work).await.into_iter().map(Result::unwrap).collect();
         assert_eq!(answers, (0..500).collect::<Vec<_>>());
-        assert!(at_once.1.load(SeqCst) <= lane.width);
+        assert!(at_once.1.load(SeqCst) <= queue.width);
     }
 
     #[tokio::test]
     async fn work_that_panics_harms_no_other() {
-        let lane = Lane::one();
-        let (bad, good) = tokio::join!(lane.run(|| panic!("a panic for the test")), lane.run(|| 7));
+        let queue = WorkQueue::single();
+        let (bad, good) = tokio::join!(queue.run(|| panic!("a panic for the test")), queue.run(|| 7));
         assert_eq!((bad, good), (Err::<(), _>(NoAnswer), Ok(7)));
-        assert_eq!(lane.run(|| 8).await, Ok(8));
+        assert_eq!(queue.run(|| 8).await, Ok(8));
     }
 
     #[tokio::test]
     async fn work_that_nobody_waits_for_is_left_out() {
-        let lane = Lane::one();
+        let queue = WorkQueue::single();
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let done = Arc::new(AtomicUsize::new(0));
         let busy = tokio::spawn({
-            let lane = lane.clone();
-            async move { lane.run(move || held.recv()).await }
+            let queue = queue.clone();
+            async move { queue.run(move || held.recv()).await }
         });
-        while lock(&lane.line).n_threads == 0 || !lock(&lane.line).waiting.is_empty() {
+        while lock(&queue.queue).n_threads == 0 || !lock(&queue.queue).waiting.is_empty() {
             tokio::task::yield_now().await;
         }
         let counting = Arc::clone(&done);
-        let given_up = lane.run(move || counting.fetch_add(1, SeqCst));
+        let given_up = queue.run(move || counting.fetch_add(1, SeqCst));
         assert!(futures::FutureExt::now_or_never(given_up).is_none());
         hold.send(()).unwrap();
         busy.await.unwrap().unwrap().unwrap();
-        lane.run(|| ()).await.unwrap();
+        queue.run(|| ()).await.unwrap();
         assert_eq!(done.load(SeqCst), 0);
     }
 }
