@@ -4,12 +4,12 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-/// The form of a span that `BTreeMap::range` takes.
+/// The form of a range that `BTreeMap::range` takes.
 pub(super) type Bounds<'s> = (Bound<&'s [u8]>, Bound<&'s [u8]>);
 
 /// Which keys a request means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Span {
+pub(super) enum KeyRange {
     /// Exactly this key.
     Key(Bytes),
     /// From `start` (inclusive) to `end` (exclusive). Empty when `end` is not after `start`.
@@ -18,7 +18,7 @@ pub(super) enum Span {
     From(Bytes),
 }
 
-impl Span {
+impl KeyRange {
     /// Reads etcd's pair: an empty end is one key, an end of one zero byte is "every key from here
     /// on".
     pub(super) fn new(key: &[u8], range_end: &[u8]) -> Self {
@@ -43,7 +43,7 @@ impl Span {
         matches!(self, Self::Range { start, end } if end <= start)
     }
 
-    /// Bounds for a `BTreeMap`, or none when the span is empty (an inverted pair of bounds would
+    /// Bounds for a `BTreeMap`, or none when the range is empty (an inverted pair of bounds would
     /// panic there).
     pub(super) fn bounds(&self) -> Option<Bounds<'_>> {
         if self.is_empty() {
@@ -56,7 +56,7 @@ impl Span {
         })
     }
 
-    /// The prefix this span stands for, when it is exactly "all keys with this prefix".
+    /// The prefix this range stands for, when it is exactly "all keys with this prefix".
     pub(super) fn prefix(&self) -> Option<&Bytes> {
         match self {
             Self::Range { start, end } if after_prefix(start).as_deref() == Some(&end[..]) => Some(start),
@@ -80,24 +80,24 @@ mod tests {
 
     #[test]
     fn an_inverted_range_is_empty_and_has_no_bounds() {
-        let span = Span::new(b"b", b"a");
-        assert!(span.is_empty());
-        assert!(span.bounds().is_none());
-        assert!(!span.contains(b"a") && !span.contains(b"b"));
-        assert!(Span::new(b"b", b"b").is_empty());
+        let range = KeyRange::new(b"b", b"a");
+        assert!(range.is_empty());
+        assert!(range.bounds().is_none());
+        assert!(!range.contains(b"a") && !range.contains(b"b"));
+        assert!(KeyRange::new(b"b", b"b").is_empty());
     }
 
     #[test]
     fn an_end_of_one_zero_byte_means_every_key_from_here_on() {
-        let span = Span::new(b"b", b"\0");
-        assert!(span.contains(b"b") && span.contains(b"\xff\xff") && !span.contains(b"a"));
+        let range = KeyRange::new(b"b", b"\0");
+        assert!(range.contains(b"b") && range.contains(b"\xff\xff") && !range.contains(b"a"));
     }
 
     #[test]
     fn a_prefix_range_is_recognised_even_after_the_highest_byte() {
-        assert_eq!(Span::new(b"a/", b"a0").prefix().map(|p| &p[..]), Some(&b"a/"[..]));
-        assert_eq!(Span::new(b"a\xff", b"b").prefix().map(|p| &p[..]), Some(&b"a\xff"[..]));
-        assert_eq!(Span::new(b"a", b"c").prefix(), None);
-        assert_eq!(Span::new(b"\xff", b"\0").prefix(), None);
+        assert_eq!(KeyRange::new(b"a/", b"a0").prefix().map(|p| &p[..]), Some(&b"a/"[..]));
+        assert_eq!(KeyRange::new(b"a\xff", b"b").prefix().map(|p| &p[..]), Some(&b"a\xff"[..]));
+        assert_eq!(KeyRange::new(b"a", b"c").prefix(), None);
+        assert_eq!(KeyRange::new(b"\xff", b"\0").prefix(), None);
     }
 }

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 
 /// A request that etcd would refuse. `Display` is the exact message of the gRPC status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum EtcdError {
     /// The key of a put, a range, a delete or a comparison is empty.
     #[error("etcdserver: key is not provided")]
     KeyNotProvided,
@@ -107,7 +107,7 @@ pub(super) enum Refusal {
     Stopped,
 }
 
-impl Refusal {
+impl EtcdError {
     fn code(self) -> Code {
         match self {
             Self::KeyNotProvided
@@ -143,8 +143,8 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for Status {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.code(), refusal.to_string())
+impl From<EtcdError> for Status {
+    fn from(error: EtcdError) -> Self {
+        Self::new(error.code(), error.to_string())
     }
 }

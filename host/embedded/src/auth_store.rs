@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::refusal::Refusal;
+use super::error::EtcdError;
 
 /// The user and the role without which authentication cannot be enabled.
 const ROOT: &str = "root";
@@ -22,7 +22,7 @@ pub(super) struct Permission {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Accounts {
+pub(super) struct AuthStore {
     /// The roles of each user.
     users: BTreeMap<String, BTreeSet<String>>,
     /// The permissions of each role, sorted by key.
@@ -31,50 +31,50 @@ pub(super) struct Accounts {
     revision: u64,
 }
 
-impl Default for Accounts {
+impl Default for AuthStore {
     fn default() -> Self {
         Self { users: BTreeMap::new(), roles: BTreeMap::new(), revision: 1 }
     }
 }
 
-impl Accounts {
+impl AuthStore {
     pub(super) fn revision(&self) -> u64 {
         self.revision
     }
 
     /// What etcd says before it enables authentication.
-    pub(super) fn may_enable(&self) -> Result<(), Refusal> {
-        let roles = self.users.get(ROOT).ok_or(Refusal::RootUserNotExist)?;
-        if roles.contains(ROOT) { Ok(()) } else { Err(Refusal::RootRoleNotExist) }
+    pub(super) fn may_enable(&self) -> Result<(), EtcdError> {
+        let roles = self.users.get(ROOT).ok_or(EtcdError::RootUserNotExist)?;
+        if roles.contains(ROOT) { Ok(()) } else { Err(EtcdError::RootRoleNotExist) }
     }
 
-    pub(super) fn add_user(&mut self, name: &str) -> Result<(), Refusal> {
+    pub(super) fn add_user(&mut self, name: &str) -> Result<(), EtcdError> {
         if name.is_empty() {
-            return Err(Refusal::UserEmpty);
+            return Err(EtcdError::UserEmpty);
         }
         if self.users.contains_key(name) {
-            return Err(Refusal::UserExists);
+            return Err(EtcdError::UserExists);
         }
         self.users.insert(name.to_owned(), BTreeSet::new());
         self.changed();
         Ok(())
     }
 
-    pub(super) fn delete_user(&mut self, name: &str) -> Result<(), Refusal> {
-        self.users.remove(name).ok_or(Refusal::UserNotFound)?;
+    pub(super) fn delete_user(&mut self, name: &str) -> Result<(), EtcdError> {
+        self.users.remove(name).ok_or(EtcdError::UserNotFound)?;
         self.changed();
         Ok(())
     }
 
-    pub(super) fn change_password(&mut self, name: &str) -> Result<(), Refusal> {
+    pub(super) fn change_password(&mut self, name: &str) -> Result<(), EtcdError> {
         self.user(name)?;
         self.changed();
         Ok(())
     }
 
     /// The roles of a user.
-    pub(super) fn user(&self, name: &str) -> Result<&BTreeSet<String>, Refusal> {
-        self.users.get(name).ok_or(Refusal::UserNotFound)
+    pub(super) fn user(&self, name: &str) -> Result<&BTreeSet<String>, EtcdError> {
+        self.users.get(name).ok_or(EtcdError::UserNotFound)
     }
 
     pub(super) fn users(&self) -> Vec<String> {
@@ -82,10 +82,10 @@ impl Accounts {
     }
 
     /// The role `root` can be granted without being there.
-    pub(super) fn grant_role(&mut self, user: &str, role: &str) -> Result<(), Refusal> {
-        let roles = self.users.get_mut(user).ok_or(Refusal::UserNotFound)?;
+    pub(super) fn grant_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
+        let roles = self.users.get_mut(user).ok_or(EtcdError::UserNotFound)?;
         if role != ROOT && !self.roles.contains_key(role) {
-            return Err(Refusal::RoleNotFound);
+            return Err(EtcdError::RoleNotFound);
         }
         if roles.insert(role.to_owned()) {
             self.changed();
@@ -93,29 +93,29 @@ impl Accounts {
         Ok(())
     }
 
-    pub(super) fn revoke_role(&mut self, user: &str, role: &str) -> Result<(), Refusal> {
-        let roles = self.users.get_mut(user).ok_or(Refusal::UserNotFound)?;
+    pub(super) fn revoke_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
+        let roles = self.users.get_mut(user).ok_or(EtcdError::UserNotFound)?;
         if !roles.remove(role) {
-            return Err(Refusal::RoleNotGranted);
+            return Err(EtcdError::RoleNotGranted);
         }
         self.changed();
         Ok(())
     }
 
-    pub(super) fn add_role(&mut self, name: &str) -> Result<(), Refusal> {
+    pub(super) fn add_role(&mut self, name: &str) -> Result<(), EtcdError> {
         if name.is_empty() {
-            return Err(Refusal::RoleEmpty);
+            return Err(EtcdError::RoleEmpty);
         }
         if self.roles.contains_key(name) {
-            return Err(Refusal::RoleExists);
+            return Err(EtcdError::RoleExists);
         }
         self.roles.insert(name.to_owned(), Vec::new());
         self.changed();
         Ok(())
     }
 
-    pub(super) fn delete_role(&mut self, name: &str) -> Result<(), Refusal> {
-        self.roles.remove(name).ok_or(Refusal::RoleNotFound)?;
+    pub(super) fn delete_role(&mut self, name: &str) -> Result<(), EtcdError> {
+        self.roles.remove(name).ok_or(EtcdError::RoleNotFound)?;
         for roles in self.users.values_mut() {
             roles.remove(name);
         }
@@ -124,8 +124,8 @@ impl Accounts {
     }
 
     /// The permissions of a role; those of `root` are all there are.
-    pub(super) fn role(&self, name: &str) -> Result<Vec<Permission>, Refusal> {
-        let permissions = self.roles.get(name).ok_or(Refusal::RoleNotFound)?;
+    pub(super) fn role(&self, name: &str) -> Result<Vec<Permission>, EtcdError> {
+        let permissions = self.roles.get(name).ok_or(EtcdError::RoleNotFound)?;
         if name == ROOT {
             return Ok(vec![Permission { kind: 2, key: Vec::new(), range_end: vec![0] }]);
         }
@@ -136,12 +136,12 @@ impl Accounts {
         self.roles.keys().cloned().collect()
     }
 
-    pub(super) fn grant_permission(&mut self, role: &str, permission: Option<Permission>) -> Result<(), Refusal> {
-        let granted = permission.ok_or(Refusal::PermissionNotGiven)?;
+    pub(super) fn grant_permission(&mut self, role: &str, permission: Option<Permission>) -> Result<(), EtcdError> {
+        let granted = permission.ok_or(EtcdError::PermissionNotGiven)?;
         if !is_range(&granted.key, &granted.range_end) {
-            return Err(Refusal::InvalidAuthMgmt);
+            return Err(EtcdError::InvalidAuthMgmt);
         }
-        let permissions = self.roles.get_mut(role).ok_or(Refusal::RoleNotFound)?;
+        let permissions = self.roles.get_mut(role).ok_or(EtcdError::RoleNotFound)?;
         let same = |it: &&mut Permission| it.key == granted.key && it.range_end == granted.range_end;
         if let Some(known) = permissions.iter_mut().find(same) {
             known.kind = granted.kind;
@@ -153,12 +153,12 @@ impl Accounts {
         Ok(())
     }
 
-    pub(super) fn revoke_permission(&mut self, role: &str, key: &[u8], range_end: &[u8]) -> Result<(), Refusal> {
-        let permissions = self.roles.get_mut(role).ok_or(Refusal::RoleNotFound)?;
+    pub(super) fn revoke_permission(&mut self, role: &str, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+        let permissions = self.roles.get_mut(role).ok_or(EtcdError::RoleNotFound)?;
         let before = permissions.len();
         permissions.retain(|it| it.key != key || it.range_end != range_end);
         if permissions.len() == before {
-            return Err(Refusal::PermissionNotGranted);
+            return Err(EtcdError::PermissionNotGranted);
         }
         self.changed();
         Ok(())
@@ -185,41 +185,41 @@ mod tests {
 
     #[test]
     fn users_and_roles_are_kept_and_nothing_else_is_made_of_them() {
-        let mut it = Accounts::default();
-        assert_eq!(it.may_enable(), Err(Refusal::RootUserNotExist));
+        let mut it = AuthStore::default();
+        assert_eq!(it.may_enable(), Err(EtcdError::RootUserNotExist));
         it.add_user("root").unwrap();
-        assert_eq!(it.add_user("root"), Err(Refusal::UserExists));
-        assert_eq!(it.add_user(""), Err(Refusal::UserEmpty));
-        assert_eq!(it.may_enable(), Err(Refusal::RootRoleNotExist));
+        assert_eq!(it.add_user("root"), Err(EtcdError::UserExists));
+        assert_eq!(it.add_user(""), Err(EtcdError::UserEmpty));
+        assert_eq!(it.may_enable(), Err(EtcdError::RootRoleNotExist));
         it.grant_role("root", "root").unwrap();
         assert_eq!(it.may_enable(), Ok(()));
         let before = it.revision();
         it.grant_role("root", "root").unwrap();
         assert_eq!(it.revision(), before, "it had the role");
-        assert_eq!(it.grant_role("nobody", "nothing"), Err(Refusal::UserNotFound));
-        assert_eq!(it.grant_role("root", "nothing"), Err(Refusal::RoleNotFound));
-        assert_eq!(it.revoke_role("root", "nothing"), Err(Refusal::RoleNotGranted));
-        assert_eq!(it.change_password("nobody"), Err(Refusal::UserNotFound));
+        assert_eq!(it.grant_role("nobody", "nothing"), Err(EtcdError::UserNotFound));
+        assert_eq!(it.grant_role("root", "nothing"), Err(EtcdError::RoleNotFound));
+        assert_eq!(it.revoke_role("root", "nothing"), Err(EtcdError::RoleNotGranted));
+        assert_eq!(it.change_password("nobody"), Err(EtcdError::UserNotFound));
         it.add_role("reader").unwrap();
         it.grant_role("root", "reader").unwrap();
         assert!(it.user("root").unwrap().iter().eq(["reader", "root"]));
         it.delete_role("reader").unwrap();
         assert!(it.user("root").unwrap().iter().eq(["root"]), "a role that is gone is nobody's");
-        assert_eq!(it.delete_role("reader"), Err(Refusal::RoleNotFound));
+        assert_eq!(it.delete_role("reader"), Err(EtcdError::RoleNotFound));
         it.delete_user("root").unwrap();
-        assert_eq!((it.users(), it.user("root")), (vec![], Err(Refusal::UserNotFound)));
+        assert_eq!((it.users(), it.user("root")), (vec![], Err(EtcdError::UserNotFound)));
     }
 
     #[test]
     fn permissions_are_sorted_by_key_and_replaced_where_they_are_of_the_same_range() {
-        let mut it = Accounts::default();
-        assert_eq!(it.grant_permission("r", Some(permission("a", "", 0))), Err(Refusal::RoleNotFound));
+        let mut it = AuthStore::default();
+        assert_eq!(it.grant_permission("r", Some(permission("a", "", 0))), Err(EtcdError::RoleNotFound));
         it.add_role("r").unwrap();
-        assert_eq!(it.grant_permission("r", None), Err(Refusal::PermissionNotGiven));
+        assert_eq!(it.grant_permission("r", None), Err(EtcdError::PermissionNotGiven));
         for (key, end) in [("", ""), ("", "\0"), ("b", "a"), ("b", "b")] {
             assert_eq!(
                 it.grant_permission("r", Some(permission(key, end, 0))),
-                Err(Refusal::InvalidAuthMgmt),
+                Err(EtcdError::InvalidAuthMgmt),
                 "{key} {end}"
             );
         }
@@ -229,7 +229,7 @@ mod tests {
             it.grant_permission("r", Some(granted)).unwrap();
         }
         assert_eq!(it.role("r").unwrap(), [permission("\0", "\0", 0), permission("a", "", 1), permission("b", "c", 2)]);
-        assert_eq!(it.revoke_permission("r", b"b", b""), Err(Refusal::PermissionNotGranted));
+        assert_eq!(it.revoke_permission("r", b"b", b""), Err(EtcdError::PermissionNotGranted));
         it.revoke_permission("r", b"b", b"c").unwrap();
         assert_eq!(it.role("r").unwrap().len(), 2);
         it.add_role("root").unwrap();

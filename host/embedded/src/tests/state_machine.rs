@@ -13,31 +13,31 @@ use etcd_client::{
 use proptest::prelude::*;
 
 use crate::{
-    machine::{Identity, Limits, Machine},
-    refusal::Refusal,
+    error::EtcdError,
+    key_range::KeyRange,
     shared::Shared,
-    span::Span,
+    state_machine::{Identity, Limits, StateMachine},
     store::AutoCompaction,
     txn,
     watch::{Message, WatchSpec},
 };
 
-fn machine() -> Machine {
+fn machine() -> StateMachine {
     let limits = Limits { compaction: AutoCompaction::Off, watch_queue: 10, quota: 10_000 };
-    Machine::new(Identity { cluster_id: 1, member_id: 2 }, 1, -1, limits, fastrand::Rng::with_seed(7))
+    StateMachine::new(Identity { cluster_id: 1, member_id: 2 }, 1, -1, limits, fastrand::Rng::with_seed(7))
 }
 
 fn put_request(key: &str, value: &str, lease: i64) -> PbPutRequest {
     PbPutRequest { key: key.into(), value: value.into(), lease, ..PbPutRequest::default() }
 }
 
-fn get(machine: &Machine, key: &str) -> Option<String> {
+fn get(machine: &StateMachine, key: &str) -> Option<String> {
     let request = PbRangeRequest { key: key.into(), ..PbRangeRequest::default() };
     let found = machine.range(&request).unwrap().into_response(false);
     found.kvs.first().map(|kv| String::from_utf8(kv.value.clone()).unwrap())
 }
 
-fn run(machine: &mut Machine, txn: Txn) -> Result<(bool, i64), Refusal> {
+fn run(machine: &mut StateMachine, txn: Txn) -> Result<(bool, i64), EtcdError> {
     let request = PbTxnRequest::from(txn);
     txn::check(&request)?;
     let response = machine.txn(&request)?;
@@ -57,9 +57,9 @@ fn what_ends_half_way_is_read_by_nobody() {
     std::panic::catch_unwind(faulty).unwrap_err();
     let range = PbRangeRequest { key: "b".into(), ..PbRangeRequest::default() };
     for _ in 0..2 {
-        assert_eq!(shared.with(|machine| machine.range(&range).map(drop)), Err(Refusal::Corrupt));
+        assert_eq!(shared.with(|machine| machine.range(&range).map(drop)), Err(EtcdError::Corrupt));
         let refused = shared.with(|machine| machine.put(&put_request("c", "next", 0)).map(drop));
-        assert_eq!(refused, Err(Refusal::Corrupt), "it would publish the half as well");
+        assert_eq!(refused, Err(EtcdError::Corrupt), "it would publish the half as well");
     }
     assert_eq!(shared.with(|machine| machine.alarms(AlarmType::Corrupt as i32)).len(), 1);
     assert_eq!(shared.with(|machine| machine.next_deadline()), None, "a lease that cannot end is not waited for");
@@ -75,7 +75,7 @@ fn a_lease_that_ends_deletes_its_keys_in_one_revision_and_one_message() {
     m.put(&put_request("c", "detached", 0)).unwrap();
     let stream = m.open_stream();
     let spec = WatchSpec {
-        span: Span::new(b"\0", b"\0"),
+        range: KeyRange::new(b"\0", b"\0"),
         start_revision: 0,
         watch_id: 0,
         no_put: false,
@@ -104,7 +104,7 @@ fn a_lease_that_ends_deletes_its_keys_in_one_revision_and_one_message() {
     }
     assert_eq!(m.time_to_live(lease, true).ttl, -1);
     assert_eq!(m.renew(lease), 0);
-    assert_eq!(m.revoke(lease), Err(Refusal::LeaseNotFound));
+    assert_eq!(m.revoke(lease), Err(EtcdError::LeaseNotFound));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_put_moves_its_key_from_one_lease_to_another() {
     assert_eq!(get(&m, "a").as_deref(), Some("w"));
     m.revoke(second).unwrap();
     assert_eq!(get(&m, "a"), None);
-    assert_eq!(m.put(&put_request("a", "v", second)), Err(Refusal::LeaseNotFound));
+    assert_eq!(m.put(&put_request("a", "v", second)), Err(EtcdError::LeaseNotFound));
 }
 
 #[test]
@@ -214,11 +214,11 @@ fn nested_comparisons_see_the_data_before_the_txn() {
 fn a_refused_txn_changes_nothing() {
     let mut m = machine();
     let unknown_lease = TxnOp::put("b", "2", Some(etcd_client::PutOptions::new().with_lease(99)));
-    assert_eq!(run(&mut m, Txn::new().and_then([put("a", "1"), unknown_lease])), Err(Refusal::LeaseNotFound));
+    assert_eq!(run(&mut m, Txn::new().and_then([put("a", "1"), unknown_lease])), Err(EtcdError::LeaseNotFound));
     let no_such_key = TxnOp::put("b", "", Some(etcd_client::PutOptions::new().with_ignore_value()));
-    assert_eq!(run(&mut m, Txn::new().and_then([put("a", "1"), no_such_key])), Err(Refusal::KeyNotFound));
+    assert_eq!(run(&mut m, Txn::new().and_then([put("a", "1"), no_such_key])), Err(EtcdError::KeyNotFound));
     let future = TxnOp::get("a", Some(etcd_client::GetOptions::new().with_revision(50)));
-    assert_eq!(run(&mut m, Txn::new().and_then([put("a", "1"), future])), Err(Refusal::FutureRevision));
+    assert_eq!(run(&mut m, Txn::new().and_then([put("a", "1"), future])), Err(EtcdError::FutureRevision));
     assert_eq!((get(&m, "a"), m.store().revision()), (None, 1));
     // And nothing of it is left for the next one.
     assert_eq!(run(&mut m, Txn::new().and_then([put("c", "1")])), Ok((true, 2)));
@@ -245,7 +245,7 @@ fn writing_a_key_twice_in_a_txn_is_refused_but_not_in_two_branches() {
         (vec![TxnOp::txn(Txn::new().or_else([delete("a", "b")])), put("a", "1")], false),
     ] {
         let request = PbTxnRequest::from(Txn::new().and_then(ops));
-        let expected = if allowed { Ok(()) } else { Err(Refusal::DuplicateKey) };
+        let expected = if allowed { Ok(()) } else { Err(EtcdError::DuplicateKey) };
         assert_eq!(txn::check(&request), expected, "{request:?}");
     }
 }
@@ -255,11 +255,11 @@ fn a_txn_has_at_most_128_operations_which_nested_ones_share() {
     let many = |count: usize| (0..count).map(|i| put(&format!("k{i}"), "")).collect::<Vec<_>>();
     let check = |txn: Txn| txn::check(&PbTxnRequest::from(txn));
     assert_eq!(check(Txn::new().and_then(many(128)).or_else(many(128))), Ok(()));
-    assert_eq!(check(Txn::new().and_then(many(129))), Err(Refusal::TooManyOps));
+    assert_eq!(check(Txn::new().and_then(many(129))), Err(EtcdError::TooManyOps));
     let compares: Vec<_> = (0..129).map(|_| Compare::version("a", CompareOp::Equal, 0)).collect();
-    assert_eq!(check(Txn::new().when(compares)), Err(Refusal::TooManyOps));
+    assert_eq!(check(Txn::new().when(compares)), Err(EtcdError::TooManyOps));
     assert_eq!(check(Txn::new().and_then([TxnOp::txn(Txn::new().and_then(many(127)))])), Ok(()));
-    assert_eq!(check(Txn::new().and_then([TxnOp::txn(Txn::new().and_then(many(128)))])), Err(Refusal::TooManyOps));
+    assert_eq!(check(Txn::new().and_then([TxnOp::txn(Txn::new().and_then(many(128)))])), Err(EtcdError::TooManyOps));
 }
 
 #[test]
@@ -267,10 +267,10 @@ fn a_full_machine_raises_the_alarm_and_refuses_puts_until_it_is_cleared() {
     let mut m = machine();
     let big = "x".repeat(9_000);
     m.put(&put_request("a", &big, 0)).unwrap();
-    assert_eq!(m.put(&put_request("b", &big, 0)), Err(Refusal::NoSpace));
-    assert_eq!(m.put(&put_request("c", "small", 0)), Err(Refusal::NoSpace), "the alarm stays");
-    assert_eq!(m.grant(0, 10), Err(Refusal::NoSpace));
-    assert_eq!(run(&mut m, Txn::new().and_then([put("c", "1")])), Err(Refusal::NoSpace));
+    assert_eq!(m.put(&put_request("b", &big, 0)), Err(EtcdError::NoSpace));
+    assert_eq!(m.put(&put_request("c", "small", 0)), Err(EtcdError::NoSpace), "the alarm stays");
+    assert_eq!(m.grant(0, 10), Err(EtcdError::NoSpace));
+    assert_eq!(run(&mut m, Txn::new().and_then([put("c", "1")])), Err(EtcdError::NoSpace));
     m.delete(&PbDeleteRequest { key: b"a".to_vec(), ..PbDeleteRequest::default() }).unwrap();
     m.compact(3).unwrap();
     let listed = m.alarm(&PbAlarmRequest::default()).alarms;
@@ -292,10 +292,10 @@ fn the_alarm_corrupt_stops_everything_but_leases_being_kept_alive() {
     let corrupt =
         PbAlarmRequest { action: AlarmAction::Activate as i32, member_id: 2, alarm: AlarmType::Corrupt as i32 };
     m.alarm(&corrupt);
-    assert_eq!(m.put(&put_request("a", "v", 0)), Err(Refusal::Corrupt));
+    assert_eq!(m.put(&put_request("a", "v", 0)), Err(EtcdError::Corrupt));
     let request = PbRangeRequest { key: b"a".to_vec(), ..PbRangeRequest::default() };
-    assert_eq!(m.range(&request).err(), Some(Refusal::Corrupt));
-    assert_eq!(m.compact(1), Err(Refusal::Corrupt));
+    assert_eq!(m.range(&request).err(), Some(EtcdError::Corrupt));
+    assert_eq!(m.compact(1), Err(EtcdError::Corrupt));
     assert_eq!(m.renew(lease), 10);
 }
 

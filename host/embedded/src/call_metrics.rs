@@ -20,7 +20,7 @@ type Method = (String, String);
 
 /// Counts of all calls since the start. Clones count together.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tally(Arc<Mutex<Counts>>);
+pub(super) struct CallMetrics(Arc<Mutex<Counts>>);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -28,12 +28,12 @@ struct Counts {
     handled: BTreeMap<(Method, &'static str), u64>,
 }
 
-impl Tally {
+impl CallMetrics {
     /// A call has begun; it counts as ended when the answer's body has, or is dropped. Only for
     /// methods that exist: whoever makes names up would make the page grow.
     pub(super) fn count(&self, method: Method, response: http::Response<Body>) -> http::Response<Body> {
         *self.counts().started.entry(method.clone()).or_default() += 1;
-        let pending = Pending { tally: self.clone(), method: Some(method) };
+        let pending = Pending { calls: self.clone(), method: Some(method) };
         let (parts, body) = response.into_parts();
         // An answer that is a head alone.
         if let Some(code) = code_of(&parts.headers) {
@@ -105,7 +105,7 @@ fn name(code: Code) -> &'static str {
 /// A call that has not ended.
 #[derive(Debug)]
 struct Pending {
-    tally: Tally,
+    calls: CallMetrics,
     method: Option<Method>,
 }
 
@@ -116,7 +116,7 @@ impl Pending {
 
     fn count(&mut self, code: Code) {
         if let Some(method) = self.method.take() {
-            *self.tally.counts().handled.entry((method, name(code))).or_default() += 1;
+            *self.calls.counts().handled.entry((method, name(code))).or_default() += 1;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Turns: what a lock and an election have in common, as etcd's own client has it
+//! What a lock and an election have in common, as etcd's own client has it
 //! (`client/v3/concurrency`).
 //!
 //! Whoever wants a turn writes a key `NAME/LEASE`. The key that was created first has the turn; the
@@ -11,11 +11,11 @@ use etcd_client::proto::{PbDeleteRequest, PbKeyValue, PbPutRequest, PbRangeReque
 use tonic::Status;
 
 use super::{
-    machine::Machine,
+    error::EtcdError,
+    key_range::KeyRange,
     query::{key_value, order, target},
-    refusal::Refusal,
     shared::Shared,
-    span::Span,
+    state_machine::StateMachine,
     watch::{Message, StreamId, WatchSpec},
 };
 
@@ -25,7 +25,7 @@ const SESSION_TTL: i64 = 60;
 
 /// The lease that keys are written under: the one named, or a new one. Nobody but the client keeps
 /// it alive.
-pub(super) fn session(shared: &Shared, lease: i64) -> Result<i64, Refusal> {
+pub(super) fn session(shared: &Shared, lease: i64) -> Result<i64, EtcdError> {
     if lease != 0 {
         return Ok(lease);
     }
@@ -48,16 +48,16 @@ pub(super) fn key(prefix: &[u8], lease: i64) -> Vec<u8> {
 
 /// Etcd's lock and election are clients of its own, whose errors reach the caller without their
 /// code.
-pub(super) fn unknown(refusal: Refusal) -> Status {
-    match refusal {
-        Refusal::Stopped => refusal.into(),
-        refusal => Status::unknown(refusal.to_string()),
+pub(super) fn unknown(error: EtcdError) -> Status {
+    match error {
+        EtcdError::Stopped => error.into(),
+        error => Status::unknown(error.to_string()),
     }
 }
 
 /// A key in the line, as it was found or written.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct Waiter {
     pub(super) key: Vec<u8>,
     /// Who was created earlier goes first.
     pub(super) create_revision: i64,
@@ -70,7 +70,7 @@ pub(super) struct Claim {
 }
 
 /// Gets in line: writes the key of this lease, unless it is there.
-pub(super) fn claim(shared: &Shared, prefix: &[u8], value: &[u8], lease: i64) -> Result<Claim, Refusal> {
+pub(super) fn enqueue(shared: &Shared, prefix: &[u8], value: &[u8], lease: i64) -> Result<Waiter, EtcdError> {
     let key = key(prefix, lease);
     shared.with(|machine| {
         if get(machine, &key)?.is_none() {
@@ -78,9 +78,9 @@ pub(super) fn claim(shared: &Shared, prefix: &[u8], value: &[u8], lease: i64) ->
             machine.put(&PbPutRequest { key, value, lease, ..PbPutRequest::default() })?;
         }
         // It is there: the lock has been held since.
-        let mine = get(machine, &key)?.ok_or(Refusal::KeyNotFound)?;
+        let mine = get(machine, &key)?.ok_or(EtcdError::KeyNotFound)?;
         let first = first(machine, prefix)?.is_none_or(|first| first.create_revision == mine.create_revision);
-        Ok(Claim {
+        Ok(Waiter {
             key,
             create_revision: mine.create_revision,
             value: mine.value,
@@ -95,7 +95,7 @@ pub(super) fn claim(shared: &Shared, prefix: &[u8], value: &[u8], lease: i64) ->
 /// # Cancel safety
 ///
 /// Safe: nothing is changed.
-pub(super) async fn wait(shared: &Arc<Shared>, prefix: &[u8], create_revision: i64) -> Result<(), Refusal> {
+pub(super) async fn wait(shared: &Arc<Shared>, prefix: &[u8], create_revision: i64) -> Result<(), EtcdError> {
     loop {
         let before = PbRangeRequest {
             sort_order: order::DESCEND,
@@ -105,7 +105,7 @@ pub(super) async fn wait(shared: &Arc<Shared>, prefix: &[u8], create_revision: i
         // Looked at and watched in one step, so that nothing happens in between.
         let watch = shared.with(|machine| {
             let last = machine.range(&before)?.into_response(true).kvs.pop();
-            Ok::<_, Refusal>(last.map(|last| Watch::open(shared, machine, Span::new(&last.key, &[]), 0)))
+            Ok::<_, EtcdError>(last.map(|last| Watch::open(shared, machine, KeyRange::new(&last.key, &[]), 0)))
         })?;
         let Some(mut watch) = watch else { return Ok(()) };
         watch.deleted().await?;
@@ -115,15 +115,15 @@ pub(super) async fn wait(shared: &Arc<Shared>, prefix: &[u8], create_revision: i
 /// Gives a place in line up when it is dropped, unless it is kept: the client has gone while it
 /// waited.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct WaiterGuard<'a> {
     shared: &'a Shared,
     key: Option<&'a [u8]>,
     create_revision: i64,
 }
 
-impl<'a> Place<'a> {
-    pub(super) fn of(shared: &'a Shared, claim: &'a Claim) -> Self {
-        Self { shared, key: Some(&claim.key), create_revision: claim.create_revision }
+impl<'a> WaiterGuard<'a> {
+    pub(super) fn of(shared: &'a Shared, waiter: &'a Waiter) -> Self {
+        Self { shared, key: Some(&waiter.key), create_revision: waiter.create_revision }
     }
 
     /// Its turn has come.
@@ -132,19 +132,19 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             let left = self.shared.with(|machine| remove(machine, key, self.create_revision));
-            if let Err(refusal) = left {
-                tracing::debug!(%refusal, "a place in line is given up when its lease ends");
+            if let Err(error) = left {
+                tracing::debug!(%error, "a place in line is given up when its lease ends");
             }
         }
     }
 }
 
 /// Deletes a key if it is still the one that was created then. Answers whether it was.
-pub(super) fn remove(machine: &mut Machine, key: &[u8], create_revision: i64) -> Result<bool, Refusal> {
+pub(super) fn remove(machine: &mut StateMachine, key: &[u8], create_revision: i64) -> Result<bool, EtcdError> {
     let is_it = created(machine, key)? == create_revision;
     if is_it {
         machine.delete(&PbDeleteRequest { key: key.to_vec(), ..PbDeleteRequest::default() })?;
@@ -153,17 +153,17 @@ pub(super) fn remove(machine: &mut Machine, key: &[u8], create_revision: i64) ->
 }
 
 /// When a key was created; 0 when it is not there.
-pub(super) fn created(machine: &Machine, key: &[u8]) -> Result<i64, Refusal> {
+pub(super) fn created(machine: &StateMachine, key: &[u8]) -> Result<i64, EtcdError> {
     Ok(get(machine, key)?.map_or(0, |kv| kv.create_revision))
 }
 
-pub(super) fn get(machine: &Machine, key: &[u8]) -> Result<Option<PbKeyValue>, Refusal> {
+pub(super) fn get(machine: &StateMachine, key: &[u8]) -> Result<Option<PbKeyValue>, EtcdError> {
     let one = PbRangeRequest { key: key.to_vec(), ..PbRangeRequest::default() };
     Ok(machine.range(&one)?.into_response(false).kvs.pop())
 }
 
 /// Who has the turn.
-pub(super) fn first(machine: &Machine, prefix: &[u8]) -> Result<Option<PbKeyValue>, Refusal> {
+pub(super) fn first(machine: &StateMachine, prefix: &[u8]) -> Result<Option<PbKeyValue>, EtcdError> {
     Ok(machine.range(&of_prefix(prefix))?.into_response(false).kvs.pop())
 }
 
@@ -205,14 +205,14 @@ pub(super) struct Happened {
 
 impl Watch {
     /// Watches from this revision on; 0 for what comes after this step.
-    pub(super) fn open(shared: &Arc<Shared>, machine: &mut Machine, span: Span, start_revision: i64) -> Self {
+    pub(super) fn open(shared: &Arc<Shared>, machine: &mut StateMachine, range: KeyRange, start_revision: i64) -> Self {
         let stream = machine.open_stream();
-        machine.watch(stream, WatchSpec::of(span, start_revision));
+        machine.watch(stream, WatchSpec::of(range, start_revision));
         Self { shared: Arc::clone(shared), stream }
     }
 
     /// What has happened next, in order.
-    pub(super) async fn next(&mut self) -> Result<Vec<Happened>, Refusal> {
+    pub(super) async fn next(&mut self) -> Result<Vec<Happened>, EtcdError> {
         loop {
             let message = poll_fn(|cx| self.shared.with(|machine| machine.poll_watch(self.stream, cx))).await?;
             match message {
@@ -223,13 +223,13 @@ impl Watch {
                     });
                     return Ok(happened.collect());
                 }
-                Message::Compacted { .. } => return Err(Refusal::Compacted),
+                Message::Compacted { .. } => return Err(EtcdError::Compacted),
                 _ => {}
             }
         }
     }
 
-    async fn deleted(&mut self) -> Result<(), Refusal> {
+    async fn deleted(&mut self) -> Result<(), EtcdError> {
         while !self.next().await?.iter().any(|it| it.put.is_none()) {}
         Ok(())
     }

@@ -20,14 +20,14 @@ use etcd_client::{
 };
 
 use super::{
-    accounts::Accounts,
+    auth_store::AuthStore,
+    error::EtcdError,
     keyspace::Keyspace,
     lease::Leases,
     query,
-    refusal::Refusal,
     store::{AutoCompaction, Store},
     txn,
-    watch::{Hub, Message, StreamId, WatchSpec},
+    watch::{Message, StreamId, WatchDispatcher, WatchSpec},
 };
 
 /// The term a cluster of one member is in after its first start.
@@ -54,12 +54,12 @@ pub(super) struct Limits {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct StateMachine {
     keyspace: Keyspace,
-    hub: Hub,
+    watches: WatchDispatcher,
     /// (type, member), as set by us or by an operator.
     alarms: BTreeSet<(i32, u64)>,
-    accounts: Accounts,
+    auth_store: AuthStore,
     identity: Identity,
     limits: Limits,
     random: fastrand::Rng,
@@ -70,7 +70,7 @@ pub(super) struct Machine {
     damaged: bool,
 }
 
-impl Machine {
+impl StateMachine {
     /// An empty machine at `revision`, where everything before `compact_revision` counts as
     /// compacted.
     pub(super) fn new(
@@ -82,9 +82,9 @@ impl Machine {
     ) -> Self {
         Self {
             keyspace: Keyspace { store: Store::new(revision, compact_revision), leases: Leases::default() },
-            hub: Hub::new(limits.watch_queue),
+            watches: WatchDispatcher::new(limits.watch_queue),
             alarms: BTreeSet::new(),
-            accounts: Accounts::default(),
+            auth_store: AuthStore::default(),
             identity,
             limits,
             random,
@@ -127,7 +127,7 @@ impl Machine {
         debug_assert!(!self.damaged, "nothing is written any more");
         self.applied += 1;
         if let Some(commit) = self.keyspace.store.commit(self.now) {
-            self.hub.dispatch(&commit);
+            self.watches.dispatch(&commit);
         }
         self.keyspace.store.auto_compact(self.limits.compaction, self.now);
     }
@@ -160,13 +160,13 @@ impl Machine {
     }
 
     /// Runs a checked range.
-    pub(super) fn range(&self, request: &PbRangeRequest) -> Result<query::Selection, Refusal> {
+    pub(super) fn range(&self, request: &PbRangeRequest) -> Result<query::Selection, EtcdError> {
         self.refuse_if_corrupt()?;
         self.keyspace.range(request)
     }
 
     /// Runs a checked put.
-    pub(super) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Refusal> {
+    pub(super) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, EtcdError> {
         self.refuse_if_corrupt()?;
         self.reserve(request.key.len() + request.value.len())?;
         self.keyspace.admits_put(request)?;
@@ -177,7 +177,7 @@ impl Machine {
     }
 
     /// Runs a checked delete.
-    pub(super) fn delete(&mut self, request: &PbDeleteRequest) -> Result<PbDeleteResponse, Refusal> {
+    pub(super) fn delete(&mut self, request: &PbDeleteRequest) -> Result<PbDeleteResponse, EtcdError> {
         self.refuse_if_corrupt()?;
         let mut response = self.keyspace.delete(request);
         self.commit();
@@ -186,7 +186,7 @@ impl Machine {
     }
 
     /// Runs a checked txn.
-    pub(super) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, Refusal> {
+    pub(super) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, EtcdError> {
         self.refuse_if_corrupt()?;
         self.reserve(txn::put_bytes(request))?;
         let mut response = txn::run(&mut self.keyspace, request)?;
@@ -195,7 +195,7 @@ impl Machine {
         Ok(response)
     }
 
-    pub(super) fn compact(&mut self, revision: i64) -> Result<PbResponseHeader, Refusal> {
+    pub(super) fn compact(&mut self, revision: i64) -> Result<PbResponseHeader, EtcdError> {
         self.refuse_if_corrupt()?;
         self.keyspace.store.compact(revision)?;
         self.applied += 1;
@@ -203,7 +203,7 @@ impl Machine {
     }
 
     /// Grants a lease; an id of 0 lets us choose one.
-    pub(super) fn grant(&mut self, id: i64, ttl: i64) -> Result<PbLeaseGrantResponse, Refusal> {
+    pub(super) fn grant(&mut self, id: i64, ttl: i64) -> Result<PbLeaseGrantResponse, EtcdError> {
         self.refuse_if_corrupt()?;
         self.reserve(LEASE_BYTES)?;
         let id = if id == 0 { self.free_lease_id() } else { id };
@@ -221,7 +221,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn revoke(&mut self, lease: i64) -> Result<PbResponseHeader, Refusal> {
+    pub(super) fn revoke(&mut self, lease: i64) -> Result<PbResponseHeader, EtcdError> {
         self.refuse_if_corrupt()?;
         self.keyspace.revoke(lease)?;
         self.commit();
@@ -254,46 +254,46 @@ impl Machine {
     }
 
     pub(super) fn open_stream(&mut self) -> StreamId {
-        self.hub.open()
+        self.watches.open()
     }
 
     pub(super) fn close_stream(&mut self, stream: StreamId) {
-        self.hub.close(stream);
+        self.watches.close(stream);
     }
 
     pub(super) fn watch(&mut self, stream: StreamId, spec: WatchSpec) {
-        self.hub.create(stream, spec, self.keyspace.store.revision());
+        self.watches.create(stream, spec, self.keyspace.store.revision());
     }
 
     pub(super) fn cancel_watch(&mut self, stream: StreamId, watch_id: i64) {
-        self.hub.cancel(stream, watch_id, self.keyspace.store.revision());
+        self.watches.cancel(stream, watch_id, self.keyspace.store.revision());
     }
 
     pub(super) fn request_progress(&mut self, stream: StreamId) {
-        self.hub.request_progress(stream, self.keyspace.store.revision());
+        self.watches.request_progress(stream, self.keyspace.store.revision());
     }
 
     pub(super) fn tick_progress(&mut self, stream: StreamId) {
-        self.hub.tick_progress(stream, self.keyspace.store.revision());
+        self.watches.tick_progress(stream, self.keyspace.store.revision());
     }
 
     /// How many messages wait on a watch stream.
     pub(super) fn watch_backlog(&self, stream: StreamId) -> usize {
-        self.hub.backlog(stream)
+        self.watches.backlog(stream)
     }
 
-    /// The next message of a watch stream; see [`Hub::poll`].
-    pub(super) fn poll_watch(&mut self, stream: StreamId, cx: &mut Context<'_>) -> Poll<Result<Message, Refusal>> {
-        self.hub.poll(stream, &self.keyspace.store, cx)
+    /// The next message of a watch stream; see [`WatchDispatcher::poll`].
+    pub(super) fn poll_watch(&mut self, stream: StreamId, cx: &mut Context<'_>) -> Poll<Result<Message, EtcdError>> {
+        self.watches.poll(stream, &self.keyspace.store, cx)
     }
 
-    pub(super) fn accounts(&mut self) -> &mut Accounts {
-        &mut self.accounts
+    pub(super) fn auth_store(&mut self) -> &mut AuthStore {
+        &mut self.auth_store
     }
 
     /// Ends all watch streams.
     pub(super) fn shut_down(&mut self) {
-        self.hub.shut_down();
+        self.watches.shut_down();
     }
 
     /// Lists, raises or clears alarms as an operator asks. Alarms and what they stop are those of
@@ -323,8 +323,8 @@ impl Machine {
         self.alarms.iter().any(|(raised, _)| *raised == alarm as i32)
     }
 
-    fn refuse_if_corrupt(&self) -> Result<(), Refusal> {
-        if self.damaged || self.raised(AlarmType::Corrupt) { Err(Refusal::Corrupt) } else { Ok(()) }
+    fn refuse_if_corrupt(&self) -> Result<(), EtcdError> {
+        if self.damaged || self.raised(AlarmType::Corrupt) { Err(EtcdError::Corrupt) } else { Ok(()) }
     }
 
     /// Serves nobody from now on, for good, and ends all watches: what a request that ended
@@ -336,22 +336,22 @@ impl Machine {
         }
         self.damaged = true;
         self.alarms.insert((AlarmType::Corrupt as i32, self.identity.member_id));
-        self.hub.shut_down();
+        self.watches.shut_down();
     }
 
     /// Refuses what would add `bytes` when space is out, and raises the alarm that stays until an
     /// operator clears it.
-    fn reserve(&mut self, bytes: usize) -> Result<(), Refusal> {
+    fn reserve(&mut self, bytes: usize) -> Result<(), EtcdError> {
         if bytes == 0 {
             return Ok(());
         }
         if self.raised(AlarmType::Nospace) {
-            return Err(Refusal::NoSpace);
+            return Err(EtcdError::NoSpace);
         }
         if self.keyspace.store.bytes() + bytes > self.limits.quota {
             tracing::warn!(quota_bytes = self.limits.quota, "the embedded registry is full: alarm NOSPACE raised");
             self.alarms.insert((AlarmType::Nospace as i32, self.identity.member_id));
-            return Err(Refusal::NoSpace);
+            return Err(EtcdError::NoSpace);
         }
         Ok(())
     }
