@@ -17,7 +17,7 @@ use std::{
 const ORDER: &[(&str, &[&str])] = &[
     ("testing", &[]),
     ("core", &["secret", "text", "exposition", "model", "naming", "policy", "snapshot", "check", "traffic"]),
-    ("net", &["resolve", "reach", "health"]),
+    ("net", &["resolve", "address_filter", "health"]),
     ("registry", &[]),
     ("embedded", &[]),
     ("runtime", &["description", "deadline", "memory", "call", "compile", "engine", "load", "instance"]),

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use waymark_core::secret::Secret;
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 
 use super::removal_damping::RemovalDamping;
 
@@ -53,7 +53,7 @@ pub struct RegistryConfig {
     /// What of entries is taken.
     pub entries: EntryLimits,
     /// Where instances may be. Default: anywhere, this machine included, but for wildcards.
-    pub reach: Reach,
+    pub address_filter: AddressFilter,
     /// How many keys to read in one answer at most; fewer where they are large, so that it has some
     /// 2 MiB. Default: 1000.
     pub page_size: u32,
@@ -139,7 +139,7 @@ impl RegistryConfig {
             state_dir: None,
             state_max_age: Duration::from_hours(24),
             entries: EntryLimits::default(),
-            reach: Reach::default(),
+            address_filter: AddressFilter::default(),
             page_size: 1000,
         }
     }

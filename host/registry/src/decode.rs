@@ -18,7 +18,7 @@
 //!   until it has done well for a while.
 //!
 //! What an entry registers is bounded here too ([`EntryLimits`]), and where its instances are
-//! ([`Reach`]).
+//! ([`AddressFilter`]).
 
 mod breaker;
 mod deferred;
@@ -36,7 +36,7 @@ use waymark_core::{
     model::ServiceName,
     naming::{Entry, KeyScheme, NamingError},
 };
-use waymark_net::reach::{Allow, Reach};
+use waymark_net::address_filter::{AddressFilter, Allow};
 
 pub(super) use self::limits::Accepted;
 use self::{breaker::Breaker, deferred::Deferred};
@@ -93,7 +93,7 @@ pub(super) struct Reader {
     pub(super) scheme: Arc<dyn KeyScheme>,
     pub(super) queues: DecodeQueues,
     pub(super) limits: EntryLimits,
-    pub(super) reach: Reach,
+    pub(super) address_filter: AddressFilter,
     pub(super) metrics: Metrics,
 }
 
@@ -231,7 +231,9 @@ pub(super) fn read_here(scheme: &dyn KeyScheme, service: &ServiceName, kv: &Kv) 
         Err(error) => return Reading::Unreadable(error.to_string()),
     };
     match scheme.decode(service, &Entry { key, value: kv.value.clone() }) {
-        Ok(decoded) => Reading::Read(limits::apply(decoded, &EntryLimits::default(), &Reach::new(Allow::here()))),
+        Ok(decoded) => {
+            Reading::Read(limits::apply(decoded, &EntryLimits::default(), &AddressFilter::new(Allow::here())))
+        }
         Err(error @ NamingError::Failed { .. }) => Reading::Failed(chain(&error)),
         Err(error) => Reading::Unreadable(chain(&error)),
     }
@@ -294,7 +296,7 @@ fn decode(it: &Reader, service: &ServiceName, entry: &Entry) -> Outcome {
         result => result,
     };
     match result {
-        Ok(decoded) => Outcome::Read(limits::apply(decoded, &it.limits, &it.reach)),
+        Ok(decoded) => Outcome::Read(limits::apply(decoded, &it.limits, &it.address_filter)),
         Err(error @ NamingError::Failed { overran, .. }) => Outcome::Failed { reason: chain(&error), overran },
         Err(error) => Outcome::Unreadable(chain(&error)),
     }

@@ -292,7 +292,13 @@ impl Registry {
                 key_scheme: scheme.name().to_owned(),
                 namespace: self.config.namespace.clone().unwrap_or_default(),
             };
-            ServiceCache::new(Arc::clone(dir), key, self.identity.clone(), queue.clone(), self.config.reach.clone())
+            ServiceCache::new(
+                Arc::clone(dir),
+                key,
+                self.identity.clone(),
+                queue.clone(),
+                self.config.address_filter.clone(),
+            )
         });
         let damper = RemovalDamper::new(self.config.removal_damping);
         let publisher = Publisher::new(service.clone(), writer, damper, cache, self.metrics.clone());
@@ -303,7 +309,7 @@ impl Registry {
                 scheme,
                 queues: self.queues.clone(),
                 limits: self.config.entries.clone(),
-                reach: self.config.reach.clone(),
+                address_filter: self.config.address_filter.clone(),
                 metrics: self.metrics.clone(),
             },
             ranges,

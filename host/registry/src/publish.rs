@@ -25,7 +25,7 @@ use waymark_core::{
     model::{Revision, ServiceName, Update},
     snapshot::{Snapshot, Writer},
 };
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 
 use super::{
     backoff::spread,
@@ -55,7 +55,7 @@ pub(super) struct ServiceCache {
     /// scheme.
     queue: WorkQueue,
     /// Where endpoints may be, by now.
-    reach: Reach,
+    address_filter: AddressFilter,
     /// When to serve what was kept; `None` once that was tried, or is not needed any more.
     restore_at: Option<Instant>,
     /// When to write what readers see now: because the file says something else, or so that it
@@ -69,14 +69,20 @@ pub(super) struct ServiceCache {
 }
 
 impl ServiceCache {
-    pub(super) fn new(dir: Arc<DiskCache>, key: CacheKey, identity: Identity, queue: WorkQueue, reach: Reach) -> Self {
+    pub(super) fn new(
+        dir: Arc<DiskCache>,
+        key: CacheKey,
+        identity: Identity,
+        queue: WorkQueue,
+        address_filter: AddressFilter,
+    ) -> Self {
         Self {
             dir,
             key: key.into(),
             identity,
             cluster: None,
             queue,
-            reach,
+            address_filter,
             restore_at: Some(Instant::now() + RESTORE_AFTER),
             save_at: None,
             saving: None,
@@ -241,10 +247,10 @@ impl Publisher {
     async fn restore(&mut self) {
         let Some(cache) = self.cache.as_mut().filter(|cache| cache.restore_at.is_some()) else { return };
         let (dir, key) = (Arc::clone(&cache.dir), Arc::clone(&cache.key));
-        let reach = cache.reach.clone();
+        let address_filter = cache.address_filter.clone();
         let load = move || {
             let mut kept = dir.load(&key)?;
-            kept.endpoints.retain(|endpoint| reach.check(&endpoint.address).is_ok());
+            kept.endpoints.retain(|endpoint| address_filter.check(&endpoint.address).is_ok());
             Some(kept)
         };
         let kept = cache.queue.run(load).await;

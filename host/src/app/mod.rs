@@ -23,13 +23,13 @@ use self::{
     sockets::Sockets,
 };
 use crate::{
+    address_filter::{AddressFilter, Allow},
     admin::{self, Access, Admin, Doors, Readiness},
     balancer::Services,
     config::NodeConfig,
     dataplane::{self, AccessLog, Channel, Drained, Listener, TargetError},
     model::ServiceName,
     naming::KeyScheme,
-    reach::{Allow, Reach},
     registry::Registry,
 };
 
@@ -172,22 +172,23 @@ impl Node {
         let ((unix_listener, unix), (admin_unix_listener, admin_unix)) = (unix.unzip(), admin_unix.unzip());
         // Callers from elsewhere shall not reach through us what listens for this machine alone.
         let allowed = if proxy.ip().to_canonical().is_loopback() { Allow::here() } else { Allow::elsewhere() };
-        let reach = Reach::new(config.client.allow.clone().unwrap_or(allowed));
-        reach.listens(proxy, "the node's own port for calls");
-        reach.listens(admin_address, "the node's own API");
+        let address_filter = AddressFilter::new(config.client.allow.clone().unwrap_or(allowed));
+        address_filter.listens(proxy, "the node's own port for calls");
+        address_filter.listens(admin_address, "the node's own API");
         if let Some(probe) = probe {
-            reach.listens(probe, "the node's own port for probes");
+            address_filter.listens(probe, "the node's own port for probes");
         }
         if let Some(path) = &admin_unix {
-            reach.listens_unix(path, "the socket of the node's own API");
+            address_filter.listens_unix(path, "the socket of the node's own API");
         }
         if let Some(path) = &unix {
-            reach.listens_unix(path, "the node's own socket for calls");
+            address_filter.listens_unix(path, "the node's own socket for calls");
         }
         if let Some(path) = &config.take_over {
-            reach.listens_unix(path, "the node's own socket for who takes over");
+            address_filter.listens_unix(path, "the node's own socket for who takes over");
         }
-        let (mut stages, metrics) = Stages::start(&config.client, &config.ports, control.tls.as_ref(), reach).await?;
+        let (mut stages, metrics) =
+            Stages::start(&config.client, &config.ports, control.tls.as_ref(), address_filter).await?;
         let (tokens, handled) = tokens.unwrap_or_default();
         if let Some(path) = control.token_file.clone() {
             if stages.admin_tls.is_none() && !config.admin.ip().to_canonical().is_loopback() {

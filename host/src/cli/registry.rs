@@ -6,10 +6,10 @@ use clap::Args;
 
 use super::output::Failure;
 use crate::{
+    address_filter::AddressFilter,
     config::{ClientConfig, FileConfig, PluginChoice, RegistryFile, RegistrySource, read_file},
     naming::KeyScheme,
     plugin::{Engine, EngineConfig},
-    reach::Reach,
     registry::{Registry, RegistryConfig},
     secret::Secret,
     stages::load,
@@ -115,9 +115,9 @@ impl RegistryArgs {
         };
         let ClientConfig { key_scheme, allow, .. } = file.into_node()?.client;
         // As a node would that reads the same file and takes calls from this machine.
-        let reach = Reach::new(allow.unwrap_or_default());
-        config.endpoints.iter().for_each(|endpoint| reach.registry(endpoint));
-        let registry = Registry::connect(RegistryConfig { reach, ..*config })?;
+        let address_filter = AddressFilter::new(allow.unwrap_or_default());
+        config.endpoints.iter().for_each(|endpoint| address_filter.registry(endpoint));
+        let registry = Registry::connect(RegistryConfig { address_filter, ..*config })?;
         let scheme = load_scheme(&key_scheme).await?;
         Ok((registry, scheme))
     }

@@ -11,7 +11,7 @@ use waymark_core::{
     traffic::{ServiceConfigError, Traffic, service_config},
 };
 use waymark_dataplane::{AccessFormat, AccessTarget, ClientRule, ConnectOptions, Forwarding, InboundOptions, Routes};
-use waymark_net::reach::Allow;
+use waymark_net::address_filter::Allow;
 #[cfg(feature = "embedded")]
 use waymark_registry::Hold;
 use waymark_registry::{EntryLimits, RegistryConfig};
@@ -229,9 +229,9 @@ pub struct ClientConfig {
     pub endpoints: Transport,
     /// Connections to endpoints.
     pub connect: ConnectOptions,
-    /// Which endpoints may be called, beside what never is: see [`waymark_net::reach`]. Default:
-    /// loopback and Unix sockets where calls come from this machine alone, all other addresses in
-    /// any case.
+    /// Which endpoints may be called, beside what never is: see [`waymark_net::address_filter`].
+    /// Default: loopback and Unix sockets where calls come from this machine alone, all other
+    /// addresses in any case.
     pub allow: Option<Allow>,
     /// Limits of calls, retries, hedges, checks and ejection, for services for which nothing else
     /// is said.

@@ -6,7 +6,7 @@ use waymark_core::{
     naming::{Decoded, Entry, KeyScheme, NamingError},
     snapshot,
 };
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 use waymark_testing::logged;
 
 use super::*;
@@ -22,7 +22,13 @@ fn kv(key: &str, value: &str, revision: i64) -> Kv {
 
 fn decoder(scheme: Arc<dyn KeyScheme>) -> Decoder {
     let (queues, limits) = (DecodeQueues::new(), EntryLimits::default());
-    let it = decode::Reader { scheme, queues, limits, reach: Reach::default(), metrics: Metrics::default() };
+    let it = decode::Reader {
+        scheme,
+        queues,
+        limits,
+        address_filter: AddressFilter::default(),
+        metrics: Metrics::default(),
+    };
     Decoder::new(service("svc"), it)
 }
 

@@ -5,7 +5,7 @@ use waymark_core::{
     naming::Decoded,
     text::{NAME, shown},
 };
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 
 use crate::EntryLimits;
 
@@ -24,7 +24,7 @@ pub(crate) struct Accepted {
     pub(crate) warnings: Vec<String>,
 }
 
-pub(super) fn apply(decoded: Decoded, limits: &EntryLimits, reach: &Reach) -> Accepted {
+pub(super) fn apply(decoded: Decoded, limits: &EntryLimits, address_filter: &AddressFilter) -> Accepted {
     let Decoded { mut endpoints, warnings } = decoded;
     let mut accepted = Accepted { warnings, ..Accepted::default() };
     if let Some(over) = endpoints.len().checked_sub(limits.instances).filter(|over| *over > 0) {
@@ -39,7 +39,7 @@ pub(super) fn apply(decoded: Decoded, limits: &EntryLimits, reach: &Reach) -> Ac
             accepted.note.get_or_insert(problem);
             return false;
         }
-        if let Err(refusal) = reach.check(&endpoint.address) {
+        if let Err(refusal) = address_filter.check(&endpoint.address) {
             accepted.refused += 1;
             accepted.note.get_or_insert_with(|| format!("{} {refusal}", shown(&endpoint.address, NAME)));
             return false;

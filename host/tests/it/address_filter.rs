@@ -6,9 +6,9 @@ use greeter::hello::{HelloRequest, greeter1_client::Greeter1Client};
 use tokio::time::{Duration, sleep, timeout};
 use tonic::{Code, Status};
 use waymark_node::{
+    address_filter::Allow,
     app::Node,
     config::{ClientConfig, NodeConfig},
-    reach::Allow,
 };
 
 use crate::node::{SERVICE, Server, free, service};

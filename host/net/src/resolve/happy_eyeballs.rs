@@ -23,7 +23,7 @@ const LEAST_DELAY: Duration = Duration::from_millis(10);
 /// # Cancel safety
 ///
 /// Safe: all attempts are given up.
-pub async fn race<T, E, F: Future<Output = Result<T, E>>>(
+pub async fn happy_eyeballs<T, E, F: Future<Output = Result<T, E>>>(
     addresses: Vec<SocketAddr>,
     within: Duration,
     mut attempt: impl FnMut(SocketAddr) -> F,
@@ -117,7 +117,7 @@ mod tests {
             }
         };
         let list = addresses(&["192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3", "192.0.2.1:4"]);
-        assert_eq!(race(list, HOUR, attempt).await, Ok(3));
+        assert_eq!(happy_eyeballs(list, HOUR, attempt).await, Ok(3));
         assert_eq!(*tried.borrow(), [1, 2, 3]);
         assert_eq!(began.elapsed(), DELAY);
     }
@@ -130,7 +130,7 @@ mod tests {
             Ok::<_, ()>(address.port())
         };
         let began = Instant::now();
-        assert_eq!(race(addresses(&["192.0.2.1:1", "192.0.2.1:2"]), HOUR, slow).await, Ok(1));
+        assert_eq!(happy_eyeballs(addresses(&["192.0.2.1:1", "192.0.2.1:2"]), HOUR, slow).await, Ok(1));
         assert_eq!(began.elapsed(), DELAY * 3);
     }
 
@@ -141,7 +141,7 @@ mod tests {
             |address: SocketAddr| async move { if address.port() == last { Ok::<_, ()>(()) } else { pending().await } };
         let began = Instant::now();
         let list = (1..=last).map(|port| ([192, 0, 2, 1], port).into()).collect();
-        assert_eq!(race(list, Duration::from_secs(2), attempt).await, Ok(()));
+        assert_eq!(happy_eyeballs(list, Duration::from_secs(2), attempt).await, Ok(()));
         // Timers are of whole milliseconds.
         assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
     }
@@ -149,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn where_all_fail_it_says_why_and_where_there_is_none_nothing() {
         let refused = |address: SocketAddr| async move { Err::<(), _>(address.port()) };
-        assert_eq!(race(addresses(&["192.0.2.1:1", "192.0.2.1:2"]), HOUR, refused).await, Err(Some(2)));
-        assert_eq!(race(Vec::new(), HOUR, refused).await, Err(None));
+        assert_eq!(happy_eyeballs(addresses(&["192.0.2.1:1", "192.0.2.1:2"]), HOUR, refused).await, Err(Some(2)));
+        assert_eq!(happy_eyeballs(Vec::new(), HOUR, refused).await, Err(None));
     }
 }

@@ -39,7 +39,7 @@ const REGISTRY: Duration = Duration::from_secs(1);
 
 /// Why an address is not called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
-pub enum Refusal {
+pub enum ForbiddenAddress {
     /// A wildcard, or an address of many.
     #[error("is the address of no single machine")]
     Nobody,
@@ -65,7 +65,7 @@ pub enum Refusal {
 
 /// Why an address leads nowhere.
 #[derive(Debug, Error)]
-pub enum NoWay {
+pub enum AddressError {
     /// Its name has no address.
     #[error("cannot find the address of {host:?}")]
     Unknown {
@@ -81,13 +81,13 @@ pub enum NoWay {
         /// What it came to.
         at: String,
         /// Why.
-        refusal: Refusal,
+        refusal: ForbiddenAddress,
     },
 }
 
 /// Tells which addresses may be called. Cheap to clone; clones share what is added later.
 #[derive(Clone, Default)]
-pub struct Reach {
+pub struct AddressFilter {
     inner: Arc<Inner>,
 }
 
@@ -101,20 +101,20 @@ struct Inner {
 /// What is never called.
 #[derive(Default)]
 struct Taken {
-    sockets: Vec<(SocketAddr, Refusal)>,
-    files: Vec<(PathBuf, Refusal)>,
+    sockets: Vec<(SocketAddr, ForbiddenAddress)>,
+    files: Vec<(PathBuf, ForbiddenAddress)>,
     /// The registry's, where it is a name. What it comes to may change, so it is looked up when it
     /// matters.
     names: Vec<(String, u16)>,
 }
 
-impl fmt::Debug for Reach {
+impl fmt::Debug for AddressFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Reach").field(&self.inner.allow).finish()
+        f.debug_tuple("AddressFilter").field(&self.inner.allow).finish()
     }
 }
 
-impl Reach {
+impl AddressFilter {
     /// As is allowed, with nothing taken yet.
     pub fn new(allow: Allow) -> Self {
         Self { inner: Arc::new(Inner { allow, ..Inner::default() }) }
@@ -123,12 +123,12 @@ impl Reach {
     /// This process listens there, as what: "the node's API". An unspecified address stands for all
     /// addresses of this machine.
     pub fn listens(&self, at: SocketAddr, what: &'static str) {
-        self.take(|taken| taken.sockets.push((canonical(at), Refusal::Own(what))));
+        self.take(|taken| taken.sockets.push((canonical(at), ForbiddenAddress::Own(what))));
     }
 
     /// This process listens on this Unix socket, as what.
     pub fn listens_unix(&self, path: &Path, what: &'static str) {
-        self.take(|taken| taken.files.push((path.to_owned(), Refusal::Own(what))));
+        self.take(|taken| taken.files.push((path.to_owned(), ForbiddenAddress::Own(what))));
     }
 
     /// The registry is there: a URL or `host:port`.
@@ -138,7 +138,7 @@ impl Reach {
         let Ok(address) = text.parse::<Address>() else { return };
         let port = address.port();
         self.take(|taken| match address.host().parse::<IpAddr>() {
-            Ok(ip) => taken.sockets.push((canonical((ip, port).into()), Refusal::Registry)),
+            Ok(ip) => taken.sockets.push((canonical((ip, port).into()), ForbiddenAddress::Registry)),
             Err(_) => taken.names.push((address.host().to_ascii_lowercase(), port)),
         });
     }
@@ -155,12 +155,12 @@ impl Reach {
     /// # Errors
     ///
     /// It is not to be called, and why.
-    pub fn check(&self, address: &Address) -> Result<(), Refusal> {
+    pub fn check(&self, address: &Address) -> Result<(), ForbiddenAddress> {
         if let Some(path) = address.unix_path() {
             return self.check_unix(Path::new(path));
         }
         if address.is_unspecified() {
-            return Err(Refusal::Nobody);
+            return Err(ForbiddenAddress::Nobody);
         }
         let (host, port) = (address.host(), address.port());
         if let Ok(ip) = host.parse::<IpAddr>() {
@@ -169,7 +169,7 @@ impl Reach {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let taken = self.inner.taken.read().unwrap_or_else(PoisonError::into_inner);
         if taken.names.iter().any(|(name, its_port)| *its_port == port && name.trim_end_matches('.') == host) {
-            return Err(Refusal::Registry);
+            return Err(ForbiddenAddress::Registry);
         }
         drop(taken);
         // RFC 6761, section 6.3.
@@ -184,11 +184,11 @@ impl Reach {
     /// # Errors
     ///
     /// It is not to be called, and why.
-    pub fn check_socket(&self, socket: SocketAddr) -> Result<(), Refusal> {
+    pub fn check_socket(&self, socket: SocketAddr) -> Result<(), ForbiddenAddress> {
         let socket = canonical(socket);
         let ip = socket.ip();
         if network::is_nobody(ip) {
-            return Err(Refusal::Nobody);
+            return Err(ForbiddenAddress::Nobody);
         }
         let taken = self.inner.taken.read().unwrap_or_else(PoisonError::into_inner);
         let mut same_port = taken.sockets.iter().filter(|(at, _)| at.port() == socket.port());
@@ -209,13 +209,13 @@ impl Reach {
     /// # Cancel safety
     ///
     /// Safe.
-    pub async fn resolve(&self, address: &Address) -> Result<Vec<SocketAddr>, NoWay> {
-        let refused = |at: &dyn fmt::Display, refusal| NoWay::Refused { at: at.to_string(), refusal };
+    pub async fn resolve(&self, address: &Address) -> Result<Vec<SocketAddr>, AddressError> {
+        let refused = |at: &dyn fmt::Display, refusal| AddressError::Refused { at: at.to_string(), refusal };
         self.check(address).map_err(|refusal| refused(address, refusal))?;
         let port = address.port();
         let look_up = async |host: String| match self.inner.resolver.addresses(&host).await {
             Ok(found) => Ok(found.iter().map(|ip| SocketAddr::from((*ip, port))).collect::<Vec<_>>()),
-            Err(cause) => Err(NoWay::Unknown { host, cause }),
+            Err(cause) => Err(AddressError::Unknown { host, cause }),
         };
         let registry = join_all(self.registry_names(port).into_iter().map(|name| timeout(REGISTRY, look_up(name))));
         let (found, registry) = join(look_up(address.host().to_owned()), registry).await;
@@ -223,7 +223,7 @@ impl Reach {
         let is_registry =
             |at: &SocketAddr| registry.iter().flatten().flatten().flatten().any(|it| canonical(*it) == canonical(*at));
         if let Some(at) = found.iter().find(|at| is_registry(at)) {
-            return Err(refused(at, Refusal::Registry));
+            return Err(refused(at, ForbiddenAddress::Registry));
         }
         let mut last = None;
         found.retain(|at| match self.check_socket(*at) {
@@ -250,26 +250,26 @@ impl Reach {
     /// # Errors
     ///
     /// It is not to be called, and why.
-    pub fn check_unix(&self, path: &Path) -> Result<(), Refusal> {
+    pub fn check_unix(&self, path: &Path) -> Result<(), ForbiddenAddress> {
         let file = |path: &Path| path.metadata().ok().map(|data| (data.dev(), data.ino()));
         let taken = self.inner.taken.read().unwrap_or_else(PoisonError::into_inner);
         let own = taken.files.iter().find(|(own, _)| own == path || file(own).is_some_and(|id| file(path) == Some(id)));
         match own {
             Some((_, refusal)) => Err(*refusal),
             None if self.inner.allow.unix() => Ok(()),
-            None => Err(Refusal::Unix),
+            None => Err(ForbiddenAddress::Unix),
         }
     }
 }
 
 /// Whether what is taken at `at` is reached by `ip` too, on the same port.
-fn covers(at: IpAddr, refusal: Refusal, ip: IpAddr) -> bool {
+fn covers(at: IpAddr, refusal: ForbiddenAddress, ip: IpAddr) -> bool {
     if at == ip {
         return true;
     }
     match refusal {
         // A registry that is reached at this machine may well listen on all of its addresses.
-        Refusal::Registry => is_local(at) && is_local(ip),
+        ForbiddenAddress::Registry => is_local(at) && is_local(ip),
         _ => at.is_unspecified() && is_local(ip),
     }
 }

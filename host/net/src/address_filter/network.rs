@@ -8,7 +8,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::Refusal;
+use super::ForbiddenAddress;
 
 /// What of addresses is special: it means another machine, or this one, depending on who dials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,11 +175,11 @@ impl Allow {
     }
 
     /// Whether a canonical address is allowed.
-    pub(super) fn check(&self, ip: IpAddr) -> Result<(), Refusal> {
+    pub(super) fn check(&self, ip: IpAddr) -> Result<(), ForbiddenAddress> {
         let within = |network: &Network| matches!(network, Network::Within(net, prefix) if contains(*net, *prefix, ip));
         let Some(kind) = Special::of(ip) else {
             let allowed = !self.restricts || self.list.iter().any(within);
-            return if allowed { Ok(()) } else { Err(Refusal::Elsewhere) };
+            return if allowed { Ok(()) } else { Err(ForbiddenAddress::Elsewhere) };
         };
         // A network so large that it has special addresses among others does not mean those.
         let named = |network: &Network| match (network, kind) {
@@ -189,8 +189,8 @@ impl Allow {
         };
         match kind {
             _ if self.list.iter().any(named) => Ok(()),
-            Special::Loopback => Err(Refusal::Loopback),
-            Special::LinkLocal => Err(Refusal::LinkLocal),
+            Special::Loopback => Err(ForbiddenAddress::Loopback),
+            Special::LinkLocal => Err(ForbiddenAddress::LinkLocal),
         }
     }
 }
