@@ -28,15 +28,15 @@ const REFUSED: u32 = 100;
 
 /// The places of one way in.
 #[derive(Debug)]
-pub(super) struct Seats {
+pub(super) struct ConnectionLimit {
     most: usize,
     began: Instant,
-    taken: Mutex<Vec<Arc<Seat>>>,
+    taken: Mutex<Vec<Arc<ConnectionSlot>>>,
 }
 
 /// A connection's place.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct ConnectionSlot {
     /// Cancelled when another needs the place, or the connection has had its share.
     pub(super) leave: CancellationToken,
     began: Instant,
@@ -47,7 +47,7 @@ pub(super) struct Seat {
     refused: AtomicU32,
 }
 
-impl Seats {
+impl ConnectionLimit {
     /// As many as may be: 64, or what the process's descriptors are good for.
     pub(super) fn new() -> Self {
         let by_descriptors = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most / SHARE).ok());
@@ -61,7 +61,7 @@ impl Seats {
     /// A place, somebody else's if need be: whose connection has nothing running for longest; if
     /// all have, who came first.
     pub(super) fn take(self: &Arc<Self>) -> Taken {
-        let seat = Arc::new(Seat {
+        let slot = Arc::new(ConnectionSlot {
             leave: CancellationToken::new(),
             began: self.began,
             running: AtomicU32::new(0),
@@ -71,28 +71,28 @@ impl Seats {
         // A panic while it is held leaves the list as it was.
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let evicted = (taken.len() >= self.most).then(|| {
-            let idle = taken.iter().enumerate().filter(|(_, seat)| seat.running.load(Relaxed) == 0);
-            let longest = idle.min_by_key(|(_, seat)| seat.used.load(Relaxed)).map_or(0, |(nth, _)| nth);
+            let idle = taken.iter().enumerate().filter(|(_, slot)| slot.running.load(Relaxed) == 0);
+            let longest = idle.min_by_key(|(_, slot)| slot.used.load(Relaxed)).map_or(0, |(nth, _)| nth);
             taken.remove(longest).leave.cancel();
         });
-        taken.push(Arc::clone(&seat));
-        Taken { seats: Arc::clone(self), seat, evicted: evicted.is_some() }
+        taken.push(Arc::clone(&slot));
+        Taken { connections: Arc::clone(self), slot, evicted: evicted.is_some() }
     }
 }
 
 /// A place that is given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Taken {
-    seats: Arc<Seats>,
-    pub(super) seat: Arc<Seat>,
+    connections: Arc<ConnectionLimit>,
+    pub(super) slot: Arc<ConnectionSlot>,
     /// Whether another had to go.
     pub(super) evicted: bool,
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.retain(|seat| !Arc::ptr_eq(seat, &self.seat));
+        let mut taken = self.connections.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
     }
 }
 
@@ -102,7 +102,7 @@ fn since(began: Instant) -> u64 {
 
 /// A request that runs until this is dropped.
 #[derive(Debug)]
-pub(super) struct Running(Arc<Seat>);
+pub(super) struct Running(Arc<ConnectionSlot>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -111,7 +111,7 @@ impl Drop for Running {
     }
 }
 
-impl Seat {
+impl ConnectionSlot {
     /// A request begins.
     pub(super) fn begin(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Relaxed);
@@ -145,33 +145,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_comes_last_gets_the_place_of_who_was_of_no_use_for_longest() {
-        let seats = Arc::new(Seats::of(3));
-        let (first, second, third) = (seats.take(), seats.take(), seats.take());
+        let connections = Arc::new(ConnectionLimit::of(3));
+        let (first, second, third) = (connections.take(), connections.take(), connections.take());
         assert!(![&first, &second, &third].iter().any(|taken| taken.evicted));
-        let running = first.seat.begin();
+        let running = first.slot.begin();
         tokio::time::advance(Duration::from_secs(1)).await;
-        drop(second.seat.begin());
-        let fourth = seats.take();
-        assert!(fourth.evicted && third.seat.leave.is_cancelled(), "the first is busy and the second was used");
-        assert!(!first.seat.leave.is_cancelled() && !second.seat.leave.is_cancelled());
+        drop(second.slot.begin());
+        let fourth = connections.take();
+        assert!(fourth.evicted && third.slot.leave.is_cancelled(), "the first is busy and the second was used");
+        assert!(!first.slot.leave.is_cancelled() && !second.slot.leave.is_cancelled());
         drop(third);
-        let (_busy_too, _and_too) = (second.seat.begin(), fourth.seat.begin());
-        let fifth = seats.take();
-        assert!(fifth.evicted && first.seat.leave.is_cancelled(), "all are busy: who came first");
+        let (_busy_too, _and_too) = (second.slot.begin(), fourth.slot.begin());
+        let fifth = connections.take();
+        assert!(fifth.evicted && first.slot.leave.is_cancelled(), "all are busy: who came first");
         drop((running, first, fifth));
-        assert!(!seats.take().evicted, "places are given back");
-        assert_eq!(seats.taken.lock().unwrap_or_else(PoisonError::into_inner).len(), 2);
+        assert!(!connections.take().evicted, "places are given back");
+        assert_eq!(connections.taken.lock().unwrap_or_else(PoisonError::into_inner).len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_when_nothing_ran_for_a_while() {
-        let seats = Arc::new(Seats::of(1));
-        let taken = seats.take();
+        let connections = Arc::new(ConnectionLimit::of(1));
+        let taken = connections.take();
         let limit = Duration::from_secs(60);
-        let running = taken.seat.begin();
+        let running = taken.slot.begin();
         let idle = tokio::spawn({
-            let seat = Arc::clone(&taken.seat);
-            async move { seat.idle(limit).await }
+            let slot = Arc::clone(&taken.slot);
+            async move { slot.idle(limit).await }
         });
         sleep(limit * 3).await;
         assert!(!idle.is_finished(), "a stream runs");
@@ -183,12 +183,12 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_refused_again_and_again_has_to_connect_anew() {
-        let taken = Arc::new(Seats::of(1)).take();
+        let taken = Arc::new(ConnectionLimit::of(1)).take();
         for _ in 1..REFUSED {
-            taken.seat.refused();
+            taken.slot.refused();
         }
-        assert!(!taken.seat.leave.is_cancelled());
-        taken.seat.refused();
-        assert!(taken.seat.leave.is_cancelled());
+        assert!(!taken.slot.leave.is_cancelled());
+        taken.slot.refused();
+        assert!(taken.slot.leave.is_cancelled());
     }
 }

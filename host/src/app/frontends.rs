@@ -1,5 +1,5 @@
-//! Where others come in: each front serves a listening socket of its own. All begin at once, drain
-//! at once, and end together.
+//! Where others come in: each frontend serves a listening socket of its own. All begin at once,
+//! drain at once, and end together.
 //!
 //! ```text
 //!   socket (`sockets`) ──▶ serving ── stop ──▶ draining ──▶ ended
@@ -13,10 +13,10 @@ use tracing::warn;
 
 use crate::dataplane::Drained;
 
-/// What a front is called: among sockets that are passed on, and for whoever has to choose another
-/// address.
+/// What a frontend is called: among sockets that are passed on, and for whoever has to choose
+/// another address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Front {
+pub(super) struct Frontend {
     /// The name of its socket, where sockets are passed on.
     pub(super) name: &'static str,
     /// What comes in there.
@@ -25,7 +25,7 @@ pub(super) struct Front {
     pub(super) flag: &'static str,
 }
 
-impl Front {
+impl Frontend {
     /// Calls, over TCP.
     pub(super) const PROXY: Self = Self { name: "proxy", what: "gRPC calls", flag: "--listen" };
     /// Calls, over a Unix socket.
@@ -46,23 +46,23 @@ impl Front {
         ![Self::UNIX, Self::ADMIN_UNIX, Self::TAKE_OVER].contains(&self)
     }
 
-    /// Whether a front is called so.
+    /// Whether a frontend is called so.
     pub(super) fn is_name(name: &str) -> bool {
         Self::ALL.iter().any(|front| front.name == name)
     }
 }
 
-/// The fronts that run.
+/// The frontends that run.
 #[derive(Default)]
-pub(super) struct Fronts {
+pub(super) struct Frontends {
     stop: CancellationToken,
-    running: Vec<(Front, JoinHandle<Drained>)>,
+    running: Vec<(Frontend, JoinHandle<Drained>)>,
 }
 
-impl Fronts {
+impl Frontends {
     /// Begins to serve one. `serve` is given what completes when it is to drain; it ends when it
     /// has.
-    pub(super) fn begin<F>(&mut self, front: Front, serve: impl FnOnce(WaitForCancellationFutureOwned) -> F)
+    pub(super) fn begin<F>(&mut self, front: Frontend, serve: impl FnOnce(WaitForCancellationFutureOwned) -> F)
     where
         F: Future<Output = Drained> + Send + 'static,
     {
@@ -76,7 +76,7 @@ impl Fronts {
         for (front, task) in self.running {
             match task.await {
                 Ok(one) => drained.cut_off += one.cut_off,
-                Err(panic) => warn!(%panic, front = front.name, "a front ended badly"),
+                Err(panic) => warn!(%panic, front = front.name, "a frontend ended badly"),
             }
         }
         drained

@@ -11,7 +11,7 @@ use waymark_core::exposition::Families;
 
 /// Why a request goes no further.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum Refusal {
+pub(super) enum Rejection {
     #[error(
         "this node is not called \"{0}\": call it by its address or as localhost, or list the name in allowed-hosts of [admin]"
     )]
@@ -43,7 +43,7 @@ pub(super) enum Refusal {
     Busy,
 }
 
-impl Refusal {
+impl Rejection {
     /// The status for people, and for web pages.
     pub(super) fn http(&self) -> StatusCode {
         match self {

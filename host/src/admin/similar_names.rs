@@ -9,7 +9,7 @@ const COMPARED: usize = 32;
 const LETTERS: usize = 64;
 
 /// Of these names the ones most like `name`, the most similar first.
-pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
+pub(super) fn similar_names<'a>(name: &str, names: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
     let mut names: Vec<_> = names.map(|other| (unlike(name, other), other)).collect();
     if names.len() > COMPARED {
         names.select_nth_unstable(COMPARED);
@@ -45,10 +45,10 @@ mod tests {
         names.extend((0..100).map(|n| format!("{}{n}", "long".repeat(120))));
         for slip in ["ayang/server2", "aynag/server1", "yang/server1", "Ayang/server1", "ayang/serve1", "ayang/sever1"]
         {
-            let found = nearest(slip, names.iter().map(String::as_str), 5);
+            let found = similar_names(slip, names.iter().map(String::as_str), 5);
             assert_eq!((found.len(), found[0]), (5, "ayang/server1"), "{slip}");
         }
-        assert!(nearest("a", std::iter::empty(), 5).is_empty());
+        assert!(similar_names("a", std::iter::empty(), 5).is_empty());
     }
 
     #[test]
@@ -60,6 +60,6 @@ mod tests {
             (0, 1, 3, 3)
         );
         let names: Vec<_> = (0..3000).map(|n| format!("{long}{n}")).collect();
-        assert_eq!(nearest(&long, names.iter().map(String::as_str), 5).len(), 5);
+        assert_eq!(similar_names(&long, names.iter().map(String::as_str), 5).len(), 5);
     }
 }
