@@ -16,7 +16,7 @@ use std::{
 /// is free.
 const ORDER: &[(&str, &[&str])] = &[
     ("testing", &[]),
-    ("core", &["secret", "text", "exposition", "model", "naming", "policy", "snapshot", "check", "traffic"]),
+    ("core", &["backoff", "secret", "text", "exposition", "model", "naming", "policy", "snapshot", "check", "traffic"]),
     ("net", &["resolve", "address_filter", "health"]),
     ("registry", &[]),
     ("embedded", &[]),
@@ -68,7 +68,7 @@ const ALONE_IN_PROGRAM: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that know no async runtime, of the crate `core`.
-const NO_TOKIO: &[&str] = &["secret", "text", "exposition", "model", "naming", "policy", "check", "traffic"];
+const NO_TOKIO: &[&str] = &["backoff", "secret", "text", "exposition", "model", "naming", "policy", "check", "traffic"];
 
 /// Circles of files that are still there, by the crate's folder. To be taken off as they go;
 /// nothing comes in.

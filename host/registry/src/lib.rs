@@ -32,7 +32,6 @@
 //! it.
 #![forbid(unsafe_code)]
 
-mod backoff;
 mod client;
 mod codec;
 mod config;
@@ -46,6 +45,7 @@ mod fake;
 #[doc(hidden)]
 pub mod fuzz;
 mod identity;
+mod jitter;
 mod list;
 mod metrics;
 mod publish;
@@ -66,13 +66,13 @@ use tokio::{
 };
 use tracing::Instrument as _;
 use waymark_core::{
+    backoff::Backoff,
     model::{LeaseId, Revision, ServiceName},
     naming::{Entry, KeyScheme, NamingError, check_advertised},
     snapshot::{self, Reader},
 };
 
 use self::{
-    backoff::Backoff,
     client::EtcdClient,
     decode::DecodeQueues,
     disk_cache::{CacheKey, DiskCache},
@@ -82,7 +82,7 @@ use self::{
     list::Lister,
     publish::{Publisher, ServiceCache},
     removal_damping::RemovalDamper,
-    service_watch::ServiceWatch,
+    service_watch::ServiceWatcher,
     session::{Encoder, Session},
     watch_mux::{WatchMux, WatchMuxConfig},
     work_queue::WorkQueue,
@@ -303,7 +303,7 @@ impl Registry {
         let damper = RemovalDamper::new(self.config.removal_damping);
         let publisher = Publisher::new(service.clone(), writer, damper, cache, self.metrics.clone());
         let span = tracing::info_span!("watch", %service);
-        let service_watch = ServiceWatch {
+        let service_watch = ServiceWatcher {
             service,
             reader: decode::Reader {
                 scheme,
@@ -387,7 +387,7 @@ impl Registry {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(self.config.backoff_base, self.config.backoff_cap)
+        Backoff::equal_jitter(self.config.backoff_base, self.config.backoff_cap)
     }
 }
 

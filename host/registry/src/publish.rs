@@ -28,9 +28,9 @@ use waymark_core::{
 use waymark_net::address_filter::AddressFilter;
 
 use super::{
-    backoff::spread,
     disk_cache::{CONFIRM_EVERY, CacheKey, CachedEndpoints, DiskCache},
     identity::Identity,
+    jitter::jitter,
     metrics::Metrics,
     reconnect_grace::ReconnectGrace,
     removal_damping::RemovalDamper,
@@ -94,7 +94,7 @@ impl ServiceCache {
     /// What readers see is right: it is written down some time.
     fn confirm(&mut self) {
         // Not all services of a node at once.
-        self.save_at.get_or_insert_with(|| Instant::now() + CONFIRM_EVERY / 2 + spread(CONFIRM_EVERY / 2));
+        self.save_at.get_or_insert_with(|| Instant::now() + CONFIRM_EVERY / 2 + jitter(CONFIRM_EVERY / 2));
     }
 }
 

@@ -24,15 +24,18 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
-use waymark_core::model::{Revision, ServiceName, Skipped, Skips, Update};
+use waymark_core::{
+    backoff::Backoff,
+    model::{Revision, ServiceName, Skipped, Skips, Update},
+};
 
 use super::{
-    backoff::{Backoff, spread},
     codec::Codec,
     decode::{self, Decoder},
     error::{CallError, chain},
     etcd::{Event, Range},
     identity::Identity,
+    jitter::jitter,
     list::{FIRST_KEYS, Lister, Listing, SHRINK, may_be_size},
     metrics::{ListResult, Metrics, RestartReason},
     publish::Publisher,
@@ -50,7 +53,7 @@ enum State {
 }
 
 /// The task of one subscription.
-pub(super) struct ServiceWatch {
+pub(super) struct ServiceWatcher {
     pub(super) service: ServiceName,
     /// How its entries are read.
     pub(super) reader: decode::Reader,
@@ -63,7 +66,7 @@ pub(super) struct ServiceWatch {
     pub(super) metrics: Metrics,
 }
 
-impl ServiceWatch {
+impl ServiceWatcher {
     /// Keeps the snapshot up to date until its last reader is gone.
     pub(super) async fn run(self, mut publisher: Publisher) {
         let mut task = Task {
@@ -105,7 +108,7 @@ impl ServiceWatch {
 }
 
 struct Task {
-    it: ServiceWatch,
+    it: ServiceWatcher,
     decoder: Decoder,
     codec: Codec,
     /// What the codec knows the service at.
@@ -135,7 +138,7 @@ impl Task {
             State::Backoff(until) => {
                 tokio::select! {
                     biased;
-                    Ok(()) = self.reconnects.changed() => sleep(spread(RECONNECT_JITTER)).await,
+                    Ok(()) = self.reconnects.changed() => sleep(jitter(RECONNECT_JITTER)).await,
                     () = self.it.mux.wait_to_retry(*until) => {}
                 }
                 self.state = State::List;
@@ -291,7 +294,7 @@ impl Task {
     }
 
     fn back_off(&mut self) {
-        self.state = State::Backoff(Instant::now() + self.it.backoff.next());
+        self.state = State::Backoff(Instant::now() + self.it.backoff.next(fastrand::f64()));
     }
 }
 

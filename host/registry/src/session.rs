@@ -32,6 +32,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use waymark_core::{
+    backoff::Backoff,
     model::{LeaseId, ServiceName},
     naming::Entry,
     text,
@@ -41,9 +42,9 @@ use waymark_net::health::{self, Verdict};
 use self::alive::{Alive, Finding, Lease, refresh_interval};
 pub(super) use self::encoder::Encoder;
 use super::{
-    backoff::{Backoff, spread},
     error::{CallError, RegistryError, chain},
     etcd::{Etcd, Header, Kv, Range, Written},
+    jitter::jitter,
     metrics::{LossReason, PutBackReason, RestartReason, SessionMetrics},
     registration::{Command, RegistrationState, bounded, revoke_bound},
     watch_mux::{Notice, RECONNECT_JITTER, WatchHandle, WatchMux},
@@ -143,7 +144,7 @@ impl Session {
             etcd,
             mux,
             reconnects,
-            conflict_backoff: Backoff::new(Duration::from_millis(100), CONFLICT_BACKOFF_CAP),
+            conflict_backoff: Backoff::equal_jitter(Duration::from_millis(100), CONFLICT_BACKOFF_CAP),
             backoff,
             last_conflict: None,
             state,
@@ -293,7 +294,7 @@ impl Session {
                 let (until, lease) = (*until, *lease);
                 tokio::select! {
                     () = sleep_until(until) => {}
-                    Ok(()) = self.reconnects.changed() => sleep(spread(RECONNECT_JITTER)).await,
+                    Ok(()) = self.reconnects.changed() => sleep(jitter(RECONNECT_JITTER)).await,
                 }
                 self.try_again(lease);
             }
@@ -308,7 +309,7 @@ impl Session {
                 tokio::select! {
                     () = due => self.try_again(lease),
                     Ok(()) = self.reconnects.changed() => {
-                        sleep(spread(RECONNECT_JITTER)).await;
+                        sleep(jitter(RECONNECT_JITTER)).await;
                         self.try_again(lease);
                     }
                     () = sleep_until(refresh_at), if lease.is_some() => self.refresh_refused().await,
@@ -434,7 +435,7 @@ impl Session {
         };
         if Instant::now() < lease.deadline {
             tracing::debug!(service = %self.encoder.config.service, reason, "the lease could not be refreshed; trying again");
-            alive.refresh_at = (Instant::now() + self.backoff.next()).min(lease.deadline);
+            alive.refresh_at = (Instant::now() + self.backoff.next(fastrand::f64())).min(lease.deadline);
         } else {
             self.lose(LossReason::LeaseExpired, &reason, Some(lease));
         }
@@ -447,7 +448,7 @@ impl Session {
         let asked_at = Instant::now();
         let bound = refresh_interval(lease.ttl).max(Duration::from_millis(500));
         let answer = timeout(bound, self.etcd.keep_alive(lease.id, bound)).await;
-        let pause = self.backoff.next();
+        let pause = self.backoff.next(fastrand::f64());
         let State::Refused { lease: kept, refresh_at, .. } = &mut self.state else { return };
         match answer {
             Ok(Ok(())) => {
@@ -476,7 +477,7 @@ impl Session {
             }
             // Whether the lease outlived whatever happened is known by asking.
             Some(Notice::Synced(_)) => {
-                let soonest = Instant::now() + spread(RECONNECT_JITTER);
+                let soonest = Instant::now() + jitter(RECONNECT_JITTER);
                 alive.refresh_at = alive.refresh_at.min(soonest);
             }
             Some(Notice::Down(_)) => {}
@@ -527,7 +528,7 @@ impl Session {
         }
         self.last_conflict = Some(now);
         let first = self.conflict_backoff.attempts() == 0;
-        let pause = self.conflict_backoff.next();
+        let pause = self.conflict_backoff.next(fastrand::f64());
         let pause = if first { at_least } else { pause.max(at_least) };
         let at = now + pause;
         alive.put_back_at = Some(alive.put_back_at.map_or(at, |sooner| sooner.min(at)));
@@ -565,7 +566,7 @@ impl Session {
         }
         let now = Instant::now();
         let lease = lease.filter(|lease| lease.written && lease.deadline > now);
-        let until = again.then(|| now + REFUSED_AGAIN / 2 + spread(REFUSED_AGAIN / 2));
+        let until = again.then(|| now + REFUSED_AGAIN / 2 + jitter(REFUSED_AGAIN / 2));
         self.state =
             State::Refused { until, lease, refresh_at: lease.map_or(now, |lease| lease.refresh_at().max(now)) };
         self.backoff.reset();
@@ -591,8 +592,10 @@ impl Session {
         }
         let pause = match why {
             // etcd answers, so there is no need to wait, only to not all come at once.
-            LossReason::LeaseGone if self.backoff.attempts() == 0 => spread(RECONNECT_JITTER.min(self.backoff.next())),
-            _ => self.backoff.next(),
+            LossReason::LeaseGone if self.backoff.attempts() == 0 => {
+                jitter(RECONNECT_JITTER.min(self.backoff.next(fastrand::f64())))
+            }
+            _ => self.backoff.next(fastrand::f64()),
         };
         if why == LossReason::Unreachable
             && let Some(prefix) = self.encoder.prefixes.first()

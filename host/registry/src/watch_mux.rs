@@ -32,7 +32,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
-use waymark_core::model::Revision;
+use waymark_core::{backoff::Backoff, model::Revision};
 
 pub(super) use self::watchers::Notice;
 use self::{
@@ -42,9 +42,9 @@ use self::{
     watches::{ANY_CLUSTER, Effect, FIRST_ID, RangeId, TokenAge, Wanted},
 };
 use super::{
-    backoff::{Backoff, spread},
     error::{RegistryError, chain},
     etcd::{Etcd, Range, Token, WatchAnswer},
+    jitter::jitter,
     metrics::{Metrics, RestartReason},
 };
 
@@ -123,7 +123,7 @@ impl WatchMux {
             inbox,
             watchers: Watchers::new(metrics),
             state: State::Idle,
-            backoff: Backoff::new(config.backoff_base, config.backoff_cap),
+            backoff: Backoff::equal_jitter(config.backoff_base, config.backoff_cap),
             idle_timeout: config.idle_timeout,
             has_user: config.has_user,
             renewal: TokenRenewal::default(),
@@ -169,7 +169,7 @@ impl WatchMux {
         sleep_until(from).await;
         let mut down = self.down.clone();
         // Where the task has ended, it is tried as if there were none.
-        let _ = timeout(UNWATCHED + spread(UNWATCHED), down.wait_for(|down| !down)).await;
+        let _ = timeout(UNWATCHED + jitter(UNWATCHED), down.wait_for(|down| !down)).await;
     }
 }
 
@@ -314,7 +314,7 @@ impl Task {
         }
         self.set_down(Some(reason));
         self.renewal = TokenRenewal::default();
-        self.state = State::Waiting(Instant::now() + self.backoff.next());
+        self.state = State::Waiting(Instant::now() + self.backoff.next(fastrand::f64()));
     }
 
     fn on_command(&mut self, command: Command) {

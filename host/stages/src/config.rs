@@ -13,7 +13,7 @@ use waymark_core::{
 use waymark_dataplane::{AccessFormat, AccessTarget, ClientRule, ConnectOptions, Forwarding, InboundOptions, Routes};
 use waymark_net::address_filter::Allow;
 #[cfg(feature = "embedded")]
-use waymark_registry::Hold;
+use waymark_registry::RemovalDamping;
 use waymark_registry::{EntryLimits, RegistryConfig};
 use waymark_runtime::{CompileLimits, Grants, Kind, Limits, bundled};
 

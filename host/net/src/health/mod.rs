@@ -18,7 +18,7 @@ mod service;
 mod watch_stream;
 
 pub use service::HealthService;
-pub use watch_stream::{Ended, WatchStream};
+pub use watch_stream::{Ended, HealthWatch};
 
 use std::{sync::Arc, time::Duration};
 

@@ -16,7 +16,7 @@ use super::Verdict;
 const LARGEST_ANSWER: usize = 1024;
 
 /// What a server says of one of its services, each time it changes.
-pub struct WatchStream {
+pub struct HealthWatch {
     answers: Streaming<HealthCheckResponse>,
     whose: String,
 }
@@ -30,7 +30,7 @@ pub enum Ended {
     Failed(String),
 }
 
-impl WatchStream {
+impl HealthWatch {
     /// Begins to watch `service` (empty: the whole server) on `wire`, and answers with its first
     /// word.
     ///
