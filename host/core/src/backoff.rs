@@ -24,14 +24,14 @@ struct Kind {
 }
 
 impl Backoff {
-    /// gRPC's connection-backoff.md: a pause is 1.6 times the one before, and off by a fifth at most
-    /// either way. `base` is the first pause; none exceeds `cap` by more than its jitter.
+    /// gRPC's connection-backoff.md: a pause is 1.6 times the one before, and off by a fifth at
+    /// most either way. `base` is the first pause; none exceeds `cap` by more than its jitter.
     pub fn new(base: Duration, cap: Duration) -> Self {
         Self::of(base, cap, Kind { factor: 1.6, least: 0.8, most: 1.2 })
     }
 
-    /// Doubling pauses with "equal jitter": half fixed, half random. A fleet that lost its server at
-    /// one moment is spread over the pause when it comes back, yet nobody retries at once. (Marc
+    /// Doubling pauses with "equal jitter": half fixed, half random. A fleet that lost its server
+    /// at one moment is spread over the pause when it comes back, yet nobody retries at once. (Marc
     /// Brooker, "Exponential Backoff And Jitter", 2015, compares the kinds.) A `cap` under `base`
     /// counts as `base`.
     pub fn equal_jitter(base: Duration, cap: Duration) -> Self {
