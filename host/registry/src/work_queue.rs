@@ -76,7 +76,7 @@ impl WorkQueue {
     }
 }
 
-fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Line> {
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
     // Nothing that runs under it can panic half-way.
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
