@@ -271,7 +271,7 @@ impl Door {
             (None, Protocol::Http1 | Protocol::Http2) => Some((socket, spoken == Protocol::Http2)),
             (Some(_), Protocol::Http1 | Protocol::Http2) => {
                 self.mixed_up("cleartext to a TLS port of the node's API; use https://");
-                let _ = timeout(FIRST_BYTES, dataplane::refuse(socket, dataplane::Rejection::Cleartext)).await;
+                let _ = timeout(FIRST_BYTES, dataplane::refuse(socket, dataplane::Refusal::Cleartext)).await;
                 None
             }
             (Some(tls), Protocol::Tls) => match timeout(FIRST_BYTES, tls.accept(socket)).await {
