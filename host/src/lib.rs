@@ -26,7 +26,7 @@ pub use waymark_dataplane as dataplane;
 #[doc(no_inline)]
 pub use waymark_embedded as embedded;
 #[doc(no_inline)]
-pub use waymark_net::{health, reach, resolve};
+pub use waymark_net::{address_filter, health, resolve};
 #[doc(no_inline)]
 pub use waymark_registry as registry;
 #[doc(no_inline)]

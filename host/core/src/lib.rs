@@ -2,6 +2,7 @@
 //! and what is set of calls.
 //!
 //! ```text
+//!   backoff                 pauses between attempts
 //!   secret                  passwords and tokens, which are never shown
 //!   text  exposition        foreign text made printable; figures in the OpenMetrics format
 //!   model                   names, addresses, endpoints, revisions, updates
@@ -13,6 +14,7 @@
 //! Nothing here opens a socket, starts a task or knows a wire format.
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod check;
 pub mod exposition;
 pub mod model;

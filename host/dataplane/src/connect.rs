@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waymark_core::model::Address;
-use waymark_net::{reach::NoWay, resolve::race};
+use waymark_net::{address_filter::AddressError, resolve::happy_eyeballs};
 
 use super::{
     header_size,
@@ -65,7 +65,7 @@ impl Target {
 #[derive(Debug, Error)]
 pub(super) enum ConnectError {
     #[error(transparent)]
-    NoWay(#[from] NoWay),
+    NoWay(#[from] AddressError),
     #[error("cannot connect")]
     Socket(#[source] io::Error),
     #[error("no connection within {} ms", .after.as_millis())]
@@ -136,13 +136,13 @@ pub(super) async fn connect(
 async fn establish(target: &Target, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
     let address = &target.address;
     if let Some(path) = address.unix_path() {
-        let refused = |refusal| NoWay::Refused { at: address.to_string(), refusal };
-        options.reach.check_unix(path.as_ref()).map_err(refused)?;
+        let refused = |refusal| AddressError::Refused { at: address.to_string(), refusal };
+        options.address_filter.check_unix(path.as_ref()).map_err(refused)?;
         let socket = UnixStream::connect(path).await.map(Socket::Unix).map_err(ConnectError::Socket)?;
         return agree(target, socket, options).await;
     }
     let attempt = async |socket| agree(target, dial(socket, options).await?, options).await;
-    let connected = race(options.reach.resolve(address).await?, options.timeout, attempt).await;
+    let connected = happy_eyeballs(options.address_filter.resolve(address).await?, options.timeout, attempt).await;
     connected.map_err(|error| error.unwrap_or_else(|| ConnectError::Socket(io::ErrorKind::AddrNotAvailable.into())))
 }
 

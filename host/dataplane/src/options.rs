@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 
 use super::{
     access::AccessLog,
@@ -105,7 +105,7 @@ pub struct InboundOptions {
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     /// Which addresses are connected to. Default: all, this machine's included.
-    pub reach: Reach,
+    pub address_filter: AddressFilter,
     /// How long an attempt may take, name resolution, TCP and the server's HTTP/2 settings
     /// together. Default 2 s: room for one lost SYN (sent again after 1 s, RFC 6298), and no more,
     /// because another endpoint can serve the call.
@@ -197,7 +197,7 @@ impl Default for InboundOptions {
 impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
-            reach: Reach::default(),
+            address_filter: AddressFilter::default(),
             timeout: Duration::from_secs(2),
             backoff_base: Duration::from_millis(200),
             backoff_max: Duration::from_secs(5),

@@ -16,6 +16,7 @@ use tower::{Service, util::BoxCloneSyncService};
 
 use super::{
     auth,
+    call_metrics::CallMetrics,
     cluster::ClusterApi,
     election_api,
     kv::KvApi,
@@ -25,7 +26,6 @@ use super::{
     pages,
     rpc::{MAX_DECODED_BYTES, unknown_method},
     shared::Shared,
-    tally::Tally,
     watch_api::WatchApi,
 };
 
@@ -35,7 +35,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + 
 #[derive(Clone)]
 pub(super) struct Api {
     shared: Arc<Shared>,
-    tally: Tally,
+    calls: CallMetrics,
     kv: PbKvServer<KvApi>,
     watch: PbWatchServer<WatchApi>,
     lease: PbLeaseServer<LeaseApi>,
@@ -57,7 +57,7 @@ impl Api {
             cluster: PbClusterServer::new(ClusterApi(common())),
             maintenance: PbMaintenanceServer::new(MaintenanceApi(common())),
             health: BoxCloneSyncService::new(health),
-            tally: Tally::default(),
+            calls: CallMetrics::default(),
             shared,
         }
     }
@@ -91,7 +91,7 @@ impl Service<Request<Body>> for Api {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        if let Some(page) = pages::answer(&request, &self.shared, &self.tally) {
+        if let Some(page) = pages::answer(&request, &self.shared, &self.calls) {
             return Box::pin(ready(Ok(page)));
         }
         let path = request.uri().path().to_owned();
@@ -100,12 +100,12 @@ impl Service<Request<Body>> for Api {
         };
         let answer = self.route(service, method, request);
         let (service, method) = (service.to_owned(), method.to_owned());
-        let tally = self.tally.clone();
+        let calls = self.calls.clone();
         Box::pin(async move {
             let response = answer.await?;
             let headers = response.headers();
             if headers.get(Status::GRPC_STATUS).is_none_or(|code| code != "12") {
-                return Ok(tally.count((service, method), response));
+                return Ok(calls.count((service, method), response));
             }
             // The generated code answers a method it does not know without a word. What is not
             // there is not counted.

@@ -22,8 +22,8 @@ use prost::Message;
 use tonic::{Status, body::Body};
 
 use super::{
-    accounts::{Accounts, Permission},
-    refusal::Refusal,
+    auth_store::{AuthStore, Permission},
+    error::EtcdError,
     rpc::{unary, unknown_method},
     shared::Shared,
 };
@@ -65,7 +65,7 @@ pub(super) async fn call(shared: Arc<Shared>, method: String, request: Request<B
         }),
         "AuthEnable" => unary(request, |_: PbAuthEnableRequest| std::future::ready(enable(&shared))).await,
         "AuthDisable" => change!(PbAuthDisableRequest => PbAuthDisableResponse, |_, _| Ok(())),
-        "Authenticate" => step!(PbAuthenticateRequest, |_, _| Err::<(), _>(Refusal::AuthNotEnabled), |header, ()| {
+        "Authenticate" => step!(PbAuthenticateRequest, |_, _| Err::<(), _>(EtcdError::AuthNotEnabled), |header, ()| {
             PbAuthenticateResponse { header, token: String::new() }
         }),
         "UserAdd" => change!(PbAuthUserAddRequest => PbAuthUserAddResponse, |it, q| it.add_user(&q.name)),
@@ -117,18 +117,18 @@ pub(super) async fn call(shared: Arc<Shared>, method: String, request: Request<B
 fn step<Q, T, A>(
     shared: &Shared,
     request: Q,
-    step: impl FnOnce(&mut Accounts, Q) -> Result<T, Refusal>,
+    step: impl FnOnce(&mut AuthStore, Q) -> Result<T, EtcdError>,
     answer: impl FnOnce(Option<PbResponseHeader>, T) -> A,
 ) -> Result<A, Status> {
     shared.with(|machine| {
-        let done = step(machine.accounts(), request)?;
+        let done = step(machine.auth_store(), request)?;
         Ok(answer(Some(machine.header()), done))
     })
 }
 
 /// What etcd would refuse is refused so; what it would do cannot be done here.
 fn enable(shared: &Shared) -> Result<PbAuthEnableResponse, Status> {
-    shared.with(|machine| machine.accounts().may_enable())?;
+    shared.with(|machine| machine.auth_store().may_enable())?;
     Err(Status::unimplemented(
         "the embedded registry asks nobody who he is: users and roles are kept, and cannot be enabled; use etcd",
     ))

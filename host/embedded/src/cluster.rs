@@ -9,7 +9,7 @@ use etcd_client::proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{refusal::Refusal, shared::Shared};
+use super::{error::EtcdError, shared::Shared};
 
 #[derive(Debug)]
 pub(super) struct ClusterApi(pub(super) Arc<Shared>);
@@ -18,7 +18,7 @@ impl ClusterApi {
     /// Refuses what is about a member that is not us; what is about us is not possible here.
     fn refuse(&self, member: u64, ours: Status) -> Status {
         let own = self.0.with(|machine| machine.identity().member_id);
-        if member == own { ours } else { Refusal::MemberNotFound.into() }
+        if member == own { ours } else { EtcdError::MemberNotFound.into() }
     }
 }
 
@@ -66,6 +66,6 @@ impl PbClusterService for ClusterApi {
         &self,
         request: Request<PbMemberPromoteRequest>,
     ) -> Result<Response<PbMemberPromoteResponse>, Status> {
-        Err(self.refuse(request.into_inner().id, Refusal::MemberNotLearner.into()))
+        Err(self.refuse(request.into_inner().id, EtcdError::MemberNotLearner.into()))
     }
 }

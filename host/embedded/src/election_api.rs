@@ -12,11 +12,11 @@ use prost::Message;
 use tonic::{Status, body::Body};
 
 use super::{
-    refusal::Refusal,
+    concurrency::{self, WaiterGuard, Watch, unknown},
+    error::EtcdError,
+    key_range::KeyRange,
     rpc::{streaming, unary, unknown_method},
     shared::Shared,
-    span::Span,
-    turns::{self, Place, Watch, unknown},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -66,23 +66,23 @@ pub(super) async fn call(shared: Arc<Shared>, method: String, request: Request<B
 }
 
 async fn campaign(shared: Arc<Shared>, request: CampaignRequest) -> Result<PbCampaignResponse, Status> {
-    let prefix = turns::prefix(&request.name);
-    let lease = turns::session(&shared, request.lease).map_err(unknown)?;
-    let claim = turns::claim(&shared, &prefix, &request.value, lease).map_err(unknown)?;
-    let place = Place::of(&shared, &claim);
-    if claim.value != request.value {
+    let prefix = concurrency::prefix(&request.name);
+    let lease = concurrency::session(&shared, request.lease).map_err(unknown)?;
+    let waiter = concurrency::enqueue(&shared, &prefix, &request.value, lease).map_err(unknown)?;
+    let guard = WaiterGuard::of(&shared, &waiter);
+    if waiter.value != request.value {
         // Its key was there already, and says something else.
-        write(&shared, &claim.key, claim.create_revision, &request.value, lease)?;
+        write(&shared, &waiter.key, waiter.create_revision, &request.value, lease)?;
     }
-    turns::wait(&shared, &prefix, claim.create_revision).await.map_err(unknown)?;
-    place.keep();
-    let leader = PbLeaderKey { name: request.name, key: claim.key, rev: claim.create_revision, lease };
-    Ok(PbCampaignResponse { header: Some(claim.header), leader: Some(leader) })
+    concurrency::wait(&shared, &prefix, waiter.create_revision).await.map_err(unknown)?;
+    guard.keep();
+    let leader = PbLeaderKey { name: request.name, key: waiter.key, rev: waiter.create_revision, lease };
+    Ok(PbCampaignResponse { header: Some(waiter.header), leader: Some(leader) })
 }
 
 fn proclaim(shared: &Shared, request: ProclaimRequest) -> Result<PbProclaimResponse, Status> {
     let leader = request.leader.ok_or_else(no_leader_field)?;
-    let lease = turns::session(shared, leader.lease).map_err(unknown)?;
+    let lease = concurrency::session(shared, leader.lease).map_err(unknown)?;
     let header = write(shared, &leader.key, leader.rev, &request.value, lease)?;
     Ok(PbProclaimResponse { header })
 }
@@ -96,11 +96,11 @@ fn write(
     lease: i64,
 ) -> Result<Option<PbResponseHeader>, Status> {
     if key.is_empty() {
-        return Err(unknown(Refusal::KeyNotProvided));
+        return Err(unknown(EtcdError::KeyNotProvided));
     }
     let (key, value) = (key.to_vec(), value.to_vec());
     shared.with(|machine| {
-        if turns::created(machine, &key).map_err(unknown)? != created {
+        if concurrency::created(machine, &key).map_err(unknown)? != created {
             return Err(Status::unknown("election: not leader"));
         }
         let written = machine.put(&PbPutRequest { key, value, lease, ..PbPutRequest::default() });
@@ -109,8 +109,8 @@ fn write(
 }
 
 fn leader(shared: &Shared, request: &LeaderRequest) -> Result<PbLeaderResponse, Status> {
-    let prefix = turns::prefix(&request.name);
-    let (first, header) = shared.with(|machine| (turns::first(machine, &prefix), machine.header()));
+    let prefix = concurrency::prefix(&request.name);
+    let (first, header) = shared.with(|machine| (concurrency::first(machine, &prefix), machine.header()));
     match first.map_err(unknown)? {
         Some(kv) => Ok(PbLeaderResponse { header: Some(header), kv: Some(kv) }),
         None => Err(Status::unknown("election: no leader")),
@@ -120,10 +120,10 @@ fn leader(shared: &Shared, request: &LeaderRequest) -> Result<PbLeaderResponse, 
 fn resign(shared: &Shared, request: ResignRequest) -> Result<PbResignResponse, Status> {
     let leader = request.leader.ok_or_else(no_leader_field)?;
     if leader.key.is_empty() {
-        return Err(unknown(Refusal::KeyNotProvided));
+        return Err(unknown(EtcdError::KeyNotProvided));
     }
     shared.with(|machine| {
-        turns::remove(machine, &leader.key, leader.rev).map_err(unknown)?;
+        concurrency::remove(machine, &leader.key, leader.rev).map_err(unknown)?;
         Ok(PbResignResponse { header: Some(machine.header()) })
     })
 }
@@ -137,12 +137,13 @@ fn observe(
     shared: Arc<Shared>,
     request: &LeaderRequest,
 ) -> impl Stream<Item = Result<PbLeaderResponse, Status>> + use<> {
-    let observer = Observer { prefix: turns::prefix(&request.name), shared, following: None, ready: VecDeque::new() };
+    let observer =
+        Observer { prefix: concurrency::prefix(&request.name), shared, following: None, ready: VecDeque::new() };
     stream::unfold(Some(observer), |observer| async move {
         let mut observer = observer?;
         match observer.next().await {
             Ok(told) => Some((Ok(told), Some(observer))),
-            Err(refusal) => Some((Err(unknown(refusal)), None)),
+            Err(error) => Some((Err(unknown(error)), None)),
         }
     })
 }
@@ -156,7 +157,7 @@ struct Observer {
 }
 
 impl Observer {
-    async fn next(&mut self) -> Result<PbLeaderResponse, Refusal> {
+    async fn next(&mut self) -> Result<PbLeaderResponse, EtcdError> {
         loop {
             if let Some(told) = self.ready.pop_front() {
                 return Ok(told);
@@ -179,14 +180,14 @@ impl Observer {
     }
 
     /// Waits until there is a leader, and follows it.
-    async fn find(&mut self) -> Result<PbLeaderResponse, Refusal> {
+    async fn find(&mut self) -> Result<PbLeaderResponse, EtcdError> {
         let (found, mut candidates) = self.shared.with(|machine| {
-            let found = turns::first(machine, &self.prefix)?;
-            let span = match &found {
-                Some(kv) => Span::new(&kv.key, &[]),
-                None => Span::new(&self.prefix, &turns::range_end(&self.prefix)),
+            let found = concurrency::first(machine, &self.prefix)?;
+            let range = match &found {
+                Some(kv) => KeyRange::new(&kv.key, &[]),
+                None => KeyRange::new(&self.prefix, &concurrency::range_end(&self.prefix)),
             };
-            Ok::<_, Refusal>((found.map(|kv| (machine.header(), kv)), Watch::open(&self.shared, machine, span, 0)))
+            Ok::<_, EtcdError>((found.map(|kv| (machine.header(), kv)), Watch::open(&self.shared, machine, range, 0)))
         })?;
         if let Some((header, kv)) = found {
             self.following = Some(candidates);
@@ -200,8 +201,8 @@ impl Observer {
         };
         self.shared.with(|machine| {
             let header = machine.identity().header(kv.mod_revision);
-            let span = Span::new(&kv.key, &[]);
-            self.following = Some(Watch::open(&self.shared, machine, span, kv.mod_revision + 1));
+            let range = KeyRange::new(&kv.key, &[]);
+            self.following = Some(Watch::open(&self.shared, machine, range, kv.mod_revision + 1));
             Ok(PbLeaderResponse { header: Some(header), kv: Some(kv) })
         })
     }

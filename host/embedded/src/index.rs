@@ -6,7 +6,7 @@
 //! lengths, however many watchers there are.
 //!
 //! ```text
-//!   spans [b, f) by x and [d, ..) by y, as segments:      b:{x}   d:{x,y}   f:{y}
+//!   ranges [b, f) by x and [d, ..) by y, as segments:      b:{x}   d:{x,y}   f:{y}
 //!   a key belongs to the last segment at or before it:    "a" none   "c" x   "e" x,y   "z" y
 //! ```
 
@@ -17,9 +17,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::span::Span;
+use super::key_range::KeyRange;
 
-/// Values of type `T` by the span of keys each of them is about.
+/// Values of type `T` by the range of keys each of them is about.
 #[derive(Debug)]
 pub(super) struct SpanIndex<T> {
     keys: HashMap<Bytes, BTreeSet<T>>,
@@ -41,16 +41,16 @@ impl<T> Default for SpanIndex<T> {
 }
 
 impl<T: Ord + Copy> SpanIndex<T> {
-    pub(super) fn insert(&mut self, span: &Span, value: T) {
-        if let Span::Key(key) = span {
+    pub(super) fn insert(&mut self, range: &KeyRange, value: T) {
+        if let KeyRange::Key(key) = range {
             self.keys.entry(key.clone()).or_default().insert(value);
-        } else if let Some(prefix) = span.prefix() {
+        } else if let Some(prefix) = range.prefix() {
             let values = self.prefixes.entry(prefix.clone()).or_default();
             if values.is_empty() {
                 *self.prefix_lengths.entry(prefix.len()).or_default() += 1;
             }
             values.insert(value);
-        } else if let Some((start, end)) = segment_bounds(span) {
+        } else if let Some((start, end)) = segment_bounds(range) {
             self.split(start);
             if let Some(end) = end {
                 self.split(end);
@@ -61,11 +61,11 @@ impl<T: Ord + Copy> SpanIndex<T> {
         }
     }
 
-    /// Undoes [`Self::insert`] with the same span and value.
-    pub(super) fn remove(&mut self, span: &Span, value: T) {
-        if let Span::Key(key) = span {
+    /// Undoes [`Self::insert`] with the same range and value.
+    pub(super) fn remove(&mut self, range: &KeyRange, value: T) {
+        if let KeyRange::Key(key) = range {
             remove_from(&mut self.keys, key, &value);
-        } else if let Some(prefix) = span.prefix() {
+        } else if let Some(prefix) = range.prefix() {
             if remove_from(&mut self.prefixes, prefix, &value)
                 && let Some(count) = self.prefix_lengths.get_mut(&prefix.len())
             {
@@ -74,7 +74,7 @@ impl<T: Ord + Copy> SpanIndex<T> {
                     self.prefix_lengths.remove(&prefix.len());
                 }
             }
-        } else if let Some((start, end)) = segment_bounds(span) {
+        } else if let Some((start, end)) = segment_bounds(range) {
             for values in self.covered(start, end) {
                 values.remove(&value);
             }
@@ -85,7 +85,7 @@ impl<T: Ord + Copy> SpanIndex<T> {
         }
     }
 
-    /// The values whose span contains `key`, each once.
+    /// The values whose range contains `key`, each once.
     pub(super) fn at<'i>(&'i self, key: &'i [u8]) -> impl Iterator<Item = T> + 'i {
         let single = self.keys.get(key).into_iter().flatten();
         let prefixes = self
@@ -134,10 +134,10 @@ impl<T: Ord + Copy> SpanIndex<T> {
     }
 }
 
-fn segment_bounds(span: &Span) -> Option<(&Bytes, Option<&Bytes>)> {
-    match span {
-        Span::Range { start, end } if !span.is_empty() => Some((start, Some(end))),
-        Span::From(start) => Some((start, None)),
+fn segment_bounds(range: &KeyRange) -> Option<(&Bytes, Option<&Bytes>)> {
+    match range {
+        KeyRange::Range { start, end } if !range.is_empty() => Some((start, Some(end))),
+        KeyRange::From(start) => Some((start, None)),
         _ => None,
     }
 }
@@ -163,43 +163,43 @@ mod tests {
         prop::collection::vec(prop::sample::select(vec![0, b'a', b'b', u8::MAX]), 1..4)
     }
 
-    fn any_span() -> impl Strategy<Value = Span> {
+    fn any_range() -> impl Strategy<Value = KeyRange> {
         let end = prop_oneof![Just(vec![]), Just(vec![0]), any_key()];
         let prefix = any_key().prop_map(|key| {
             let mut end = key.clone();
             let last = end.len() - 1;
             end[last] = end[last].saturating_add(1);
-            Span::new(&key, &end)
+            KeyRange::new(&key, &end)
         });
-        prop_oneof![(any_key(), end).prop_map(|(key, end)| Span::new(&key, &end)), prefix]
+        prop_oneof![(any_key(), end).prop_map(|(key, end)| KeyRange::new(&key, &end)), prefix]
     }
 
     proptest! {
         #[test]
         fn it_finds_what_a_scan_of_all_spans_finds(
-            spans in prop::collection::vec((any_span(), any::<bool>()), 0..12),
+            ranges in prop::collection::vec((any_range(), any::<bool>()), 0..12),
             keys in prop::collection::vec(any_key(), 1..12),
         ) {
             let mut index = SpanIndex::default();
-            for (id, (span, _)) in spans.iter().enumerate() {
-                index.insert(span, id);
+            for (id, (range, _)) in ranges.iter().enumerate() {
+                index.insert(range, id);
             }
-            for (id, (span, _)) in spans.iter().enumerate().filter(|(_, (_, removed))| *removed) {
-                index.remove(span, id);
+            for (id, (range, _)) in ranges.iter().enumerate().filter(|(_, (_, removed))| *removed) {
+                index.remove(range, id);
             }
             for key in &keys {
                 let mut found: Vec<_> = index.at(key).collect();
                 found.sort_unstable();
-                let scanned: Vec<_> = spans
+                let scanned: Vec<_> = ranges
                     .iter()
                     .enumerate()
-                    .filter(|(_, (span, removed))| !removed && span.contains(key))
+                    .filter(|(_, (range, removed))| !removed && range.contains(key))
                     .map(|(id, _)| id)
                     .collect();
                 prop_assert_eq!(found, scanned);
             }
-            for (id, (span, _)) in spans.iter().enumerate().filter(|(_, (_, removed))| !removed) {
-                index.remove(span, id);
+            for (id, (range, _)) in ranges.iter().enumerate().filter(|(_, (_, removed))| !removed) {
+                index.remove(range, id);
             }
             prop_assert!(index.keys.is_empty() && index.prefixes.is_empty() && index.prefix_lengths.is_empty());
             prop_assert!(index.segments.is_empty(), "left: {:?}", index.segments);

@@ -11,10 +11,10 @@ use etcd_client::proto::{
 };
 
 use super::{
+    error::EtcdError,
+    key_range::KeyRange,
     lease::Leases,
     query::{self, key_value},
-    refusal::Refusal,
-    span::Span,
     store::{Kv, Store},
 };
 
@@ -26,56 +26,56 @@ pub(super) struct Keyspace {
 }
 
 /// What of a put can be refused without looking at the data.
-pub(super) fn check_put(request: &PbPutRequest) -> Result<(), Refusal> {
+pub(super) fn check_put(request: &PbPutRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
-        return Err(Refusal::KeyNotProvided);
+        return Err(EtcdError::KeyNotProvided);
     }
     if request.ignore_value && !request.value.is_empty() {
-        return Err(Refusal::ValueProvided);
+        return Err(EtcdError::ValueProvided);
     }
     if request.ignore_lease && request.lease != 0 {
-        return Err(Refusal::LeaseProvided);
+        return Err(EtcdError::LeaseProvided);
     }
     Ok(())
 }
 
 /// What of a delete can be refused without looking at the data.
-pub(super) fn check_delete(request: &PbDeleteRequest) -> Result<(), Refusal> {
-    if request.key.is_empty() { Err(Refusal::KeyNotProvided) } else { Ok(()) }
+pub(super) fn check_delete(request: &PbDeleteRequest) -> Result<(), EtcdError> {
+    if request.key.is_empty() { Err(EtcdError::KeyNotProvided) } else { Ok(()) }
 }
 
 impl Keyspace {
     /// Whether a put can be applied to the data as it is now.
-    pub(super) fn admits_put(&self, request: &PbPutRequest) -> Result<(), Refusal> {
+    pub(super) fn admits_put(&self, request: &PbPutRequest) -> Result<(), EtcdError> {
         self.has_lease(request)?;
         self.has_what_is_kept(request)
     }
 
     /// The same inside a txn, where etcd looks at the key before the lease.
-    pub(super) fn admits_put_in_txn(&self, request: &PbPutRequest) -> Result<(), Refusal> {
+    pub(super) fn admits_put_in_txn(&self, request: &PbPutRequest) -> Result<(), EtcdError> {
         self.has_what_is_kept(request)?;
         self.has_lease(request)
     }
 
-    fn has_lease(&self, request: &PbPutRequest) -> Result<(), Refusal> {
+    fn has_lease(&self, request: &PbPutRequest) -> Result<(), EtcdError> {
         let found = request.lease == 0 || self.leases.exists(request.lease);
-        if found { Ok(()) } else { Err(Refusal::LeaseNotFound) }
+        if found { Ok(()) } else { Err(EtcdError::LeaseNotFound) }
     }
 
-    fn has_what_is_kept(&self, request: &PbPutRequest) -> Result<(), Refusal> {
+    fn has_what_is_kept(&self, request: &PbPutRequest) -> Result<(), EtcdError> {
         let keeps = request.ignore_value || request.ignore_lease;
-        if keeps && self.store.get(&request.key).is_none() { Err(Refusal::KeyNotFound) } else { Ok(()) }
+        if keeps && self.store.get(&request.key).is_none() { Err(EtcdError::KeyNotFound) } else { Ok(()) }
     }
 
     /// Whether a range inside a txn can be answered. Unlike in a plain range, a negative revision
     /// is not the newest one here but one long gone, as in etcd.
-    pub(super) fn admits_range(&self, request: &PbRangeRequest) -> Result<(), Refusal> {
+    pub(super) fn admits_range(&self, request: &PbRangeRequest) -> Result<(), EtcdError> {
         if request.revision == 0 {
             Ok(())
         } else if request.revision > self.store.revision() {
-            Err(Refusal::FutureRevision)
+            Err(EtcdError::FutureRevision)
         } else if request.revision < self.store.compact_revision() {
-            Err(Refusal::Compacted)
+            Err(EtcdError::Compacted)
         } else {
             Ok(())
         }
@@ -106,7 +106,7 @@ impl Keyspace {
 
     /// Applies a delete.
     pub(super) fn delete(&mut self, request: &PbDeleteRequest) -> PbDeleteResponse {
-        let deleted = self.delete_span(&Span::new(&request.key, &request.range_end));
+        let deleted = self.delete_range(&KeyRange::new(&request.key, &request.range_end));
         PbDeleteResponse {
             header: Some(self.revision_header()),
             deleted: i64::try_from(deleted.len()).unwrap_or(i64::MAX),
@@ -114,8 +114,8 @@ impl Keyspace {
         }
     }
 
-    fn delete_span(&mut self, span: &Span) -> Vec<Arc<Kv>> {
-        let deleted = self.store.delete(span);
+    fn delete_range(&mut self, range: &KeyRange) -> Vec<Arc<Kv>> {
+        let deleted = self.store.delete(range);
         for kv in &deleted {
             self.leases.detach(kv.lease, &kv.key);
         }
@@ -123,16 +123,16 @@ impl Keyspace {
     }
 
     /// Ends a lease and deletes its keys, in key order.
-    pub(super) fn revoke(&mut self, lease: i64) -> Result<(), Refusal> {
-        let keys = self.leases.remove(lease).ok_or(Refusal::LeaseNotFound)?;
+    pub(super) fn revoke(&mut self, lease: i64) -> Result<(), EtcdError> {
+        let keys = self.leases.remove(lease).ok_or(EtcdError::LeaseNotFound)?;
         for key in keys {
-            self.delete_span(&Span::Key(key));
+            self.delete_range(&KeyRange::Key(key));
         }
         Ok(())
     }
 
     /// Runs a checked range.
-    pub(super) fn range(&self, request: &PbRangeRequest) -> Result<query::Selection, Refusal> {
+    pub(super) fn range(&self, request: &PbRangeRequest) -> Result<query::Selection, EtcdError> {
         query::select(&self.store, request)
     }
 

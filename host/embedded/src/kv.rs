@@ -11,9 +11,9 @@ use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
+    error::EtcdError,
     keyspace::{check_delete, check_put},
     query,
-    refusal::Refusal,
     shared::Shared,
     txn,
 };
@@ -85,5 +85,5 @@ fn check_size(request: &impl Message) -> Result<(), Status> {
         let message = format!("grpc: received message larger than max ({size} vs. {MAX_MESSAGE_BYTES})");
         return Err(Status::new(Code::ResourceExhausted, message));
     }
-    if size > MAX_REQUEST_BYTES { Err(Refusal::RequestTooLarge.into()) } else { Ok(()) }
+    if size > MAX_REQUEST_BYTES { Err(EtcdError::RequestTooLarge.into()) } else { Ok(()) }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::refusal::Refusal;
+use super::error::EtcdError;
 
 /// The shortest TTL, in seconds. etcd derives it from its election timeout: 3/2 of 1,000 ms,
 /// rounded up.
@@ -43,12 +43,12 @@ pub(super) struct Leases {
 
 impl Leases {
     /// Grants a lease and returns its TTL, which may be longer than what was asked for.
-    pub(super) fn grant(&mut self, id: i64, ttl: i64, now: Duration) -> Result<i64, Refusal> {
+    pub(super) fn grant(&mut self, id: i64, ttl: i64, now: Duration) -> Result<i64, EtcdError> {
         if ttl > MAX_TTL {
-            return Err(Refusal::LeaseTtlTooLarge);
+            return Err(EtcdError::LeaseTtlTooLarge);
         }
         if self.leases.contains_key(&id) {
-            return Err(Refusal::LeaseExists);
+            return Err(EtcdError::LeaseExists);
         }
         let ttl = ttl.max(MIN_TTL);
         let expires = now + seconds(ttl);
@@ -135,8 +135,8 @@ mod tests {
             assert_eq!(leases.grant(id, asked, AT), Ok(2));
         }
         assert_eq!(leases.grant(4, MAX_TTL, AT), Ok(MAX_TTL));
-        assert_eq!(leases.grant(5, MAX_TTL + 1, AT), Err(Refusal::LeaseTtlTooLarge));
-        assert_eq!(leases.grant(1, 10, AT), Err(Refusal::LeaseExists));
+        assert_eq!(leases.grant(5, MAX_TTL + 1, AT), Err(EtcdError::LeaseTtlTooLarge));
+        assert_eq!(leases.grant(1, 10, AT), Err(EtcdError::LeaseExists));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use etcd_client::proto::{
 use futures::{Stream, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{refusal::Refusal, shared::Shared};
+use super::{error::EtcdError, shared::Shared};
 
 #[derive(Debug)]
 pub(super) struct LeaseApi(pub(super) Arc<Shared>);
@@ -48,7 +48,7 @@ impl PbLeaseService for LeaseApi {
             async move {
                 let mut requests = requests?;
                 tokio::select! {
-                    () = shared.stopping.cancelled() => Some((Err(Refusal::Stopped.into()), None)),
+                    () = shared.stopping.cancelled() => Some((Err(EtcdError::Stopped.into()), None)),
                     request = requests.message() => {
                         // The end of the requests, by intent or by a lost connection, ends the
                         // answers.

@@ -18,16 +18,18 @@
 //! # Layers
 //!
 //! ```text
-//!   server, incoming, api, pages, tally    listen, stop, find the service; pages without gRPC; who called what
+//!   server, incoming, api    listen, stop, find the service
+//!   pages, call_metrics      pages without gRPC; how many calls there were
 //!   kv  lease_api  watch_api  cluster  maintenance  auth  lock_api  election_api      one gRPC service each
-//!   turns, rpc                             what locks and elections share; services without stubs
-//!   snapshot, bolt                         the data as a file of etcd's
-//!   shared                                 the lock, the time, the timers
-//!   ─────────────────────────────────────  below: no I/O, no clock, no tasks
-//!   machine                                requests and time in, answers and messages out
-//!   txn  keyspace                          writes on an open revision
-//!   query  watch  index                    reads; who is told what
-//!   store  lease  accounts  span  refusal  versions, log; leases; users, roles; key ranges; etcd's errors
+//!   concurrency, rpc         what locks and elections share; services without stubs
+//!   snapshot, bolt           the data as a file of etcd's
+//!   shared                   the lock, the time, the timers
+//!   ───────────────────────  below: no I/O, no clock, no tasks
+//!   state_machine            requests and time in, answers and messages out
+//!   txn  keyspace            writes on an open revision
+//!   query  watch  index      reads; who is told what
+//!   store  lease             versions, log; leases
+//!   auth_store  key_range  error     users, roles; ranges of keys; etcd's errors
 //! ```
 //!
 //! # Where it differs from etcd
@@ -55,32 +57,32 @@
 //! | Rust `etcd-client` 0.21.1, its own tests | 25 | 22 | three need authentication (`test_auth*`) |
 #![forbid(unsafe_code)]
 
-mod accounts;
 mod api;
 mod auth;
+mod auth_store;
 mod bolt;
+mod call_metrics;
 mod cluster;
+mod concurrency;
 mod election_api;
+mod error;
 mod incoming;
 mod index;
+mod key_range;
 mod keyspace;
 mod kv;
 mod lease;
 mod lease_api;
 mod lock_api;
-mod machine;
 mod maintenance;
 mod pages;
 mod query;
-mod refusal;
 mod rpc;
 mod server;
 mod shared;
 mod snapshot;
-mod span;
+mod state_machine;
 mod store;
-mod tally;
-mod turns;
 mod txn;
 mod version;
 mod watch;

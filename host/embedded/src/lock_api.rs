@@ -8,10 +8,10 @@ use prost::Message;
 use tonic::{Status, body::Body};
 
 use super::{
+    concurrency::{self, WaiterGuard, unknown},
     keyspace::check_delete,
     rpc::{unary, unknown_method},
     shared::Shared,
-    turns::{self, Place, unknown},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -42,20 +42,20 @@ pub(super) async fn call(shared: Arc<Shared>, method: String, request: Request<B
 }
 
 async fn lock(shared: Arc<Shared>, request: LockRequest) -> Result<PbLockResponse, Status> {
-    let prefix = turns::prefix(&request.name);
-    let lease = turns::session(&shared, request.lease).map_err(unknown)?;
-    let claim = turns::claim(&shared, &prefix, b"", lease).map_err(unknown)?;
-    if claim.is_first {
-        return Ok(PbLockResponse { header: Some(claim.header), key: claim.key });
+    let prefix = concurrency::prefix(&request.name);
+    let lease = concurrency::session(&shared, request.lease).map_err(unknown)?;
+    let waiter = concurrency::enqueue(&shared, &prefix, b"", lease).map_err(unknown)?;
+    if waiter.is_first {
+        return Ok(PbLockResponse { header: Some(waiter.header), key: waiter.key });
     }
-    let place = Place::of(&shared, &claim);
-    turns::wait(&shared, &prefix, claim.create_revision).await.map_err(unknown)?;
-    place.keep();
-    let (found, header) = shared.with(|machine| (turns::get(machine, &claim.key), machine.header()));
+    let guard = WaiterGuard::of(&shared, &waiter);
+    concurrency::wait(&shared, &prefix, waiter.create_revision).await.map_err(unknown)?;
+    guard.keep();
+    let (found, header) = shared.with(|machine| (concurrency::get(machine, &waiter.key), machine.header()));
     if found.map_err(unknown)?.is_none() {
         return Err(Status::unknown("mutex: session is expired"));
     }
-    Ok(PbLockResponse { header: Some(header), key: claim.key })
+    Ok(PbLockResponse { header: Some(header), key: waiter.key })
 }
 
 fn unlock(shared: &Shared, request: UnlockRequest) -> Result<PbUnlockResponse, Status> {

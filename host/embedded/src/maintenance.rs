@@ -15,10 +15,10 @@ use futures::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    machine::{Machine, RAFT_TERM},
-    refusal::Refusal,
+    error::EtcdError,
     shared::Shared,
     snapshot,
+    state_machine::{RAFT_TERM, StateMachine},
     store::Kv,
     version::{STORAGE_VERSION, VERSION},
 };
@@ -73,7 +73,7 @@ impl PbMaintenanceService for MaintenanceApi {
     ) -> Result<Response<PbMoveLeaderResponse>, Status> {
         let target = request.into_inner().target_id;
         if target != self.0.with(|machine| machine.identity().member_id) {
-            return Err(Refusal::BadLeaderTransferee.into());
+            return Err(EtcdError::BadLeaderTransferee.into());
         }
         Ok(Response::new(PbMoveLeaderResponse { header: None }))
     }
@@ -83,7 +83,7 @@ impl PbMaintenanceService for MaintenanceApi {
     }
 }
 
-fn status(machine: &Machine) -> PbStatusResponse {
+fn status(machine: &StateMachine) -> PbStatusResponse {
     let bytes = i64::try_from(machine.store().bytes()).unwrap_or(i64::MAX);
     let errors = machine.alarms(AlarmType::None as i32).into_iter().map(|raised| {
         let name = AlarmType::try_from(raised.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
@@ -108,14 +108,14 @@ fn status(machine: &Machine) -> PbStatusResponse {
     }
 }
 
-fn hash_kv(machine: &Machine, asked: i64) -> Result<PbHashKvResponse, Refusal> {
+fn hash_kv(machine: &StateMachine, asked: i64) -> Result<PbHashKvResponse, EtcdError> {
     let store = machine.store();
     let revision = if asked == 0 { store.revision() } else { asked };
     if revision > store.revision() {
-        return Err(Refusal::FutureRevision);
+        return Err(EtcdError::FutureRevision);
     }
     if revision < store.compact_revision() {
-        return Err(Refusal::Compacted);
+        return Err(EtcdError::Compacted);
     }
     Ok(PbHashKvResponse {
         header: Some(machine.header()),

@@ -8,9 +8,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tonic::body::Body;
 
 use super::{
-    machine::Machine,
+    call_metrics::CallMetrics,
     shared::Shared,
-    tally::Tally,
+    state_machine::StateMachine,
     version::{STORAGE_VERSION, VERSION},
 };
 
@@ -22,7 +22,7 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The page that a request asks for; none when it is a call, or is to be answered like one.
-pub(super) fn answer<B>(request: &Request<B>, shared: &Shared, tally: &Tally) -> Option<Response<Body>> {
+pub(super) fn answer<B>(request: &Request<B>, shared: &Shared, calls: &CallMetrics) -> Option<Response<Body>> {
     let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let old = request.version() < Version::HTTP_2;
     if kind.starts_with(b"application/grpc") && !old {
@@ -59,7 +59,7 @@ pub(super) fn answer<B>(request: &Request<B>, shared: &Shared, tally: &Tally) ->
         }
         Page::Metrics => {
             let mut text = shared.with(|machine| metrics(machine));
-            tally.write(&mut text);
+            calls.write(&mut text);
             page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
     })
@@ -86,7 +86,7 @@ fn excluded(query: &str) -> Vec<String> {
     pairs.filter(|(name, _)| *name == "exclude").map(|(_, value)| value.to_owned()).collect()
 }
 
-fn health(machine: &Machine, excluded: &[String]) -> Response<Body> {
+fn health(machine: &StateMachine, excluded: &[String]) -> Response<Body> {
     let name = |raised: i32| AlarmType::try_from(raised).map_or("UNKNOWN", |alarm| alarm.as_str_name());
     let raised = machine.alarms(AlarmType::None as i32).into_iter().map(|it| name(it.alarm));
     match raised.into_iter().find(|alarm| !excluded.iter().any(|it| it == alarm)) {
@@ -98,7 +98,7 @@ fn health(machine: &Machine, excluded: &[String]) -> Response<Body> {
     }
 }
 
-fn ready(machine: &Machine, excluded: &[String]) -> Response<Body> {
+fn ready(machine: &StateMachine, excluded: &[String]) -> Response<Body> {
     let corrupt = !machine.alarms(AlarmType::Corrupt as i32).is_empty();
     if corrupt && !excluded.iter().any(|it| it == "data_corruption") {
         let said = "[-]data_corruption failed: alarm activated: CORRUPT\n";
@@ -108,7 +108,7 @@ fn ready(machine: &Machine, excluded: &[String]) -> Response<Body> {
 }
 
 /// Figures under the names that etcd has for them, as far as there is such a thing here.
-fn metrics(machine: &Machine) -> String {
+fn metrics(machine: &StateMachine) -> String {
     let store = machine.store();
     let figures: [(&str, &str, &str, i64); 10] = [
         ("etcd_server_has_leader", "gauge", "Whether or not a leader exists. 1 is existence, 0 is not.", 1),

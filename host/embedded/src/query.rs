@@ -5,8 +5,8 @@ use std::{cmp::Ordering, sync::Arc};
 use etcd_client::proto::{PbKeyValue, PbRangeRequest, PbRangeResponse, PbResponseHeader};
 
 use super::{
-    refusal::Refusal,
-    span::Span,
+    error::EtcdError,
+    key_range::KeyRange,
     store::{Kv, Store},
 };
 
@@ -37,28 +37,28 @@ pub(super) struct Selection {
 }
 
 /// What can be refused without looking at the data.
-pub(super) fn check(request: &PbRangeRequest) -> Result<(), Refusal> {
+pub(super) fn check(request: &PbRangeRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
-        return Err(Refusal::KeyNotProvided);
+        return Err(EtcdError::KeyNotProvided);
     }
     let known = (order::NONE..=order::DESCEND).contains(&request.sort_order)
         && (target::KEY..=target::VALUE).contains(&request.sort_target);
-    if known { Ok(()) } else { Err(Refusal::InvalidSortOption) }
+    if known { Ok(()) } else { Err(EtcdError::InvalidSortOption) }
 }
 
 /// Runs a checked request. A revision of 0 or less means the newest, the changes of an open write
 /// included.
-pub(super) fn select(store: &Store, request: &PbRangeRequest) -> Result<Selection, Refusal> {
+pub(super) fn select(store: &Store, request: &PbRangeRequest) -> Result<Selection, EtcdError> {
     let newest = store.read_revision();
     let at = if request.revision <= 0 { newest } else { request.revision };
     if at > newest {
-        return Err(Refusal::FutureRevision);
+        return Err(EtcdError::FutureRevision);
     }
     if at < store.compact_revision() {
-        return Err(Refusal::Compacted);
+        return Err(EtcdError::Compacted);
     }
-    let span = Span::new(&request.key, &request.range_end);
-    let found = store.range(&span, at);
+    let range = KeyRange::new(&request.key, &request.range_end);
+    let found = store.range(&range, at);
     if request.count_only {
         return Ok(Selection { kvs: Vec::new(), count: found.count(), more: false, revision: newest });
     }

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     api::Api,
     incoming::Incoming,
-    machine::{Identity, Limits, Machine},
     shared::Shared,
+    state_machine::{Identity, Limits, StateMachine},
     store::AutoCompaction,
 };
 
@@ -150,7 +150,7 @@ impl Server {
         let compact_revision = if options.start_revision.is_some() { -1 } else { revision };
         let mut random = fastrand::Rng::new();
         let identity = Identity { cluster_id: random.u64(1..), member_id: random.u64(1..) };
-        let machine = Machine::new(identity, revision, compact_revision, limits, random);
+        let machine = StateMachine::new(identity, revision, compact_revision, limits, random);
         let url = format!("http://{address}");
         let shared = Arc::new(Shared::new(machine, options.progress_interval, options.name, url));
         Ok(Self { listener, address, shared, grace: options.shutdown_grace })

@@ -6,11 +6,11 @@ use std::{sync::Mutex, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::machine::Machine;
+use super::state_machine::StateMachine;
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    machine: Mutex<Machine>,
+    machine: Mutex<StateMachine>,
     started: Instant,
     /// A lease may now end earlier than the timer thinks.
     pub(super) deadline_moved: Notify,
@@ -25,7 +25,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(machine: Machine, progress_interval: Duration, name: String, url: String) -> Self {
+    pub(super) fn new(machine: StateMachine, progress_interval: Duration, name: String, url: String) -> Self {
         Self {
             machine: Mutex::new(machine),
             started: Instant::now(),
@@ -39,7 +39,7 @@ impl Shared {
     }
 
     /// Runs one step on the machine, at the time it is now.
-    pub(super) fn with<T>(&self, step: impl FnOnce(&mut Machine) -> T) -> T {
+    pub(super) fn with<T>(&self, step: impl FnOnce(&mut StateMachine) -> T) -> T {
         let mut machine = self.machine.lock().unwrap_or_else(|poisoned| {
             // A step that panicked may have written half of its transaction, and the next commit
             // would publish it.
@@ -74,6 +74,6 @@ impl Shared {
     /// Ends all streams and refuses new connections; requests under way may finish.
     pub(super) fn stop(&self) {
         self.stopping.cancel();
-        self.with(Machine::shut_down);
+        self.with(StateMachine::shut_down);
     }
 }

@@ -13,8 +13,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     bolt::{self, Entries},
-    machine::{Machine, RAFT_TERM},
     query::key_value,
+    state_machine::{RAFT_TERM, StateMachine},
     store::Kv,
     version::STORAGE_VERSION,
 };
@@ -41,7 +41,7 @@ struct Lease {
 }
 
 impl Data {
-    pub(super) fn of(machine: &Machine) -> Self {
+    pub(super) fn of(machine: &StateMachine) -> Self {
         let store = machine.store();
         let leases = machine.lease_ids().into_iter();
         Self {

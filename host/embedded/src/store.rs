@@ -22,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{refusal::Refusal, span::Span};
+use super::{error::EtcdError, key_range::KeyRange};
 
 /// What a version is charged for beside its key and value: the structures around it.
 const VERSION_OVERHEAD: usize = 128;
@@ -155,9 +155,10 @@ impl Store {
         self.keys.get(key)?.at(i64::MAX)
     }
 
-    /// The keys of `span` as they were at `revision`, in key order.
-    pub(super) fn range<'s>(&'s self, span: &'s Span, revision: i64) -> impl Iterator<Item = &'s Arc<Kv>> + 's {
-        span.bounds()
+    /// The keys of `range` as they were at `revision`, in key order.
+    pub(super) fn range<'s>(&'s self, range: &'s KeyRange, revision: i64) -> impl Iterator<Item = &'s Arc<Kv>> + 's {
+        range
+            .bounds()
             .into_iter()
             .flat_map(move |bounds| self.keys.range::<[u8], _>(bounds))
             .filter_map(move |(_, history)| history.at(revision))
@@ -184,9 +185,9 @@ impl Store {
         replaced
     }
 
-    /// Deletes the keys of `span` in the open revision and returns what they held.
-    pub(super) fn delete(&mut self, span: &Span) -> Vec<Arc<Kv>> {
-        let found: Vec<_> = self.range(span, i64::MAX).cloned().collect();
+    /// Deletes the keys of `range` in the open revision and returns what they held.
+    pub(super) fn delete(&mut self, range: &KeyRange) -> Vec<Arc<Kv>> {
+        let found: Vec<_> = self.range(range, i64::MAX).cloned().collect();
         for kv in &found {
             self.push(Kv {
                 key: kv.key.clone(),
@@ -230,12 +231,12 @@ impl Store {
     }
 
     /// Gives up what only readers before `revision` could see.
-    pub(super) fn compact(&mut self, revision: i64) -> Result<(), Refusal> {
+    pub(super) fn compact(&mut self, revision: i64) -> Result<(), EtcdError> {
         if revision <= self.compact_revision {
-            return Err(Refusal::Compacted);
+            return Err(EtcdError::Compacted);
         }
         if revision > self.revision {
-            return Err(Refusal::FutureRevision);
+            return Err(EtcdError::FutureRevision);
         }
         self.compact_revision = revision;
         // Only a key that changed at or before `revision` can have a version to drop, and an

@@ -19,10 +19,10 @@ use etcd_client::{
 };
 
 use super::{
+    error::EtcdError,
+    key_range::KeyRange,
     keyspace::{Keyspace, check_delete, check_put},
     query,
-    refusal::Refusal,
-    span::Span,
     store::{Kv, Store},
 };
 
@@ -31,20 +31,20 @@ use super::{
 pub(super) const MAX_OPS: usize = 128;
 
 /// What can be refused without looking at the data.
-pub(super) fn check(request: &PbTxnRequest) -> Result<(), Refusal> {
+pub(super) fn check(request: &PbTxnRequest) -> Result<(), EtcdError> {
     check_shape(request, MAX_OPS)?;
     written_by(&request.success)?;
     written_by(&request.failure)?;
     Ok(())
 }
 
-fn check_shape(request: &PbTxnRequest, max_ops: usize) -> Result<(), Refusal> {
+fn check_shape(request: &PbTxnRequest, max_ops: usize) -> Result<(), EtcdError> {
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
     if ops > max_ops {
-        return Err(Refusal::TooManyOps);
+        return Err(EtcdError::TooManyOps);
     }
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
-        return Err(Refusal::KeyNotProvided);
+        return Err(EtcdError::KeyNotProvided);
     }
     for op in request.success.iter().chain(&request.failure) {
         match &op.request {
@@ -52,7 +52,7 @@ fn check_shape(request: &PbTxnRequest, max_ops: usize) -> Result<(), Refusal> {
             Some(PbTxnOpRequest::RequestPut(put)) => check_put(put)?,
             Some(PbTxnOpRequest::RequestDeleteRange(delete)) => check_delete(delete)?,
             Some(PbTxnOpRequest::RequestTxn(nested)) => check_shape(nested, max_ops - ops)?,
-            None => return Err(Refusal::KeyNotFound),
+            None => return Err(EtcdError::KeyNotFound),
         }
     }
     Ok(())
@@ -67,7 +67,7 @@ struct Written<'r> {
 
 /// Collects what a branch writes and refuses overlaps: of puts with puts, and of puts with deletes.
 /// Two branches of one nested txn may put the same key, since only one of them runs.
-fn written_by(ops: &[PbTxnRequestOp]) -> Result<Written<'_>, Refusal> {
+fn written_by(ops: &[PbTxnRequestOp]) -> Result<Written<'_>, EtcdError> {
     let mut written = Written::default();
     for op in ops {
         if let Some(PbTxnOpRequest::RequestDeleteRange(delete)) = &op.request {
@@ -94,8 +94,8 @@ fn written_by(ops: &[PbTxnRequestOp]) -> Result<Written<'_>, Refusal> {
 }
 
 impl<'r> Written<'r> {
-    fn put(&mut self, key: &'r [u8]) -> Result<(), Refusal> {
-        if self.deletes.contain(key) || !self.puts.insert(key) { Err(Refusal::DuplicateKey) } else { Ok(()) }
+    fn put(&mut self, key: &'r [u8]) -> Result<(), EtcdError> {
+        if self.deletes.contain(key) || !self.puts.insert(key) { Err(EtcdError::DuplicateKey) } else { Ok(()) }
     }
 }
 
@@ -170,14 +170,17 @@ impl<'r> Plan<'r> {
         Self { succeeded, steps }
     }
 
-    fn admit<'p>(&'p self, admit: &mut impl FnMut(&'p PbTxnOpRequest) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    fn admit<'p>(
+        &'p self,
+        admit: &mut impl FnMut(&'p PbTxnOpRequest) -> Result<(), EtcdError>,
+    ) -> Result<(), EtcdError> {
         self.steps.iter().try_for_each(|step| match step {
             Step::Op(op) => admit(op),
             Step::Nested(plan) => plan.admit(admit),
         })
     }
 
-    fn run(&self, keyspace: &mut Keyspace) -> Result<PbTxnResponse, Refusal> {
+    fn run(&self, keyspace: &mut Keyspace) -> Result<PbTxnResponse, EtcdError> {
         let mut responses = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
             let response = match step {
@@ -200,7 +203,7 @@ impl<'r> Plan<'r> {
 }
 
 /// Runs a checked txn on the open revision.
-pub(super) fn run(keyspace: &mut Keyspace, request: &PbTxnRequest) -> Result<PbTxnResponse, Refusal> {
+pub(super) fn run(keyspace: &mut Keyspace, request: &PbTxnRequest) -> Result<PbTxnResponse, EtcdError> {
     let plan = Plan::new(&keyspace.store, request);
     plan.admit(&mut |op| match op {
         PbTxnOpRequest::RequestPut(put) => keyspace.admits_put_in_txn(put),
@@ -229,12 +232,12 @@ pub(super) fn put_bytes(request: &PbTxnRequest) -> usize {
     branch(&request.success).max(branch(&request.failure))
 }
 
-/// Whether a comparison holds for every key of its span. A missing key compares as all zeroes, but
+/// Whether a comparison holds for every key of its range. A missing key compares as all zeroes, but
 /// never by value.
 fn holds(store: &Store, compare: &PbCompare) -> bool {
-    let span = Span::new(&compare.key, &compare.range_end);
+    let range = KeyRange::new(&compare.key, &compare.range_end);
     let by_value = compare.target == PbCompareTarget::Value as i32;
-    let mut found = store.range(&span, i64::MAX).peekable();
+    let mut found = store.range(&range, i64::MAX).peekable();
     if found.peek().is_none() {
         let missing = Kv {
             key: bytes::Bytes::new(),

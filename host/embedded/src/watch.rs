@@ -1,8 +1,8 @@
 //! Watches: who is told what, in which order, and what happens to those who read too slowly.
 //!
 //! Pure: no tasks and no clock. A stream is read by polling it; the waker it leaves is the only way
-//! out. Commits come in through [`Hub::dispatch`]; history comes from the [`Store`] that is passed
-//! to [`Hub::poll`].
+//! out. Commits come in through [`WatchDispatcher::dispatch`]; history comes from the [`Store`]
+//! that is passed to [`WatchDispatcher::poll`].
 //!
 //! ```text
 //!                 start in the past                      all history read
@@ -29,9 +29,9 @@ use std::{
 };
 
 use super::{
+    error::EtcdError,
     index::SpanIndex,
-    refusal::Refusal,
-    span::Span,
+    key_range::KeyRange,
     store::{Commit, Event, Store},
 };
 
@@ -59,7 +59,7 @@ type WatcherRef = (StreamId, i64);
 #[derive(Debug, Clone)]
 #[allow(clippy::struct_excessive_bools, reason = "the options of one request")]
 pub(super) struct WatchSpec {
-    pub(super) span: Span,
+    pub(super) range: KeyRange,
     /// 0: from now on.
     pub(super) start_revision: i64,
     /// 0: the server chooses.
@@ -73,9 +73,9 @@ pub(super) struct WatchSpec {
 
 impl WatchSpec {
     /// Everything that happens there from this revision on, 0: from now on.
-    pub(super) fn of(span: Span, start_revision: i64) -> Self {
+    pub(super) fn of(range: KeyRange, start_revision: i64) -> Self {
         Self {
-            span,
+            range,
             start_revision,
             watch_id: 0,
             no_put: false,
@@ -157,7 +157,7 @@ struct Watcher {
 impl Watcher {
     fn wants(&self, event: &Event) -> bool {
         let filtered = if event.is_delete() { self.spec.no_delete } else { self.spec.no_put };
-        !filtered && self.spec.span.contains(&event.kv.key)
+        !filtered && self.spec.range.contains(&event.kv.key)
     }
 
     fn in_step(&self, revision: i64) -> bool {
@@ -201,7 +201,7 @@ impl Stream {
 
 /// All watch streams of the server.
 #[derive(Debug)]
-pub(super) struct Hub {
+pub(super) struct WatchDispatcher {
     streams: HashMap<StreamId, Stream>,
     index: SpanIndex<WatcherRef>,
     next_stream: u64,
@@ -209,7 +209,7 @@ pub(super) struct Hub {
     closed: bool,
 }
 
-impl Hub {
+impl WatchDispatcher {
     /// `queue_limit` is the number of messages a watcher may leave unread before it has to read
     /// from history.
     pub(super) fn new(queue_limit: usize) -> Self {
@@ -233,12 +233,12 @@ impl Hub {
     pub(super) fn close(&mut self, stream: StreamId) {
         if let Some(state) = self.streams.remove(&stream) {
             for (id, watcher) in &state.watchers {
-                self.index.remove(&watcher.spec.span, (stream, *id));
+                self.index.remove(&watcher.spec.range, (stream, *id));
             }
         }
     }
 
-    /// Ends every stream, now and later: each is answered with [`Refusal::Stopped`].
+    /// Ends every stream, now and later: each is answered with [`EtcdError::Stopped`].
     pub(super) fn shut_down(&mut self) {
         self.closed = true;
         for stream in self.streams.values_mut() {
@@ -256,10 +256,10 @@ impl Hub {
         let Some(state) = self.streams.get_mut(&stream) else { return };
         let refused = |reason: String| Message::Refused { revision, reason };
         if spec.start_revision < 0 {
-            state.push(refused(Refusal::Compacted.to_string()));
+            state.push(refused(EtcdError::Compacted.to_string()));
             return;
         }
-        if spec.span.is_empty() {
+        if spec.range.is_empty() {
             state.push(refused(EMPTY_RANGE.into()));
             return;
         }
@@ -281,7 +281,7 @@ impl Hub {
             state.lagging.push_back(watch_id);
             Phase::Lagging { next: spec.start_revision }
         };
-        self.index.insert(&spec.span, (stream, watch_id));
+        self.index.insert(&spec.range, (stream, watch_id));
         state.watchers.insert(watch_id, Watcher { spec, phase, queued: 0, idle: true });
         state.push(Message::Created { watch_id, revision });
     }
@@ -290,7 +290,7 @@ impl Hub {
     pub(super) fn cancel(&mut self, stream: StreamId, watch_id: i64, revision: i64) {
         let Some(state) = self.streams.get_mut(&stream) else { return };
         if let Some(watcher) = state.watchers.remove(&watch_id) {
-            self.index.remove(&watcher.spec.span, (stream, watch_id));
+            self.index.remove(&watcher.spec.range, (stream, watch_id));
             state.lagging.retain(|id| *id != watch_id);
             state.push(Message::Cancelled { watch_id, revision });
         }
@@ -358,15 +358,15 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Stopped`] once the hub is shut down or the stream is closed.
+    /// [`EtcdError::Stopped`] once the dispatcher is shut down or the stream is closed.
     pub(super) fn poll(
         &mut self,
         stream: StreamId,
         store: &Store,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Message, Refusal>> {
+    ) -> Poll<Result<Message, EtcdError>> {
         let Some(state) = self.streams.get_mut(&stream).filter(|_| !self.closed) else {
-            return Poll::Ready(Err(Refusal::Stopped));
+            return Poll::Ready(Err(EtcdError::Stopped));
         };
         let mut budget = REPLAY_SCAN;
         // A lagging watcher goes on once what was queued for it is read: its messages must stay in

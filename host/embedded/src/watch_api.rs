@@ -1,8 +1,8 @@
 //! The Watch service: one stream of requests and one of messages for each client, both driven by
 //! polling the second.
 //!
-//! Nothing runs beside that poll. HTTP/2 flow control thus reaches the hub: who does not read is
-//! not polled, and its watchers fall back to reading history.
+//! Nothing runs beside that poll. HTTP/2 flow control thus reaches the dispatcher: who does not
+//! read is not polled, and its watchers fall back to reading history.
 
 use std::{
     collections::VecDeque,
@@ -21,11 +21,11 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    key_range::KeyRange,
     kv::MAX_MESSAGE_BYTES,
-    machine::Identity,
     query::key_value,
     shared::Shared,
-    span::Span,
+    state_machine::Identity,
     store::Event,
     watch::{Message, StreamId, WatchSpec},
 };
@@ -98,9 +98,9 @@ impl Stream for WatchStream {
                 this.fragments = responses(message, this.identity);
                 Poll::Ready(this.fragments.pop_front().map(Ok))
             }
-            Err(refusal) => {
+            Err(error) => {
                 this.ended = true;
-                Poll::Ready(Some(Err(refusal.into())))
+                Poll::Ready(Some(Err(error.into())))
             }
         }
     }
@@ -129,7 +129,7 @@ impl WatchStream {
                 // An empty key is the smallest there is.
                 let key = if create.key.is_empty() { &[0][..] } else { &create.key };
                 let spec = WatchSpec {
-                    span: Span::new(key, &create.range_end),
+                    range: KeyRange::new(key, &create.range_end),
                     start_revision: create.start_revision,
                     watch_id: create.watch_id,
                     no_put: filtered(WatchFilterType::NoPut),

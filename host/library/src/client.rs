@@ -5,7 +5,7 @@ use std::fmt;
 use waymark_balancer::Services;
 use waymark_core::model::ServiceName;
 use waymark_dataplane::{Channel, TargetError};
-use waymark_net::reach::{Allow, Reach};
+use waymark_net::address_filter::{AddressFilter, Allow};
 use waymark_registry::Registry;
 use waymark_stages::{
     Stages, StartError,
@@ -48,8 +48,8 @@ impl Client {
     /// service has no name that the key scheme could have.
     pub async fn start(config: ClientConfig) -> Result<Self, StartError> {
         // Its calls come from this machine.
-        let reach = Reach::new(config.allow.clone().unwrap_or_else(Allow::here));
-        let (stages, metrics) = Stages::start(&config, &Ports::default(), None, reach).await?;
+        let address_filter = AddressFilter::new(config.allow.clone().unwrap_or_else(Allow::here));
+        let (stages, metrics) = Stages::start(&config, &Ports::default(), None, address_filter).await?;
         let metrics = Metrics::new(metrics, stages.services.clone());
         Ok(Self { stages, metrics })
     }

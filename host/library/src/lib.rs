@@ -35,7 +35,7 @@ pub use waymark_core::{
     traffic::{ServiceConfigError, Traffic},
 };
 pub use waymark_dataplane::{Channel, ConnectOptions, TargetError};
-pub use waymark_net::reach::Allow;
+pub use waymark_net::address_filter::Allow;
 pub use waymark_registry::{Registration, RegistrationConfig, Registry, RegistryConfig, RegistryError};
 pub use waymark_runtime::{EngineError, Grants, Limits, LoadError};
 #[cfg(feature = "embedded")]

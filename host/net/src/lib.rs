@@ -2,6 +2,6 @@
 //! may be called, and whether the instance behind them is fit to serve.
 #![forbid(unsafe_code)]
 
+pub mod address_filter;
 pub mod health;
-pub mod reach;
 pub mod resolve;

@@ -41,7 +41,7 @@ use self::{
 };
 use super::{
     config::RegistryConfig,
-    diagnose::{self, Found},
+    endpoint_probe::{self, Found},
     error::{CallError, RegistryError, chain},
     etcd::{Etcd, Header, Page, Range, Token, WatchHalves, WatchRequest, Written},
 };
@@ -106,7 +106,7 @@ impl EtcdClient {
             .endpoints
             .iter()
             .map(|endpoint| {
-                let url = diagnose::normalize(endpoint, config.tls.is_some())?;
+                let url = endpoint_probe::normalize(endpoint, config.tls.is_some())?;
                 let user = config.user.as_ref().map(|user| user.name.clone());
                 let blame = Blame { endpoint: url, user, after: config.request_timeout };
                 Ok(Member { blame, slot: Mutex::default() })
@@ -314,7 +314,7 @@ impl EtcdClient {
         }
         let endpoint = member.blame.endpoint.clone();
         let tls = endpoint.starts_with("https://");
-        Err(match diagnose::probe(&endpoint, self.config.connect_timeout).await {
+        Err(match endpoint_probe::probe(&endpoint, self.config.connect_timeout).await {
             Found::Nothing(source) => RegistryError::Unreachable { endpoint, source },
             Found::Tls if !tls => RegistryError::WantsTls { endpoint },
             Found::Tls => match error {
@@ -326,7 +326,7 @@ impl EtcdClient {
             },
             Found::Http2 if tls => RegistryError::SpeaksPlaintext { endpoint },
             Found::Http2 | Found::Silent => error,
-            Found::Away(message) => RegistryError::Unavailable { endpoint, message },
+            Found::Unavailable(message) => RegistryError::Unavailable { endpoint, message },
             Found::Other(found) => RegistryError::NotEtcd { endpoint, found },
         })
     }

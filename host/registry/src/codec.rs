@@ -24,7 +24,7 @@ use waymark_core::{
 };
 
 use super::{
-    decode::{Fit, Reading},
+    decode::{Accepted, Reading},
     etcd::{Event, Kv},
 };
 
@@ -193,7 +193,7 @@ impl Codec {
     fn judge(&mut self, kv: &Kv, reading: Reading, before: impl FnOnce() -> Vec<Endpoint>) -> (Vec<Endpoint>, Skipped) {
         let none = Skipped::default();
         match reading {
-            Reading::Read(Fit { endpoints, refused, over, note, warnings }) => {
+            Reading::Read(Accepted { endpoints, refused, over, note, warnings }) => {
                 if let Some(note) = note {
                     self.log_once(kv, &note, "instances of an entry left out");
                 }

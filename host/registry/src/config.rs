@@ -3,9 +3,9 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use waymark_core::secret::Secret;
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 
-use super::hold::Hold;
+use super::removal_damping::RemovalDamping;
 
 /// How to reach the registry. Every field has a default but the endpoints.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub struct RegistryConfig {
     pub backoff_cap: Duration,
     /// Holds back a mass disappearance of a service's endpoints. Default: none, what the registry
     /// takes away is gone at once.
-    pub hold: Option<Hold>,
+    pub removal_damping: Option<RemovalDamping>,
     /// The folder where the last known endpoints of every service are kept, so that they can be
     /// served when etcd is down at the start. Default: none. Several processes may share one.
     pub state_dir: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub struct RegistryConfig {
     /// What of entries is taken.
     pub entries: EntryLimits,
     /// Where instances may be. Default: anywhere, this machine included, but for wildcards.
-    pub reach: Reach,
+    pub address_filter: AddressFilter,
     /// How many keys to read in one answer at most; fewer where they are large, so that it has some
     /// 2 MiB. Default: 1000.
     pub page_size: u32,
@@ -135,11 +135,11 @@ impl RegistryConfig {
             idle_timeout: Duration::from_secs(6),
             backoff_base: Duration::from_millis(100),
             backoff_cap: Duration::from_secs(2),
-            hold: None,
+            removal_damping: None,
             state_dir: None,
             state_max_age: Duration::from_hours(24),
             entries: EntryLimits::default(),
-            reach: Reach::default(),
+            address_filter: AddressFilter::default(),
             page_size: 1000,
         }
     }

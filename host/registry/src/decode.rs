@@ -2,27 +2,27 @@
 //! other service its turn.
 //!
 //! ```text
-//!   list, watch ──entries──▶ Decoder ──a turn at a time──▶ lane (all services in one line) ──▶ key scheme
-//!                              │  ▲                          or, while it is slow or fails: the lane of those, one thread
-//!                   put off ◀──┘  └── due again
+//!   list, watch ──entries──▶ Decoder ──a turn at a time──▶ queue of all services ──▶ key scheme
+//!                              │  ▲                          or, while it is slow or fails: the queue of those, one thread
+//!                  deferred ◀──┘  └── due again
 //! ```
 //!
 //! - **Turns.** A service's entries are read some milliseconds at a time, and then it stands at the
 //!   end of the line again.
-//! - **A budget.** What a whole batch may take grows with its entries. What is over it is put off:
+//! - **A budget.** What a whole batch may take grows with its entries. What is over it is deferred:
 //!   its owner sees what was read so far.
 //! - **Failures.** An entry on which the scheme overran its deadline or trapped is not tried again
 //!   for a while, which grows. After some, the breaker opens: the service's other entries wait, and
 //!   are tried again one turn at a time.
-//! - **Another lane.** A service whose entries are slow or fail waits in a line of its own kind
+//! - **Another queue.** A service whose entries are slow or fail waits in a line of its own kind
 //!   until it has done well for a while.
 //!
 //! What an entry registers is bounded here too ([`EntryLimits`]), and where its instances are
-//! ([`Reach`]).
+//! ([`AddressFilter`]).
 
 mod breaker;
-mod fit;
-mod put_off;
+mod deferred;
+mod limits;
 
 use std::{
     collections::VecDeque,
@@ -36,11 +36,11 @@ use waymark_core::{
     model::ServiceName,
     naming::{Entry, KeyScheme, NamingError},
 };
-use waymark_net::reach::{Allow, Reach};
+use waymark_net::address_filter::{AddressFilter, Allow};
 
-pub(super) use self::fit::Fit;
-use self::{breaker::Breaker, put_off::PutOff};
-use super::{EntryLimits, error::chain, etcd::Kv, lane::Lane, metrics::Metrics};
+pub(super) use self::limits::Accepted;
+use self::{breaker::Breaker, deferred::Deferred};
+use super::{EntryLimits, error::chain, etcd::Kv, metrics::Metrics, work_queue::WorkQueue};
 
 /// How long one turn may take, but for the call that it is in.
 const TURN: Duration = Duration::from_millis(20);
@@ -62,7 +62,7 @@ const PROBATION: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) enum Reading {
     /// What it registers; nothing for a marker.
-    Read(Fit),
+    Read(Accepted),
     /// It is not the scheme's. Whatever the key said before no longer holds.
     Unreadable(String),
     /// The scheme failed, which says nothing about the entry: what the key said before is the best
@@ -74,16 +74,16 @@ pub(super) enum Reading {
 
 /// Where key schemes are asked. Clones share the lines.
 #[derive(Clone)]
-pub(super) struct Lanes {
+pub(super) struct DecodeQueues {
     /// For all.
-    pub(super) all: Lane,
+    pub(super) all: WorkQueue,
     /// For those that are slow or fail: one thread, for which they wait on each other.
-    pub(super) slow: Lane,
+    pub(super) slow: WorkQueue,
 }
 
-impl Lanes {
+impl DecodeQueues {
     pub(super) fn new() -> Self {
-        Self { all: Lane::new(), slow: Lane::one() }
+        Self { all: WorkQueue::per_core(), slow: WorkQueue::single() }
     }
 }
 
@@ -91,9 +91,9 @@ impl Lanes {
 #[derive(Clone)]
 pub(super) struct Reader {
     pub(super) scheme: Arc<dyn KeyScheme>,
-    pub(super) lanes: Lanes,
+    pub(super) queues: DecodeQueues,
     pub(super) limits: EntryLimits,
-    pub(super) reach: Reach,
+    pub(super) address_filter: AddressFilter,
     pub(super) metrics: Metrics,
 }
 
@@ -102,23 +102,23 @@ pub(super) struct Decoder {
     service: ServiceName,
     it: Reader,
     breaker: Breaker,
-    put_off: PutOff,
+    deferred: Deferred,
     /// Until when it stands in the other line.
     probation: Option<Instant>,
 }
 
 impl Decoder {
     pub(super) fn new(service: ServiceName, it: Reader) -> Self {
-        Self { service, it, breaker: Breaker::default(), put_off: PutOff::default(), probation: None }
+        Self { service, it, breaker: Breaker::default(), deferred: Deferred::default(), probation: None }
     }
 
-    /// Reads entries, in their order. What was put off of the same keys is superseded.
+    /// Reads entries, in their order. What was deferred of the same keys is superseded.
     pub(super) async fn read(&mut self, kvs: &[Kv]) -> Vec<Reading> {
         let mut readings: Vec<Option<Reading>> = Vec::with_capacity(kvs.len());
         let mut todo = VecDeque::with_capacity(kvs.len());
         let now = Instant::now();
         for (n, kv) in kvs.iter().enumerate() {
-            if let Some(reason) = self.put_off.not_yet(kv, now) {
+            if let Some(reason) = self.deferred.still_deferred(kv, now) {
                 readings.push(Some(Reading::Failed(reason)));
                 continue;
             }
@@ -139,10 +139,10 @@ impl Decoder {
             self.judge(&turn.done, turn.slow);
             for (n, outcome) in turn.done {
                 readings[n] = Some(match outcome {
-                    Outcome::Read(fit) => Reading::Read(fit),
+                    Outcome::Read(accepted) => Reading::Read(accepted),
                     Outcome::Unreadable(reason) => Reading::Unreadable(reason),
                     Outcome::Failed { reason, .. } => {
-                        self.put_off.failed(&kvs[n], &reason, Instant::now());
+                        self.deferred.failed(&kvs[n], &reason, Instant::now());
                         Reading::Failed(reason)
                     }
                 });
@@ -150,41 +150,41 @@ impl Decoder {
         }
         let again = self.breaker.next_try().unwrap_or_else(Instant::now);
         for (n, _) in todo {
-            self.put_off.wait(&kvs[n], again);
+            self.deferred.wait(&kvs[n], again);
         }
-        self.it.metrics.waiting(self.service.as_str(), self.put_off.len() as u64);
+        self.it.metrics.waiting(self.service.as_str(), self.deferred.len() as u64);
         readings.into_iter().map(|reading| reading.unwrap_or(Reading::Waiting)).collect()
     }
 
     /// These keys are gone.
     pub(super) fn forget(&mut self, keys: &[Vec<u8>]) {
         for key in keys {
-            self.put_off.forget(key);
+            self.deferred.forget(key);
         }
     }
 
     /// These are all entries that there are, about to be read: what waited only for its turn is
     /// forgotten, and what is gone; what failed is not tried sooner for it.
     pub(super) fn begin_list(&mut self, kvs: &[Kv]) {
-        self.put_off.keep_failed(kvs);
+        self.deferred.keep_failed(kvs);
     }
 
-    /// When something that was put off is to be read; none while nothing is.
+    /// When something that was deferred is to be read; none while nothing is.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.put_off.due().map(|due| self.breaker.next_try().map_or(due, |open| open.max(due)))
+        self.deferred.due().map(|due| self.breaker.next_try().map_or(due, |open| open.max(due)))
     }
 
-    /// What is due now, to be read. Empty where so much was put off that it was not kept: then the
+    /// What is due now, to be read. Empty where so much was deferred that it was not kept: then the
     /// service has to be listed again.
     pub(super) fn take_due(&mut self) -> Vec<Kv> {
-        self.put_off.take_due(Instant::now())
+        self.deferred.take_due(Instant::now())
     }
 
     async fn turn(&self, todo: VecDeque<(usize, Entry)>) -> Turn {
-        let lane = if self.on_probation() { &self.it.lanes.slow } else { &self.it.lanes.all };
+        let queue = if self.on_probation() { &self.it.queues.slow } else { &self.it.queues.all };
         let (it, service) = (self.it.clone(), self.service.clone());
         let entries = todo.iter().map(|(n, _)| *n).collect::<Vec<_>>();
-        let done = lane.run(move || take_turn(&it, &service, todo)).await;
+        let done = queue.run(move || take_turn(&it, &service, todo)).await;
         done.unwrap_or_else(|_| {
             // The runtime is ending.
             let failed = |n| (n, Outcome::Failed { reason: "it gave no answer".to_owned(), overran: false });
@@ -231,14 +231,16 @@ pub(super) fn read_here(scheme: &dyn KeyScheme, service: &ServiceName, kv: &Kv) 
         Err(error) => return Reading::Unreadable(error.to_string()),
     };
     match scheme.decode(service, &Entry { key, value: kv.value.clone() }) {
-        Ok(decoded) => Reading::Read(fit::fit(decoded, &EntryLimits::default(), &Reach::new(Allow::here()))),
+        Ok(decoded) => {
+            Reading::Read(limits::apply(decoded, &EntryLimits::default(), &AddressFilter::new(Allow::here())))
+        }
         Err(error @ NamingError::Failed { .. }) => Reading::Failed(chain(&error)),
         Err(error) => Reading::Unreadable(chain(&error)),
     }
 }
 
 enum Outcome {
-    Read(Fit),
+    Read(Accepted),
     Unreadable(String),
     Failed { reason: String, overran: bool },
 }
@@ -294,7 +296,7 @@ fn decode(it: &Reader, service: &ServiceName, entry: &Entry) -> Outcome {
         result => result,
     };
     match result {
-        Ok(decoded) => Outcome::Read(fit::fit(decoded, &it.limits, &it.reach)),
+        Ok(decoded) => Outcome::Read(limits::apply(decoded, &it.limits, &it.address_filter)),
         Err(error @ NamingError::Failed { overran, .. }) => Outcome::Failed { reason: chain(&error), overran },
         Err(error) => Outcome::Unreadable(chain(&error)),
     }

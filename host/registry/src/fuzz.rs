@@ -13,8 +13,8 @@ use super::{
     EntryLimits,
     codec::Codec,
     decode::{Reading, read_here},
+    disk_cache,
     etcd::{Event, Kv},
-    kept,
 };
 
 /// One change of the registry: a key, and what was written there; none for a deletion.
@@ -86,8 +86,8 @@ fn read(scheme: &dyn KeyScheme, service: &ServiceName, kvs: &[Kv]) -> Vec<Readin
 ///
 /// What was written and read again is something else.
 pub fn kept(bytes: &[u8]) -> String {
-    let as_it_is = kept::read_again(bytes);
+    let as_it_is = disk_cache::read_and_write_again(bytes);
     let body = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes, |newline| &bytes[newline + 1..]);
     let mended = [format!("waymark-endpoints 2 {:x}\n", Sha256::digest(body)).as_bytes(), body].concat();
-    format!("{as_it_is}; {}", kept::read_again(&mended))
+    format!("{as_it_is}; {}", disk_cache::read_and_write_again(&mended))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::diagnose;
+use super::endpoint_probe;
 
 /// Shared by all that belongs to one registry handle. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ impl Identity {
     pub(super) fn new(endpoints: &[String], tls: bool) -> Self {
         let plain = |endpoint: &String| {
             let endpoint = endpoint.to_ascii_lowercase();
-            diagnose::normalize(&endpoint, tls).unwrap_or(endpoint)
+            endpoint_probe::normalize(&endpoint, tls).unwrap_or(endpoint)
         };
         let (cluster, _) = watch::channel(None);
         Self { addresses: endpoints.iter().map(plain).collect(), cluster: Arc::new(cluster) }

@@ -5,21 +5,22 @@
 //! like is the [`KeyScheme`]'s business; what becomes of the endpoints is the reader's.
 //!
 //! ```text
-//!   subscribe ──▶ follow ──(list)──▶ etcd ◀──(one watch stream)── hub ◀── session ◀── register
-//!                   │  ▲               ▲                            │        │
-//!                 codec└─── notices ───┼────────────────────────────┴────────┘
+//!   subscribe ──▶ follow ──(list)──▶ etcd ◀──(one watch stream)── watch_mux ◀── session ◀── register
+//!                   │  ▲               ▲                              │            │
+//!                 codec└─── notices ───┼──────────────────────────────┴────────────┘
 //!                   ▼                  │ client: endpoints, failover, TLS, authentication, namespace
 //!                snapshot              └ fake, in tests
 //! ```
 //!
-//! - `etcd` is what we need of etcd, as a trait; `client` is that over the network, `diagnose` its
-//!   answer to "what is wrong?".
-//! - `hub` is the one watch stream of the process, whatever the number of services.
-//! - `follow` keeps one service's snapshot, with `list` to read it whole, `decode` to ask the key
-//!   scheme, in turns with all other services, and `codec` for the memory from keys to instances.
-//! - `publish` stands between it and the readers: `hold` holds back a mass disappearance,
-//!   `state_dir` keeps what is known on disk (`kept` is a file of it), for the registry that said
-//!   it (`identity`).
+//! - `etcd` is what we need of etcd, as a trait; `client` is that over the network,
+//!   `endpoint_probe` its answer to "what is wrong?".
+//! - `watch_mux` is the one watch stream of the process, whatever the number of services.
+//! - `service_watch` keeps one service's snapshot, with `list` to read it whole, `decode` to ask
+//!   the key scheme, in turns with all other services, and `codec` for the memory from keys to
+//!   instances.
+//! - `publish` stands between it and the readers: `removal_damping` holds back a mass
+//!   disappearance, `disk_cache` keeps what is known on disk, for the registry that said it
+//!   (`identity`); `reconnect_grace` holds back what an outage took.
 //! - `session` keeps one instance registered; `registration` is its handle.
 //!
 //! # Recovery
@@ -31,32 +32,31 @@
 //! it.
 #![forbid(unsafe_code)]
 
-mod advertise;
-mod backoff;
 mod client;
 mod codec;
-mod comeback;
 mod config;
 mod decode;
-mod diagnose;
+mod disk_cache;
+mod endpoint_probe;
 mod error;
 mod etcd;
 #[cfg(test)]
 mod fake;
-mod follow;
 #[doc(hidden)]
 pub mod fuzz;
-mod hold;
-mod hub;
 mod identity;
-mod kept;
-mod lane;
+mod jitter;
 mod list;
 mod metrics;
 mod publish;
+mod reconnect_grace;
 mod registration;
+mod removal_damping;
+mod routable_host;
+mod service_watch;
 mod session;
-mod state_dir;
+mod watch_mux;
+mod work_queue;
 
 use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -66,34 +66,33 @@ use tokio::{
 };
 use tracing::Instrument as _;
 use waymark_core::{
+    backoff::Backoff,
     model::{LeaseId, Revision, ServiceName},
     naming::{Entry, KeyScheme, NamingError, check_advertised},
     snapshot::{self, Reader},
 };
 
 use self::{
-    backoff::Backoff,
     client::EtcdClient,
-    decode::Lanes,
+    decode::DecodeQueues,
+    disk_cache::{CacheKey, DiskCache},
     error::CallError,
     etcd::{Etcd, Range},
-    follow::Follower,
-    hold::Holding,
-    hub::{Hub, HubConfig},
     identity::Identity,
-    kept::Subject,
-    lane::Lane,
     list::Lister,
-    publish::{Keeping, Publisher},
+    publish::{Publisher, ServiceCache},
+    removal_damping::RemovalDamper,
+    service_watch::ServiceWatcher,
     session::{Encoder, Session},
-    state_dir::StateDir,
+    watch_mux::{WatchMux, WatchMuxConfig},
+    work_queue::WorkQueue,
 };
 pub use self::{
     config::{EntryLimits, Password, RegistryConfig, TlsConfig, User},
     error::{Cause, RegistryError},
-    hold::Hold,
     metrics::Metrics,
     registration::{Registration, RegistrationConfig, RegistrationState},
+    removal_damping::RemovalDamping,
 };
 
 /// The watch stream is one for the whole process, so it may knock more often than a thousand
@@ -107,11 +106,11 @@ const WATCH_BACKOFF_CAP: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Registry {
     etcd: Arc<dyn Etcd>,
-    hub: Hub,
+    mux: WatchMux,
     lister: Lister,
-    lanes: Lanes,
+    queues: DecodeQueues,
     identity: Identity,
-    state: Option<(Arc<StateDir>, Lane)>,
+    disk_cache: Option<(Arc<DiskCache>, WorkQueue)>,
     config: Arc<RegistryConfig>,
     metrics: Metrics,
 }
@@ -148,20 +147,20 @@ impl Registry {
 
     fn over(etcd: Arc<dyn Etcd>, config: Arc<RegistryConfig>) -> Self {
         let metrics = Metrics::default();
-        let hub_config = HubConfig {
+        let mux_config = WatchMuxConfig {
             idle_timeout: config.idle_timeout,
             backoff_base: config.backoff_base,
             backoff_cap: config.backoff_cap.min(WATCH_BACKOFF_CAP),
             has_user: config.user.is_some(),
         };
-        let hub = Hub::spawn(Arc::clone(&etcd), hub_config, metrics.clone());
+        let mux = WatchMux::spawn(Arc::clone(&etcd), mux_config, metrics.clone());
         let lister = Lister::spawn(Arc::clone(&etcd), config.page_size);
         let identity = Identity::new(&config.endpoints, config.tls.is_some());
-        let state = config.state_dir.clone().map(|path| {
-            let dir = StateDir::new(path, identity.clone(), config.state_max_age);
-            (Arc::new(dir), Lane::one())
+        let disk_cache = config.state_dir.clone().map(|path| {
+            let dir = DiskCache::new(path, identity.clone(), config.state_max_age);
+            (Arc::new(dir), WorkQueue::single())
         });
-        Self { etcd, hub, lister, lanes: Lanes::new(), identity, state, config, metrics }
+        Self { etcd, mux, lister, queues: DecodeQueues::new(), identity, disk_cache, config, metrics }
     }
 
     /// What this handle and its clones count.
@@ -178,7 +177,7 @@ impl Registry {
     pub fn routable_host(&self) -> io::Result<IpAddr> {
         let mut last = io::Error::other("no registry endpoint is configured");
         for endpoint in &self.config.endpoints {
-            match advertise::routable_host(endpoint) {
+            match routable_host::routable_host(endpoint) {
                 Ok(ip) => return Ok(ip),
                 Err(error) => last = error,
             }
@@ -287,34 +286,40 @@ impl Registry {
         let prefixes = self.prefixes(&service, &scheme).await?;
         let ranges = outermost(&prefixes).into_iter().map(|prefix| Range::prefix(prefix.as_bytes())).collect();
         let (writer, reader) = snapshot::channel(service.clone());
-        let keeping = self.state.as_ref().map(|(dir, lane)| {
-            let subject = Subject {
+        let cache = self.disk_cache.as_ref().map(|(dir, queue)| {
+            let key = CacheKey {
                 service: service.to_string(),
                 key_scheme: scheme.name().to_owned(),
                 namespace: self.config.namespace.clone().unwrap_or_default(),
             };
-            Keeping::new(Arc::clone(dir), subject, self.identity.clone(), lane.clone(), self.config.reach.clone())
+            ServiceCache::new(
+                Arc::clone(dir),
+                key,
+                self.identity.clone(),
+                queue.clone(),
+                self.config.address_filter.clone(),
+            )
         });
-        let holding = Holding::new(self.config.hold);
-        let publisher = Publisher::new(service.clone(), writer, holding, keeping, self.metrics.clone());
+        let damper = RemovalDamper::new(self.config.removal_damping);
+        let publisher = Publisher::new(service.clone(), writer, damper, cache, self.metrics.clone());
         let span = tracing::info_span!("watch", %service);
-        let follower = Follower {
+        let service_watch = ServiceWatcher {
             service,
             reader: decode::Reader {
                 scheme,
-                lanes: self.lanes.clone(),
+                queues: self.queues.clone(),
                 limits: self.config.entries.clone(),
-                reach: self.config.reach.clone(),
+                address_filter: self.config.address_filter.clone(),
                 metrics: self.metrics.clone(),
             },
             ranges,
             lister: self.lister.clone(),
-            hub: self.hub.clone(),
+            mux: self.mux.clone(),
             identity: self.identity.clone(),
             backoff: self.backoff(),
             metrics: self.metrics.clone(),
         };
-        tokio::spawn(follower.run(publisher).instrument(span));
+        tokio::spawn(service_watch.run(publisher).instrument(span));
         Ok(reader)
     }
 
@@ -348,7 +353,7 @@ impl Registry {
         let session = Session::new(
             encoder,
             Arc::clone(&self.etcd),
-            self.hub.clone(),
+            self.mux.clone(),
             self.backoff(),
             told,
             self.metrics.session(),
@@ -368,7 +373,9 @@ impl Registry {
             })
         };
         let (asked, about) = (Arc::clone(scheme), service.clone());
-        let Ok(prefixes) = self.lanes.all.run(move || asked.prefixes(&about)).await else { return fail("it panicked") };
+        let Ok(prefixes) = self.queues.all.run(move || asked.prefixes(&about)).await else {
+            return fail("it panicked");
+        };
         let prefixes = prefixes?;
         if prefixes.is_empty() {
             return fail("it named no prefix");
@@ -380,7 +387,7 @@ impl Registry {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(self.config.backoff_base, self.config.backoff_cap)
+        Backoff::equal_jitter(self.config.backoff_base, self.config.backoff_cap)
     }
 }
 

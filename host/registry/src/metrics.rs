@@ -257,7 +257,7 @@ impl Metrics {
     }
 
     /// Forgets a service nobody follows any more.
-    pub(super) fn unfollowed(&self, service: &str) {
+    pub(super) fn service_removed(&self, service: &str) {
         self.skipped(service, Skipped::default());
         self.held(service, 0);
         self.waiting(service, 0);
@@ -383,7 +383,7 @@ mod tests {
         metrics.held("svc", 2);
         metrics.waiting("svc", 1);
         assert!(metrics.text().contains("registry_endpoints_held{service=\"svc\"} 2"), "{}", metrics.text());
-        metrics.unfollowed("svc");
+        metrics.service_removed("svc");
         assert!(!metrics.text().contains("svc"), "{}", metrics.text());
     }
 

@@ -2,10 +2,10 @@
 //! readers see is kept on disk.
 //!
 //! ```text
-//!   follow ──Update──▶ comeback ──▶ holding ──▶ snapshot::Writer ──▶ readers
-//!                                                    │      ▲
-//!                                     a second later ▼      │ etcd does not answer at the start
-//!                                                   kept on disk
+//!   service_watch ──Update──▶ reconnect_grace ──▶ removal_damping ──▶ snapshot::Writer ──▶ readers
+//!                                                                        │      ▲
+//!                                                         a second later ▼      │ etcd does not answer at the start
+//!                                                                       disk_cache
 //! ```
 
 #[cfg(test)]
@@ -25,17 +25,16 @@ use waymark_core::{
     model::{Revision, ServiceName, Update},
     snapshot::{Snapshot, Writer},
 };
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 
 use super::{
-    backoff::spread,
-    comeback::Comeback,
-    hold::Holding,
+    disk_cache::{CONFIRM_EVERY, CacheKey, CachedEndpoints, DiskCache},
     identity::Identity,
-    kept::{Kept, Subject},
-    lane::Lane,
+    jitter::jitter,
     metrics::Metrics,
-    state_dir::{CONFIRM_EVERY, StateDir},
+    reconnect_grace::ReconnectGrace,
+    removal_damping::RemovalDamper,
+    work_queue::WorkQueue,
 };
 
 /// How long the first list may take before the endpoints kept on disk are served in its place.
@@ -46,17 +45,17 @@ const RESTORE_AFTER: Duration = Duration::from_millis(250);
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// The file of one service.
-pub(super) struct Keeping {
-    dir: Arc<StateDir>,
-    subject: Arc<Subject>,
+pub(super) struct ServiceCache {
+    dir: Arc<DiskCache>,
+    key: Arc<CacheKey>,
     identity: Identity,
     /// The cluster that said what readers see; `None` while none has.
     cluster: Option<u64>,
     /// Where files are read and written: a line of its own, so that a slow disk holds up no key
     /// scheme.
-    lane: Lane,
+    queue: WorkQueue,
     /// Where endpoints may be, by now.
-    reach: Reach,
+    address_filter: AddressFilter,
     /// When to serve what was kept; `None` once that was tried, or is not needed any more.
     restore_at: Option<Instant>,
     /// When to write what readers see now: because the file says something else, or so that it
@@ -69,15 +68,21 @@ pub(super) struct Keeping {
     note: Option<String>,
 }
 
-impl Keeping {
-    pub(super) fn new(dir: Arc<StateDir>, subject: Subject, identity: Identity, lane: Lane, reach: Reach) -> Self {
+impl ServiceCache {
+    pub(super) fn new(
+        dir: Arc<DiskCache>,
+        key: CacheKey,
+        identity: Identity,
+        queue: WorkQueue,
+        address_filter: AddressFilter,
+    ) -> Self {
         Self {
             dir,
-            subject: subject.into(),
+            key: key.into(),
             identity,
             cluster: None,
-            lane,
-            reach,
+            queue,
+            address_filter,
             restore_at: Some(Instant::now() + RESTORE_AFTER),
             save_at: None,
             saving: None,
@@ -89,7 +94,7 @@ impl Keeping {
     /// What readers see is right: it is written down some time.
     fn confirm(&mut self) {
         // Not all services of a node at once.
-        self.save_at.get_or_insert_with(|| Instant::now() + CONFIRM_EVERY / 2 + spread(CONFIRM_EVERY / 2));
+        self.save_at.get_or_insert_with(|| Instant::now() + CONFIRM_EVERY / 2 + jitter(CONFIRM_EVERY / 2));
     }
 }
 
@@ -97,9 +102,9 @@ impl Keeping {
 pub(super) struct Publisher {
     service: ServiceName,
     writer: Writer,
-    comeback: Comeback,
-    holding: Holding,
-    keeping: Option<Keeping>,
+    grace: ReconnectGrace,
+    damper: RemovalDamper,
+    cache: Option<ServiceCache>,
     metrics: Metrics,
 }
 
@@ -107,11 +112,11 @@ impl Publisher {
     pub(super) fn new(
         service: ServiceName,
         writer: Writer,
-        holding: Holding,
-        keeping: Option<Keeping>,
+        damper: RemovalDamper,
+        cache: Option<ServiceCache>,
         metrics: Metrics,
     ) -> Self {
-        Self { service, writer, comeback: Comeback::new(), holding, keeping, metrics }
+        Self { service, writer, grace: ReconnectGrace::new(), damper, cache, metrics }
     }
 
     /// Takes one update of the registry. `cluster`: who said so, if somebody did.
@@ -120,28 +125,24 @@ impl Publisher {
             // Before readers learn that there is nothing: there may be something from before.
             Update::Stale { .. } => self.restore().await,
             Update::Reset { .. } => {
-                if self
-                    .keeping
-                    .as_ref()
-                    .is_some_and(|keeping| keeping.restored.is_some() && keeping.restored != cluster)
-                {
+                if self.cache.as_ref().is_some_and(|cache| cache.restored.is_some() && cache.restored != cluster) {
                     // Nobody of theirs can be about to come back.
-                    self.disown();
+                    self.discard_restored();
                 }
-                if let Some(keeping) = &mut self.keeping {
-                    (keeping.restore_at, keeping.restored, keeping.note) = (None, None, None);
-                    keeping.cluster = cluster;
-                    keeping.save_at = Some(Instant::now() + SAVE_EVERY);
+                if let Some(cache) = &mut self.cache {
+                    (cache.restore_at, cache.restored, cache.note) = (None, None, None);
+                    cache.cluster = cluster;
+                    cache.save_at = Some(Instant::now() + SAVE_EVERY);
                 }
             }
             Update::Fresh { .. } => {
-                if let Some(keeping) = &mut self.keeping {
-                    keeping.confirm();
+                if let Some(cache) = &mut self.cache {
+                    cache.confirm();
                 }
             }
             _ => {}
         }
-        let note = self.keeping.as_ref().and_then(|keeping| keeping.note.as_deref());
+        let note = self.cache.as_ref().and_then(|cache| cache.note.as_deref());
         if let (Update::Stale { reason }, Some(note)) = (&mut update, note) {
             *reason = format!("{reason}; {note}");
         }
@@ -153,10 +154,9 @@ impl Publisher {
     /// # Cancel safety
     ///
     /// Safe: what was not done is done by the next call.
-    pub(super) async fn tend(&mut self) -> bool {
-        let (restore_at, save_at) =
-            self.keeping.as_ref().map_or((None, None), |keeping| (keeping.restore_at, keeping.save_at));
-        let restored = self.keeping.as_ref().and_then(|keeping| Some((keeping.restored?, keeping.identity.clone())));
+    pub(super) async fn run_due(&mut self) -> bool {
+        let (restore_at, save_at) = self.cache.as_ref().map_or((None, None), |cache| (cache.restore_at, cache.save_at));
+        let restored = self.cache.as_ref().and_then(|cache| Some((cache.restored?, cache.identity.clone())));
         let foreign = async {
             match &restored {
                 Some((cluster, identity)) => identity.other_than(*cluster).await,
@@ -165,9 +165,9 @@ impl Publisher {
         };
         tokio::select! {
             () = self.writer.closed() => return false,
-            () = foreign => self.disown(),
-            () = until(self.comeback.until()) => self.give_up(),
-            () = until(self.holding.due()) => self.release(),
+            () = foreign => self.discard_restored(),
+            () = until(self.grace.deadline()) => self.end_grace(),
+            () = until(self.damper.due()) => self.release_damped(),
             () = until(restore_at) => self.restore().await,
             () = until(save_at) => self.save(),
         }
@@ -177,7 +177,7 @@ impl Publisher {
     /// Writes what is unwritten.
     pub(super) async fn end(mut self) {
         self.metrics.held(self.service.as_str(), 0);
-        if self.keeping.as_ref().is_some_and(|keeping| keeping.save_at.is_some()) {
+        if self.cache.as_ref().is_some_and(|cache| cache.save_at.is_some()) {
             self.join_saving().await;
             self.save();
         }
@@ -185,37 +185,37 @@ impl Publisher {
     }
 
     async fn join_saving(&mut self) {
-        if let Some(saving) = self.keeping.as_mut().and_then(|keeping| keeping.saving.take()) {
-            // It cannot be given up, and does not panic: the lane catches that.
+        if let Some(saving) = self.cache.as_mut().and_then(|cache| cache.saving.take()) {
+            // It cannot be given up, and does not panic: the queue catches that.
             let _ = saving.await;
         }
     }
 
     fn apply(&mut self, update: Update) {
         let (before, n_held) = (self.writer.current(), self.n_held());
-        let update = self.comeback.pass(update, &before);
-        let update = self.holding.judge(update, &before.endpoints, Instant::now());
+        let update = self.grace.filter(update, &before);
+        let update = self.damper.filter(update, &before.endpoints, Instant::now());
         self.write(update, &before, n_held);
     }
 
     fn n_held(&self) -> usize {
-        self.comeback.len() + self.holding.len()
+        self.grace.len() + self.damper.len()
     }
 
     /// What did not come back after an outage is gone.
-    fn give_up(&mut self) {
+    fn end_grace(&mut self) {
         let (before, n_held) = (self.writer.current(), self.n_held());
-        if let Some(update) = self.comeback.end(&before) {
+        if let Some(update) = self.grace.expire(&before) {
             tracing::warn!(service = %self.service, "most endpoints went away with the outage and did not come back");
-            let update = self.holding.judge(update, &before.endpoints, Instant::now());
+            let update = self.damper.filter(update, &before.endpoints, Instant::now());
             self.write(update, &before, n_held);
         }
     }
 
     /// Lets those go that were held for long enough.
-    fn release(&mut self) {
+    fn release_damped(&mut self) {
         let (before, n_held) = (self.writer.current(), self.n_held());
-        let removed = self.holding.expired(Instant::now());
+        let removed = self.damper.expired(Instant::now());
         let (revision, skipped) = (before.revision, before.skipped);
         self.write(Update::Changed { revision, upserted: Vec::new(), removed, skipped }, &before, n_held);
     }
@@ -224,12 +224,12 @@ impl Publisher {
         let held = self.n_held();
         self.writer.apply_holding(update, held as u64);
         let after = self.writer.current();
-        if let Some(keeping) = &mut self.keeping
+        if let Some(cache) = &mut self.cache
             && after.listed
             && !Arc::ptr_eq(&before.endpoints, &after.endpoints)
         {
             let soon = Instant::now() + SAVE_EVERY;
-            keeping.save_at = Some(keeping.save_at.map_or(soon, |at| at.min(soon)));
+            cache.save_at = Some(cache.save_at.map_or(soon, |at| at.min(soon)));
         }
         if held == n_held {
             return;
@@ -245,31 +245,31 @@ impl Publisher {
 
     /// Serves what was kept on disk, unless that was tried before or something was listed.
     async fn restore(&mut self) {
-        let Some(keeping) = self.keeping.as_mut().filter(|keeping| keeping.restore_at.is_some()) else { return };
-        let (dir, subject) = (Arc::clone(&keeping.dir), Arc::clone(&keeping.subject));
-        let reach = keeping.reach.clone();
+        let Some(cache) = self.cache.as_mut().filter(|cache| cache.restore_at.is_some()) else { return };
+        let (dir, key) = (Arc::clone(&cache.dir), Arc::clone(&cache.key));
+        let address_filter = cache.address_filter.clone();
         let load = move || {
-            let mut kept = dir.load(&subject)?;
-            kept.endpoints.retain(|endpoint| reach.check(&endpoint.address).is_ok());
+            let mut kept = dir.load(&key)?;
+            kept.endpoints.retain(|endpoint| address_filter.check(&endpoint.address).is_ok());
             Some(kept)
         };
-        let kept = keeping.lane.run(load).await;
-        keeping.restore_at = None;
-        let Ok(Some(Kept { cluster, revision, right_at, endpoints })) = kept else { return };
+        let kept = cache.queue.run(load).await;
+        cache.restore_at = None;
+        let Ok(Some(CachedEndpoints { cluster, revision, right_at, endpoints })) = kept else { return };
         let age = SystemTime::now().duration_since(right_at).unwrap_or_default();
         let note = format!("the endpoints are those kept on disk, known to be right {} s ago", age.as_secs());
         tracing::warn!(service = %self.service, known = endpoints.len(), age_seconds = age.as_secs(), "etcd does not answer; serving the endpoints kept on disk");
         let reason = format!("the registry has not answered yet; {note}");
-        (keeping.restored, keeping.note) = (Some(cluster), Some(note));
+        (cache.restored, cache.note) = (Some(cluster), Some(note));
         self.metrics.restored();
         self.apply(Update::Restored { revision, endpoints, age, reason });
     }
 
     /// What was kept turns out to be of another registry: another one answers, though it did not
     /// tell this service yet.
-    fn disown(&mut self) {
-        let Some(keeping) = &mut self.keeping else { return };
-        (keeping.restored, keeping.note) = (None, None);
+    fn discard_restored(&mut self) {
+        let Some(cache) = &mut self.cache else { return };
+        (cache.restored, cache.note) = (None, None);
         tracing::warn!(service = %self.service, "another registry answers than the one that the kept endpoints are of; they are served no longer");
         let reason = "the registry did not tell this service yet; what was kept is of another one".to_owned();
         self.apply(Update::Restored { revision: Revision(0), endpoints: Vec::new(), age: Duration::ZERO, reason });
@@ -277,28 +277,28 @@ impl Publisher {
 
     fn save(&mut self) {
         let snapshot = self.writer.current();
-        let Some(keeping) = &mut self.keeping else { return };
-        if keeping.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
-            keeping.save_at = Some(Instant::now() + SAVE_EVERY);
+        let Some(cache) = &mut self.cache else { return };
+        if cache.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            cache.save_at = Some(Instant::now() + SAVE_EVERY);
             return;
         }
-        keeping.save_at = None;
-        let Some(cluster) = keeping.cluster else { return };
+        cache.save_at = None;
+        let Some(cluster) = cache.cluster else { return };
         // While the registry is away, nothing of it is known to be right.
         let right_at = if let Some(stale) = &snapshot.stale {
             SystemTime::now().checked_sub(stale.since.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH)
         } else {
-            keeping.confirm();
+            cache.confirm();
             SystemTime::now()
         };
-        let (dir, subject, lane) = (Arc::clone(&keeping.dir), Arc::clone(&keeping.subject), keeping.lane.clone());
-        keeping.saving = Some(tokio::spawn(async move {
+        let (dir, key, queue) = (Arc::clone(&cache.dir), Arc::clone(&cache.key), cache.queue.clone());
+        cache.saving = Some(tokio::spawn(async move {
             let write = move || {
                 let (revision, endpoints) = (snapshot.revision, snapshot.endpoints.to_vec());
-                dir.save(&subject, &Kept { cluster, revision, right_at, endpoints });
+                dir.save(&key, &CachedEndpoints { cluster, revision, right_at, endpoints });
             };
             // Without an answer the old file stands, and the next change writes a new one.
-            let _ = lane.run(write).await;
+            let _ = queue.run(write).await;
         }));
     }
 }

@@ -32,6 +32,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use waymark_core::{
+    backoff::Backoff,
     model::{LeaseId, ServiceName},
     naming::Entry,
     text,
@@ -41,13 +42,12 @@ use waymark_net::health::{self, Verdict};
 use self::alive::{Alive, Finding, Lease, refresh_interval};
 pub(super) use self::encoder::Encoder;
 use super::{
-    backoff::{Backoff, spread},
     error::{CallError, RegistryError, chain},
     etcd::{Etcd, Header, Kv, Range, Written},
-    follow::COMEBACK_SPREAD,
-    hub::{Hub, Notice, Watching},
+    jitter::jitter,
     metrics::{LossReason, PutBackReason, RestartReason, SessionMetrics},
     registration::{Command, RegistrationState, bounded, revoke_bound},
+    watch_mux::{Notice, RECONNECT_JITTER, WatchHandle, WatchMux},
 };
 
 /// How long to try to end a lease that has a successor.
@@ -58,14 +58,14 @@ const MOST_FORMER: usize = 8;
 
 /// The longest pause between two times that somebody's change is undone. Two who claim one key for
 /// different instances would otherwise write it for ever as fast as they can.
-const CONTEST_CAP: Duration = Duration::from_secs(30);
+const CONFLICT_BACKOFF_CAP: Duration = Duration::from_secs(30);
 
 /// What etcd refuses, and somebody else may allow, is tried again about so often. Trying sooner
 /// only fills its log.
 const REFUSED_AGAIN: Duration = Duration::from_mins(1);
 
-/// After so long without a contest, the next one is a first one again.
-const CONTEST_CALM: Duration = Duration::from_mins(1);
+/// After so long without a conflict, the next one is a first one again.
+const CONFLICT_RESET: Duration = Duration::from_mins(1);
 
 enum State {
     /// There is no lease: ask for one.
@@ -103,14 +103,14 @@ impl State {
 pub(super) struct Session {
     encoder: Encoder,
     etcd: Arc<dyn Etcd>,
-    hub: Hub,
-    ups: watch::Receiver<u64>,
+    mux: WatchMux,
+    reconnects: watch::Receiver<u64>,
     backoff: Backoff,
-    contest: Backoff,
-    last_contest: Option<Instant>,
+    conflict_backoff: Backoff,
+    last_conflict: Option<Instant>,
     state: State,
-    /// Has the hub look out for etcd while nothing of ours is watched.
-    look_out: Option<Watching>,
+    /// Has the multiplexer look out for etcd while nothing of ours is watched.
+    keep_connecting: Option<WatchHandle>,
     /// Given up as lost, and perhaps still there with entries of its own (key schemes may have the
     /// lease in the key).
     former: Vec<LeaseId>,
@@ -130,25 +130,25 @@ impl Session {
     pub(super) fn new(
         encoder: Encoder,
         etcd: Arc<dyn Etcd>,
-        hub: Hub,
+        mux: WatchMux,
         backoff: Backoff,
         told: watch::Sender<RegistrationState>,
         metrics: SessionMetrics,
     ) -> Self {
-        let ups = hub.ups();
+        let reconnects = mux.reconnects();
         let config = &encoder.config;
         let fitness = config.check.clone().map(|check| health::watch(check, &config.endpoint.address, None));
         let state = if fitness.is_some() { State::Unfit } else { State::Grant };
         Self {
             encoder,
             etcd,
-            hub,
-            ups,
-            contest: Backoff::new(Duration::from_millis(100), CONTEST_CAP),
+            mux,
+            reconnects,
+            conflict_backoff: Backoff::equal_jitter(Duration::from_millis(100), CONFLICT_BACKOFF_CAP),
             backoff,
-            last_contest: None,
+            last_conflict: None,
             state,
-            look_out: None,
+            keep_connecting: None,
             former: Vec::new(),
             fitness,
             told,
@@ -294,7 +294,7 @@ impl Session {
                 let (until, lease) = (*until, *lease);
                 tokio::select! {
                     () = sleep_until(until) => {}
-                    Ok(()) = self.ups.changed() => sleep(spread(COMEBACK_SPREAD)).await,
+                    Ok(()) = self.reconnects.changed() => sleep(jitter(RECONNECT_JITTER)).await,
                 }
                 self.try_again(lease);
             }
@@ -308,8 +308,8 @@ impl Session {
                 };
                 tokio::select! {
                     () = due => self.try_again(lease),
-                    Ok(()) = self.ups.changed() => {
-                        sleep(spread(COMEBACK_SPREAD)).await;
+                    Ok(()) = self.reconnects.changed() => {
+                        sleep(jitter(RECONNECT_JITTER)).await;
                         self.try_again(lease);
                     }
                     () = sleep_until(refresh_at), if lease.is_some() => self.refresh_refused().await,
@@ -336,7 +336,7 @@ impl Session {
     }
 
     async fn grant(&mut self) {
-        self.ups.mark_unchanged();
+        self.reconnects.mark_unchanged();
         let asked_at = Instant::now();
         match self.etcd.grant(self.encoder.config.ttl).await {
             Ok((id, ttl)) => {
@@ -351,7 +351,7 @@ impl Session {
     }
 
     async fn put(&mut self, lease: Lease) {
-        self.ups.mark_unchanged();
+        self.reconnects.mark_unchanged();
         let entries = match self.encoder.encode(lease.id, lease.ttl).await {
             Ok(entries) => entries,
             Err(error) => return self.fail(&error.into(), Some(lease)),
@@ -375,11 +375,11 @@ impl Session {
             written: entries.into_iter().map(|entry| (entry.key.into_bytes(), entry.value)).collect(),
             revision,
             refresh_at: lease.refresh_at(),
-            watching: Some(self.hub.watch(ranges, revision.next(), cluster)),
+            watching: Some(self.mux.watch(ranges, revision.next(), cluster)),
             put_back_at: None,
             foreign: None,
         }));
-        self.look_out = None;
+        self.keep_connecting = None;
         self.backoff.reset();
         self.metrics.registered(true);
         self.metrics.refreshed();
@@ -435,7 +435,7 @@ impl Session {
         };
         if Instant::now() < lease.deadline {
             tracing::debug!(service = %self.encoder.config.service, reason, "the lease could not be refreshed; trying again");
-            alive.refresh_at = (Instant::now() + self.backoff.next()).min(lease.deadline);
+            alive.refresh_at = (Instant::now() + self.backoff.next(fastrand::f64())).min(lease.deadline);
         } else {
             self.lose(LossReason::LeaseExpired, &reason, Some(lease));
         }
@@ -448,7 +448,7 @@ impl Session {
         let asked_at = Instant::now();
         let bound = refresh_interval(lease.ttl).max(Duration::from_millis(500));
         let answer = timeout(bound, self.etcd.keep_alive(lease.id, bound)).await;
-        let pause = self.backoff.next();
+        let pause = self.backoff.next(fastrand::f64());
         let State::Refused { lease: kept, refresh_at, .. } = &mut self.state else { return };
         match answer {
             Ok(Ok(())) => {
@@ -477,7 +477,7 @@ impl Session {
             }
             // Whether the lease outlived whatever happened is known by asking.
             Some(Notice::Synced(_)) => {
-                let soonest = Instant::now() + spread(COMEBACK_SPREAD);
+                let soonest = Instant::now() + jitter(RECONNECT_JITTER);
                 alive.refresh_at = alive.refresh_at.min(soonest);
             }
             Some(Notice::Down(_)) => {}
@@ -486,7 +486,7 @@ impl Session {
             Some(Notice::Restart(RestartReason::Refused, detail)) => {
                 alive.watching = None;
                 tracing::warn!(service = %self.service(), detail = &*detail, "etcd does not let us watch our own entries");
-                self.put_back(PutBackReason::Unsure, CONTEST_CAP);
+                self.put_back(PutBackReason::Unsure, CONFLICT_BACKOFF_CAP);
             }
             Some(Notice::Restart(..)) | None => {
                 alive.watching = None;
@@ -523,12 +523,12 @@ impl Session {
     fn put_back(&mut self, reason: PutBackReason, at_least: Duration) {
         let State::Alive(alive) = &mut self.state else { return };
         let now = Instant::now();
-        if self.last_contest.is_none_or(|last| now - last > CONTEST_CALM) {
-            self.contest.reset();
+        if self.last_conflict.is_none_or(|last| now - last > CONFLICT_RESET) {
+            self.conflict_backoff.reset();
         }
-        self.last_contest = Some(now);
-        let first = self.contest.attempts() == 0;
-        let pause = self.contest.next();
+        self.last_conflict = Some(now);
+        let first = self.conflict_backoff.attempts() == 0;
+        let pause = self.conflict_backoff.next(fastrand::f64());
         let pause = if first { at_least } else { pause.max(at_least) };
         let at = now + pause;
         alive.put_back_at = Some(alive.put_back_at.map_or(at, |sooner| sooner.min(at)));
@@ -566,7 +566,7 @@ impl Session {
         }
         let now = Instant::now();
         let lease = lease.filter(|lease| lease.written && lease.deadline > now);
-        let until = again.then(|| now + REFUSED_AGAIN / 2 + spread(REFUSED_AGAIN / 2));
+        let until = again.then(|| now + REFUSED_AGAIN / 2 + jitter(REFUSED_AGAIN / 2));
         self.state =
             State::Refused { until, lease, refresh_at: lease.map_or(now, |lease| lease.refresh_at().max(now)) };
         self.backoff.reset();
@@ -592,13 +592,15 @@ impl Session {
         }
         let pause = match why {
             // etcd answers, so there is no need to wait, only to not all come at once.
-            LossReason::LeaseGone if self.backoff.attempts() == 0 => spread(COMEBACK_SPREAD.min(self.backoff.next())),
-            _ => self.backoff.next(),
+            LossReason::LeaseGone if self.backoff.attempts() == 0 => {
+                jitter(RECONNECT_JITTER.min(self.backoff.next(fastrand::f64())))
+            }
+            _ => self.backoff.next(fastrand::f64()),
         };
         if why == LossReason::Unreachable
             && let Some(prefix) = self.encoder.prefixes.first()
         {
-            self.look_out = Some(self.hub.look_out(Range::key(prefix.as_bytes())));
+            self.keep_connecting = Some(self.mux.keep_connecting(Range::key(prefix.as_bytes())));
         }
         self.state = State::Backoff { until: Instant::now() + pause, lease };
         self.metrics.registered(false);

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-use super::{refusal::Refusal, roles::Role, tokens::Tokens};
+use super::{rejection::Rejection, roles::Role, tokens::Tokens};
 use crate::dataplane::{ClientRule, Identity};
 
 /// Who may change something, and by which names the node is called. By default whoever reaches the
@@ -76,7 +76,7 @@ impl Access {
     }
 
     /// What the caller of a request may do.
-    pub(super) fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    pub(super) fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Rejection> {
         if peer.way == Way::Probe {
             return Ok(Caller { role: Role::Probe, name: None });
         }
@@ -96,13 +96,13 @@ impl Access {
     }
 
     /// The name of somebody who may change something.
-    fn proven(&self, peer: &Peer, headers: &HeaderMap) -> Result<Option<Arc<str>>, Refusal> {
+    fn proven(&self, peer: &Peer, headers: &HeaderMap) -> Result<Option<Arc<str>>, Rejection> {
         // Without tokens one that is shown is meant for another node: it is not asked for.
         if !self.tokens.is_empty()
             && let Some(shown) = headers.get(AUTHORIZATION)
         {
-            let token = bearer(shown.as_bytes()).ok_or(Refusal::NoBearer)?;
-            return self.tokens.owner(token).map(Some).ok_or(Refusal::WrongToken);
+            let token = bearer(shown.as_bytes()).ok_or(Rejection::NoBearer)?;
+            return self.tokens.owner(token).map(Some).ok_or(Rejection::WrongToken);
         }
         let identity = &peer.identity;
         let own = |uid: u32| uid == 0 || uid == rustix::process::geteuid().as_raw() || self.uids.contains(&uid);
@@ -133,7 +133,7 @@ mod tests {
         Access { tokens: Tokens::parse(format!("anna:{GOOD}").as_bytes()).unwrap(), ..Access::default() }
     }
 
-    fn role(access: &Access, peer: &Peer, authorization: Option<&str>) -> Result<(Role, Option<String>), Refusal> {
+    fn role(access: &Access, peer: &Peer, authorization: Option<&str>) -> Result<(Role, Option<String>), Rejection> {
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization {
             headers.insert(AUTHORIZATION, value.parse().unwrap());
@@ -161,9 +161,9 @@ mod tests {
                 Ok((Role::Write, Some("anna".into())))
             );
         }
-        assert_eq!(role(&access, &local, Some("Bearer 0123456789abcdeg")), Err(Refusal::WrongToken));
-        assert_eq!(role(&access, &local, Some(&format!("Basic {GOOD}"))), Err(Refusal::NoBearer));
-        assert_eq!(role(&access, &local, Some("")), Err(Refusal::NoBearer));
+        assert_eq!(role(&access, &local, Some("Bearer 0123456789abcdeg")), Err(Rejection::WrongToken));
+        assert_eq!(role(&access, &local, Some(&format!("Basic {GOOD}"))), Err(Rejection::NoBearer));
+        assert_eq!(role(&access, &local, Some("")), Err(Rejection::NoBearer));
         assert_eq!(role(&access, &peer(Way::Probe, None), Some(&format!("Bearer {GOOD}"))), Ok((Role::Probe, None)));
     }
 

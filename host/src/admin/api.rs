@@ -11,9 +11,9 @@ use super::{
     access::Caller,
     candidate::{Candidates, NotLoaded, Wanted, short},
     convert,
-    nearest::nearest,
     proto::{self, node_server::Node},
     roles::Role,
+    similar_names::similar_names,
 };
 use crate::{
     balancer::{DiscoverError, ServiceClosed, ServiceHandle, Services, StateReader, SwapError},
@@ -196,7 +196,7 @@ fn unknown(name: &ServiceName, services: &Services) -> Status {
     let hint = if handles.is_empty() {
         "it watches none yet".to_owned()
     } else {
-        let shown = nearest(name.as_str(), handles.iter().map(|handle| handle.name().as_str()), SHOWN);
+        let shown = similar_names(name.as_str(), handles.iter().map(|handle| handle.name().as_str()), SHOWN);
         let more = handles.len() - shown.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!("it watches {}{more}", shown.join(", "))

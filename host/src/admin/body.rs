@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use thiserror::Error;
 use tokio::time::{Sleep, sleep};
 
-use super::seat::Running;
+use super::connection_limit::Running;
 
 /// Why a request's body ends early.
 #[derive(Debug, Error)]

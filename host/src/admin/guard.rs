@@ -16,7 +16,7 @@ use http::{
 
 use super::{
     access::{Access, Caller, Peer, Way},
-    refusal::Refusal,
+    rejection::Rejection,
     roles::{self, Role},
 };
 use crate::text;
@@ -43,24 +43,28 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Lets a request in, or says why not.
-pub(super) fn admit(access: &Access, peer: &Peer, head: &request::Parts) -> Result<Admitted, Refusal> {
+pub(super) fn admit(access: &Access, peer: &Peer, head: &request::Parts) -> Result<Admitted, Rejection> {
     hosts(access, peer, head)?;
     no_web_page(head)?;
     let path = head.uri.path();
     let needs = match roles::of_page(path) {
         Some(needs) if is_read(&head.method) => needs,
-        Some(_) => return Err(Refusal::Method),
+        Some(_) => return Err(Rejection::Method),
         // A page that is not there: the answer says which are.
         None if is_read(&head.method) => Role::Probe,
         None => {
             if head.method != Method::POST {
-                return Err(Refusal::Method);
+                return Err(Rejection::Method);
             }
             if head.version != Version::HTTP_2 {
-                return Err(Refusal::NotHttp2(if head.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" }));
+                return Err(Rejection::NotHttp2(if head.version == Version::HTTP_10 {
+                    "HTTP/1.0"
+                } else {
+                    "HTTP/1.1"
+                }));
             }
             if !is_grpc(&head.headers) {
-                return Err(Refusal::ContentType);
+                return Err(Rejection::ContentType);
             }
             roles::of_rpc(path)
         }
@@ -70,10 +74,10 @@ pub(super) fn admit(access: &Access, peer: &Peer, head: &request::Parts) -> Resu
         return Ok(Admitted { caller, needs });
     }
     Err(match (peer.way, caller.name) {
-        (Way::Probe, _) => Refusal::ProbesOnly,
-        (_, Some(name)) => Refusal::NotAllowed(name.to_string()),
-        (_, None) if needs == Role::Write => Refusal::NotProven("to change something here takes a proof of who asks"),
-        (_, None) => Refusal::NotProven("this node shows what it knows to those who prove who they are"),
+        (Way::Probe, _) => Rejection::ProbesOnly,
+        (_, Some(name)) => Rejection::NotAllowed(name.to_string()),
+        (_, None) if needs == Role::Write => Rejection::NotProven("to change something here takes a proof of who asks"),
+        (_, None) => Rejection::NotProven("this node shows what it knows to those who prove who they are"),
     })
 }
 
@@ -90,7 +94,7 @@ fn authorities(head: &request::Parts) -> impl Iterator<Item = &[u8]> {
 /// A name that is none of ours may be one that its owner has turned to this node's address, for the
 /// sake of a page that he has in a browser here ("DNS rebinding"). An address cannot be turned.
 /// With TLS the certificate proves the name, and to a Unix socket no browser gets.
-fn hosts(access: &Access, peer: &Peer, head: &request::Parts) -> Result<(), Refusal> {
+fn hosts(access: &Access, peer: &Peer, head: &request::Parts) -> Result<(), Rejection> {
     if matches!(peer.way, Way::Unix | Way::Control { tls: true }) {
         return Ok(());
     }
@@ -98,7 +102,7 @@ fn hosts(access: &Access, peer: &Peer, head: &request::Parts) -> Result<(), Refu
         let known = std::str::from_utf8(authority).is_ok_and(|text| is_known(access, host(text)));
         // Nothing at all is what HTTP/1.0 says, and some that probe.
         if !known && !authority.is_empty() {
-            return Err(Refusal::ForeignHost(shown(authority)));
+            return Err(Rejection::ForeignHost(shown(authority)));
         }
     }
     Ok(())
@@ -133,7 +137,7 @@ fn host(authority: &str) -> &str {
 }
 
 /// Refuses what a browser sends on behalf of a page that is not ours.
-fn no_web_page(head: &request::Parts) -> Result<(), Refusal> {
+fn no_web_page(head: &request::Parts) -> Result<(), Rejection> {
     for origin in head.headers.get_all(ORIGIN) {
         let same = || {
             let origin: Uri = std::str::from_utf8(origin.as_bytes()).ok()?.parse().ok()?;
@@ -143,7 +147,7 @@ fn no_web_page(head: &request::Parts) -> Result<(), Refusal> {
             Some(ours.all(|own| own.eq_ignore_ascii_case(origin.as_bytes())))
         };
         if same() != Some(true) {
-            return Err(Refusal::ForeignOrigin(shown(origin.as_bytes())));
+            return Err(Rejection::ForeignOrigin(shown(origin.as_bytes())));
         }
     }
     let is = |name: &HeaderName, value: &str| head.headers.get(name).is_some_and(|found| found == value);
@@ -151,7 +155,7 @@ fn no_web_page(head: &request::Parts) -> Result<(), Refusal> {
     // Somebody follows a link to a page. That changes nothing, and the page that has the link sees
     // nothing of it.
     let link = is_read(&head.method) && is(&SEC_FETCH_MODE, "navigate") && is(&SEC_FETCH_DEST, "document");
-    if other && !link { Err(Refusal::CrossSite) } else { Ok(()) }
+    if other && !link { Err(Rejection::CrossSite) } else { Ok(()) }
 }
 
 fn shown(text: &[u8]) -> String {
@@ -291,11 +295,11 @@ mod tests {
         assert_eq!(refusal(&access, LOCAL, "/waymark.v1.Node/GetPolicy", &[]), Ok(Role::Read));
         assert_eq!(refusal(&access, LOCAL, "/no.Such/Call", &[]).unwrap_err().label(), "no-credential");
         for path in [SET, "/waymark.v1.Node/GetPolicy", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {
-            assert_eq!(refusal(&access, Way::Probe, path, &token), Err(Refusal::ProbesOnly), "{path}");
+            assert_eq!(refusal(&access, Way::Probe, path, &token), Err(Rejection::ProbesOnly), "{path}");
         }
         assert_eq!(refusal(&access, Way::Probe, "/grpc.health.v1.Health/Check", &[]), Ok(Role::Probe));
         let page = |path| admit(&access, &peer(Way::Probe), &get(path, &[])).map(|_| ());
-        assert_eq!((page("/metrics"), page("/")), (Ok(()), Err(Refusal::ProbesOnly)));
+        assert_eq!((page("/metrics"), page("/")), (Ok(()), Err(Rejection::ProbesOnly)));
         let shut = Access { protect_reads: true, ..access.clone() };
         assert_eq!(refusal(&shut, LOCAL, "/waymark.v1.Node/GetPolicy", &[]).unwrap_err().label(), "no-credential");
         assert_eq!(refusal(&shut, LOCAL, "/grpc.health.v1.Health/Check", &[]), Ok(Role::Probe));

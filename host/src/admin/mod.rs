@@ -23,19 +23,19 @@ mod api;
 mod body;
 mod candidate;
 pub mod client;
+mod connection_limit;
 mod convert;
 mod dashboard;
 mod guard;
 mod health;
-mod nearest;
 mod plugin_memory;
 mod proto;
 mod readiness;
-mod refusal;
+mod rejection;
 mod roles;
 mod scrape;
-mod seat;
 mod server;
+mod similar_names;
 mod tokens;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -64,7 +64,7 @@ pub use self::{
     tokens::{Tokens, TokensError},
 };
 use self::{
-    api::NodeApi, candidate::Candidates, dashboard::Filter, proto::node_server::NodeServer, refusal::Refused,
+    api::NodeApi, candidate::Candidates, dashboard::Filter, proto::node_server::NodeServer, rejection::Refused,
     scrape::Scrapes, server::Front,
 };
 use crate::{balancer::Services, plugin::Engine, text};

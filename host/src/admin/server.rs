@@ -1,7 +1,7 @@
 //! Takes the connections of the node's API: its port, its Unix socket, and the port for probes.
 //!
 //! ```text
-//!   accept ─▶ a seat ─▶ what it speaks, TLS ─▶ HTTP/1.1 or HTTP/2 ─▶ guard ─▶ the router
+//!   accept ─▶ a slot ─▶ what it speaks, TLS ─▶ HTTP/1.1 or HTTP/2 ─▶ guard ─▶ the router
 //! ```
 //!
 //! All that strangers can use up here has a bound: connections, their headers and bodies, and how
@@ -28,10 +28,10 @@ use tracing::{debug, info, warn};
 use super::{
     access::{Access, Peer, Way},
     body::{Bounded, Held},
+    connection_limit::{ConnectionLimit, ConnectionSlot, Taken},
     guard,
-    refusal::{Refusal, Refused},
+    rejection::{Refused, Rejection},
     roles::Role,
-    seat::{Seat, Seats, Taken},
 };
 use crate::{
     dataplane::{self, Identity, Listener, Occasional, Protocol, ServerTls, Socket, protocol},
@@ -124,7 +124,7 @@ struct Door {
     server: Arc<Server>,
     way: Way,
     tls: Option<ServerTls>,
-    seats: Arc<Seats>,
+    connections: Arc<ConnectionLimit>,
 }
 
 /// Serves all doors until `closing` is cancelled, then lets what runs end; dropping the future cuts
@@ -161,7 +161,7 @@ pub(super) async fn serve(doors: Doors, front: Front, closing: CancellationToken
         probe.map(|probe| (probe, Way::Probe, None)),
     ];
     let loops = ways.into_iter().flatten().map(|(listener, way, tls)| {
-        let door = Door { server: Arc::clone(&server), way, tls, seats: Arc::new(Seats::new()) };
+        let door = Door { server: Arc::clone(&server), way, tls, connections: Arc::new(ConnectionLimit::new()) };
         Arc::new(door).run(listener)
     });
     futures::future::join_all(loops).await;
@@ -178,7 +178,7 @@ impl Door {
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    let taken = self.seats.take();
+                    let taken = self.connections.take();
                     if taken.evicted
                         && let Some(untold) = self.server.warnings.evicted.turn()
                     {
@@ -199,11 +199,11 @@ impl Door {
     }
 
     async fn connection(self: Arc<Self>, socket: Socket, address: Option<IpAddr>, taken: Taken) {
-        let seat = &taken.seat;
+        let slot = &taken.slot;
         let greeted = tokio::select! {
             greeted = self.greet(socket) => greeted,
             // Nothing has been asked yet: there is nothing to finish.
-            () = seat.leave.cancelled() => None,
+            () = slot.leave.cancelled() => None,
             () = self.server.closing.cancelled() => None,
         };
         let Some((socket, is_http2)) = greeted else { return };
@@ -212,8 +212,8 @@ impl Door {
         }
         let peer = Arc::new(Peer { way: self.way, address, identity: Identity::of(&socket) });
         let service = service_fn(|request| {
-            let (door, peer, seat) = (Arc::clone(&self), Arc::clone(&peer), Arc::clone(seat));
-            async move { Ok::<_, Infallible>(door.answer(&peer, &seat, request).await) }
+            let (door, peer, slot) = (Arc::clone(&self), Arc::clone(&peer), Arc::clone(slot));
+            async move { Ok::<_, Infallible>(door.answer(&peer, &slot, request).await) }
         });
         // Two kinds of connections with the same three calls.
         macro_rules! serve {
@@ -221,11 +221,11 @@ impl Door {
                 let mut connection = pin!($builder.serve_connection(TokioIo::new(socket), service));
                 tokio::select! {
                     ended = &mut connection => ended,
-                    () = self.leave(seat) => {
+                    () = self.leave(slot) => {
                         connection.as_mut().graceful_shutdown();
                         tokio::select! {
                             ended = &mut connection => ended,
-                            () = self.cut(seat) => return,
+                            () = self.cut(slot) => return,
                         }
                     }
                 }
@@ -239,18 +239,18 @@ impl Door {
     }
 
     /// Completes when a connection is to take no more requests.
-    async fn leave(&self, seat: &Seat) {
+    async fn leave(&self, slot: &ConnectionSlot) {
         tokio::select! {
-            () = seat.leave.cancelled() => {}
+            () = slot.leave.cancelled() => {}
             () = self.server.closing.cancelled() => {}
-            () = seat.idle(IDLE) => {}
+            () = slot.idle(IDLE) => {}
         }
     }
 
     /// Completes when what runs on a connection that is to leave is cut off.
-    async fn cut(&self, seat: &Seat) {
+    async fn cut(&self, slot: &ConnectionSlot) {
         let evicted = async {
-            seat.leave.cancelled().await;
+            slot.leave.cancelled().await;
             sleep(GOODBYE).await;
         };
         tokio::select! {
@@ -293,15 +293,15 @@ impl Door {
         }
     }
 
-    async fn answer(&self, peer: &Peer, seat: &Arc<Seat>, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, peer: &Peer, slot: &Arc<ConnectionSlot>, request: Request<Incoming>) -> Response<Body> {
         let server = &self.server;
-        let running = seat.begin();
+        let running = slot.begin();
         let (mut head, body) = request.into_parts();
         let is_grpc = guard::is_grpc(&head.headers) && head.version == http::Version::HTTP_2;
         let admitted = guard::admit(&server.front.access, peer, &head);
         let admitted = admitted.and_then(|admitted| {
             let permit = match admitted.needs {
-                Role::Write => Some(Arc::clone(&server.changes).try_acquire_owned().map_err(|_| Refusal::Busy)?),
+                Role::Write => Some(Arc::clone(&server.changes).try_acquire_owned().map_err(|_| Rejection::Busy)?),
                 Role::Probe | Role::Read => None,
             };
             Ok((admitted, permit))
@@ -315,7 +315,7 @@ impl Door {
                     let peer = peer.address.map_or_else(|| "unix".to_owned(), |address| address.to_string());
                     warn!(%peer, path, reason, untold, "refused a request to the node's API");
                 }
-                seat.refused();
+                slot.refused();
                 let body = Body::new(Held::new(Body::empty(), running, None::<OwnedSemaphorePermit>));
                 return refused(&refusal, is_grpc, body);
             }
@@ -336,12 +336,12 @@ impl Door {
 }
 
 /// The answer to a request that goes no further, in its own language.
-fn refused(refusal: &Refusal, is_grpc: bool, body: Body) -> Response<Body> {
+fn refused(refusal: &Rejection, is_grpc: bool, body: Body) -> Response<Body> {
     let text = refusal.to_string();
     if is_grpc {
         let mut response = tonic::Status::new(refusal.grpc(), text).into_http::<Body>();
         // gRPC's clients read the header; what is no such client shall not take it for a success.
-        if !matches!(refusal, Refusal::NotProven(_) | Refusal::NoBearer | Refusal::WrongToken | Refusal::Busy) {
+        if !matches!(refusal, Rejection::NotProven(_) | Rejection::NoBearer | Rejection::WrongToken | Rejection::Busy) {
             *response.status_mut() = refusal.http();
         }
         *response.body_mut() = body;

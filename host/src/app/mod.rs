@@ -1,9 +1,9 @@
 //! The composition root: joins the stages to a running node.
 
-mod follow_tokens;
-mod fronts;
+mod frontends;
 mod sockets;
 mod take_over;
+mod token_file;
 
 use std::{
     io,
@@ -17,19 +17,19 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 use waymark_stages::{Stages, StartError};
 
-pub use self::{follow_tokens::TokenFileError, sockets::Inherited};
 use self::{
-    fronts::{Front, Fronts, address},
+    frontends::{Frontend, Frontends, address},
     sockets::Sockets,
 };
+pub use self::{sockets::Inherited, token_file::TokenFileError};
 use crate::{
+    address_filter::{AddressFilter, Allow},
     admin::{self, Access, Admin, Doors, Readiness},
     balancer::Services,
     config::NodeConfig,
     dataplane::{self, AccessLog, Channel, Drained, Listener, TargetError},
     model::ServiceName,
     naming::KeyScheme,
-    reach::{Allow, Reach},
     registry::Registry,
 };
 
@@ -120,7 +120,7 @@ pub struct Node {
     unix: Option<PathBuf>,
     admin_unix: Option<PathBuf>,
     stages: Stages,
-    fronts: Fronts,
+    frontends: Frontends,
     /// Offers the sockets to a node that comes after this one, if one may.
     offer: Option<AbortOnDropHandle<()>>,
     /// Cancelled when one has taken over.
@@ -140,25 +140,25 @@ impl Node {
         if control.is_open_to_others(config.admin) {
             return Err(AppError::AdminIsOpen { address: config.admin });
         }
-        let tokens = control.token_file.as_deref().map(follow_tokens::load).transpose()?;
+        let tokens = control.token_file.as_deref().map(token_file::load).transpose()?;
         // The ports first: the most common fault, and the cheapest to find.
         let (predecessor, passed) = match &config.take_over {
             Some(path) => take_over::ask(path).await?.unzip(),
             None => (None, None),
         };
         let mut sockets = Sockets::new(inherited, passed.unwrap_or_default(), config.take_over.is_some());
-        let proxy_listener = sockets.proxy(Front::PROXY, config.listen).await?;
-        let admin_listener = sockets.tcp(Front::ADMIN, config.admin).await?;
-        let unix = sockets.unix(Front::UNIX, config.listen_unix.as_deref(), config.listen_unix_mode)?;
+        let proxy_listener = sockets.proxy(Frontend::PROXY, config.listen).await?;
+        let admin_listener = sockets.tcp(Frontend::ADMIN, config.admin).await?;
+        let unix = sockets.unix(Frontend::UNIX, config.listen_unix.as_deref(), config.listen_unix_mode)?;
         let probe_listener = match control.probe {
-            Some(probe) => Some(sockets.tcp(Front::PROBE, probe).await?),
+            Some(probe) => Some(sockets.tcp(Frontend::PROBE, probe).await?),
             None => None,
         };
         // Who else is listed has to get to it; who he is the system says.
         let mode = if control.uids.is_empty() { 0o600 } else { 0o666 };
-        let admin_unix = sockets.unix(Front::ADMIN_UNIX, control.unix.as_deref(), Some(mode))?;
+        let admin_unix = sockets.unix(Frontend::ADMIN_UNIX, control.unix.as_deref(), Some(mode))?;
         let successor = match &config.take_over {
-            Some(path) => sockets.unix(Front::TAKE_OVER, Some(path), Some(0o600))?,
+            Some(path) => sockets.unix(Frontend::TAKE_OVER, Some(path), Some(0o600))?,
             None => None,
         };
         let shared = sockets.finish()?;
@@ -172,28 +172,29 @@ impl Node {
         let ((unix_listener, unix), (admin_unix_listener, admin_unix)) = (unix.unzip(), admin_unix.unzip());
         // Callers from elsewhere shall not reach through us what listens for this machine alone.
         let allowed = if proxy.ip().to_canonical().is_loopback() { Allow::here() } else { Allow::elsewhere() };
-        let reach = Reach::new(config.client.allow.clone().unwrap_or(allowed));
-        reach.listens(proxy, "the node's own port for calls");
-        reach.listens(admin_address, "the node's own API");
+        let address_filter = AddressFilter::new(config.client.allow.clone().unwrap_or(allowed));
+        address_filter.listens(proxy, "the node's own port for calls");
+        address_filter.listens(admin_address, "the node's own API");
         if let Some(probe) = probe {
-            reach.listens(probe, "the node's own port for probes");
+            address_filter.listens(probe, "the node's own port for probes");
         }
         if let Some(path) = &admin_unix {
-            reach.listens_unix(path, "the socket of the node's own API");
+            address_filter.listens_unix(path, "the socket of the node's own API");
         }
         if let Some(path) = &unix {
-            reach.listens_unix(path, "the node's own socket for calls");
+            address_filter.listens_unix(path, "the node's own socket for calls");
         }
         if let Some(path) = &config.take_over {
-            reach.listens_unix(path, "the node's own socket for who takes over");
+            address_filter.listens_unix(path, "the node's own socket for who takes over");
         }
-        let (mut stages, metrics) = Stages::start(&config.client, &config.ports, control.tls.as_ref(), reach).await?;
+        let (mut stages, metrics) =
+            Stages::start(&config.client, &config.ports, control.tls.as_ref(), address_filter).await?;
         let (tokens, handled) = tokens.unwrap_or_default();
         if let Some(path) = control.token_file.clone() {
             if stages.admin_tls.is_none() && !config.admin.ip().to_canonical().is_loopback() {
                 warn!(address = %config.admin, "tokens are sent in cleartext to the node's API; give it certificates (admin.tls)");
             }
-            stages.followers.spawn(follow_tokens::follow_tokens(path, tokens.clone(), handled));
+            stages.followers.spawn(token_file::follow_tokens(path, tokens.clone(), handled));
         }
         let doors = Doors {
             control: admin_listener.into(),
@@ -210,14 +211,14 @@ impl Node {
             hosts: control.hosts.clone(),
         };
         let Stages { engine, services, dataplane, registry_urls, .. } = &stages;
-        let mut fronts = Fronts::default();
+        let mut frontends = Frontends::default();
         let listeners = [
-            Some((Front::PROXY, proxy_listener.for_service(config.listen_service.clone()))),
+            Some((Frontend::PROXY, proxy_listener.for_service(config.listen_service.clone()))),
             unix_listener
-                .map(|socket| (Front::UNIX, Listener::from(socket).for_service(config.listen_unix_service.clone()))),
+                .map(|socket| (Frontend::UNIX, Listener::from(socket).for_service(config.listen_unix_service.clone()))),
         ];
         for (front, listener) in listeners.into_iter().flatten() {
-            fronts.begin(front, |stop| dataplane::serve(listener, dataplane.clone(), stop));
+            frontends.begin(front, |stop| dataplane::serve(listener, dataplane.clone(), stop));
         }
         let front = Admin {
             metrics,
@@ -228,7 +229,7 @@ impl Node {
             access,
             ..Admin::new(services.clone(), engine.clone())
         };
-        fronts.begin(Front::ADMIN, |stop| async move {
+        frontends.begin(Frontend::ADMIN, |stop| async move {
             if let Err(error) = admin::serve(doors, front, stop).await {
                 warn!(%error, "the admin server ended badly");
             }
@@ -242,7 +243,7 @@ impl Node {
         let succeeded = CancellationToken::new();
         let offer = successor.map(|(socket, _)| take_over::offer(socket, shared, succeeded.clone()));
         let offer = offer.map(|offer| AbortOnDropHandle::new(tokio::spawn(offer)));
-        Ok(Self { proxy, admin: admin_address, probe, unix, admin_unix, stages, fronts, offer, succeeded })
+        Ok(Self { proxy, admin: admin_address, probe, unix, admin_unix, stages, frontends, offer, succeeded })
     }
 
     /// Ready when another node has taken over: it serves on the same sockets, and this one is to be
@@ -333,7 +334,7 @@ impl Node {
             offer.abort();
             let _ = offer.await;
         }
-        let drained = self.fronts.end().await;
+        let drained = self.frontends.end().await;
         self.stages.end().await;
         drained
     }

@@ -1,8 +1,9 @@
-//! The listening sockets of a node's fronts: taken from whoever has them already, else bound here.
+//! The listening sockets of a node's frontends: taken from whoever has them already, else bound
+//! here.
 //!
 //! ```text
 //!   the service manager (LISTEN_FDS) ──┐
-//!   the node before this one ──────────┼──▶ a front's socket ──▶ the node after this one (`take_over`)
+//!   the node before this one ──────────┼──▶ a frontend's socket ──▶ the node after this one (`take_over`)
 //!   nobody: bind ──────────────────────┘
 //! ```
 //!
@@ -23,7 +24,7 @@ use listenfd::ListenFd;
 use rustix::net::{AddressFamily, SocketType, getsockname, sockopt};
 use tokio::net::TcpListener;
 
-use super::{AppError, fronts::Front};
+use super::{AppError, frontends::Frontend};
 use crate::dataplane::{Heir, Listener, UnixSocket};
 
 /// A listening socket that somebody else bound.
@@ -133,7 +134,7 @@ pub(super) fn settle(sockets: &[Shared]) {
     sockets.iter().filter_map(|shared| shared.heir.as_ref()).for_each(|heir| heir.set(false));
 }
 
-/// Gives each front its socket.
+/// Gives each frontend its socket.
 pub(super) struct Sockets {
     passed: Vec<Passed>,
     /// None: nobody is to come after this node.
@@ -149,14 +150,14 @@ impl Sockets {
     }
 
     /// A port, for whoever needs nothing else.
-    pub(super) async fn tcp(&mut self, front: Front, address: SocketAddr) -> Result<TcpListener, AppError> {
+    pub(super) async fn tcp(&mut self, front: Frontend, address: SocketAddr) -> Result<TcpListener, AppError> {
         let (listener, _) = self.take_tcp(front, address).await?;
         self.share(front, &listener, None, address)?;
         Ok(listener)
     }
 
     /// A port for calls.
-    pub(super) async fn proxy(&mut self, front: Front, address: SocketAddr) -> Result<Listener, AppError> {
+    pub(super) async fn proxy(&mut self, front: Frontend, address: SocketAddr) -> Result<Listener, AppError> {
         let (listener, kept) = self.take_tcp(front, address).await?;
         let listener = Listener::from(listener);
         listener.heir().set(kept);
@@ -167,7 +168,7 @@ impl Sockets {
     /// A Unix socket, of this path or of the one that was passed on; none where neither is.
     pub(super) fn unix(
         &mut self,
-        front: Front,
+        front: Frontend,
         path: Option<&Path>,
         mode: Option<u32>,
     ) -> Result<Option<(UnixSocket, PathBuf)>, AppError> {
@@ -206,7 +207,7 @@ impl Sockets {
         }
     }
 
-    async fn take_tcp(&mut self, front: Front, address: SocketAddr) -> Result<(TcpListener, bool), AppError> {
+    async fn take_tcp(&mut self, front: Frontend, address: SocketAddr) -> Result<(TcpListener, bool), AppError> {
         let failed = |source| AppError::Listen { what: front.what, address, flag: front.flag, source };
         let wanted = |at: SocketAddr| at.ip() == address.ip() && (address.port() == 0 || at.port() == address.port());
         let passed = self.take(front, |passed| passed.tcp_address().is_some_and(wanted));
@@ -219,20 +220,20 @@ impl Sockets {
 
     /// The service manager's socket of this name wherever it is, the other node's if it is where it
     /// is wanted; else what the service manager has there under a name that says nothing.
-    fn take(&mut self, front: Front, wanted: impl Fn(&Passed) -> bool) -> Option<Passed> {
+    fn take(&mut self, front: Frontend, wanted: impl Fn(&Passed) -> bool) -> Option<Passed> {
         let named = |passed: &Passed| {
             passed.name == front.name
                 && matches!(passed.socket, Bound::Tcp(_)) == front.is_tcp()
                 && (passed.by == By::Manager || wanted(passed))
         };
-        let placed = |passed: &Passed| passed.by == By::Manager && !Front::is_name(&passed.name) && wanted(passed);
+        let placed = |passed: &Passed| passed.by == By::Manager && !Frontend::is_name(&passed.name) && wanted(passed);
         let at = self.passed.iter().position(named).or_else(|| self.passed.iter().position(placed))?;
         Some(self.passed.swap_remove(at))
     }
 
     fn share(
         &mut self,
-        front: Front,
+        front: Frontend,
         socket: &impl AsFd,
         heir: Option<Heir>,
         address: SocketAddr,
@@ -282,8 +283,8 @@ mod tests {
         let ((admin, at_admin), (proxy, at_proxy)) = (passed("admin", By::Manager), passed("proxy", By::Manager));
         let mut sockets = sockets(vec![admin, proxy]);
         let elsewhere = "127.0.0.1:1".parse().unwrap();
-        let proxy = sockets.proxy(Front::PROXY, elsewhere).await.unwrap();
-        let admin = sockets.tcp(Front::ADMIN, elsewhere).await.unwrap();
+        let proxy = sockets.proxy(Frontend::PROXY, elsewhere).await.unwrap();
+        let admin = sockets.tcp(Frontend::ADMIN, elsewhere).await.unwrap();
         assert_eq!(admin.local_addr().unwrap(), at_admin);
         assert_eq!(proxy.address().unwrap(), at_proxy);
         let shared = sockets.finish().unwrap();
@@ -294,7 +295,7 @@ mod tests {
     async fn a_socket_whose_name_says_nothing_goes_by_its_address_and_none_is_left_over() {
         let ((one, at), (other, left)) = (passed("waymark.socket", By::Manager), passed("waymark.socket", By::Manager));
         let mut sockets = sockets(vec![other, one]);
-        assert_eq!(sockets.proxy(Front::PROXY, at).await.unwrap().address().unwrap(), at);
+        assert_eq!(sockets.proxy(Frontend::PROXY, at).await.unwrap().address().unwrap(), at);
         let error = sockets.finish().map(drop).unwrap_err().to_string();
         assert!(error.contains(&left.to_string()) && error.contains("FileDescriptorName"), "{error}");
     }
@@ -303,10 +304,10 @@ mod tests {
     async fn the_node_before_has_only_what_this_one_wants() {
         let ((proxy, at), (admin, _)) = (passed("proxy", By::Predecessor), passed("admin", By::Predecessor));
         let mut sockets = sockets(vec![proxy, admin]);
-        let taken = sockets.proxy(Front::PROXY, ANY.parse().unwrap()).await.unwrap();
+        let taken = sockets.proxy(Frontend::PROXY, ANY.parse().unwrap()).await.unwrap();
         assert_eq!(taken.address().unwrap(), at, "any port of that address was asked for");
         let elsewhere: SocketAddr = "127.0.0.2:0".parse().unwrap();
-        let bound = sockets.tcp(Front::ADMIN, elsewhere).await.unwrap();
+        let bound = sockets.tcp(Frontend::ADMIN, elsewhere).await.unwrap();
         assert_eq!(bound.local_addr().unwrap().ip(), elsewhere.ip());
         assert_eq!(sockets.finish().unwrap().iter().map(|shared| shared.name).collect::<Vec<_>>(), ["proxy", "admin"]);
     }

@@ -21,7 +21,7 @@ use rustix::{
 };
 use tokio::process::{Child, Command};
 
-use super::output::{self, Failure};
+use super::output::{self, CommandError};
 
 /// The first argument of a process that is to become COMMAND: `PARENT PROGRAM ARGUMENTS…` follow.
 pub(super) const BECOME: &str = "become-command";
@@ -35,8 +35,8 @@ const NOT_FOUND: u8 = 127;
 /// # Errors
 ///
 /// There is no such program, or it cannot be run.
-pub(super) fn start(program: &str, arguments: &[String]) -> Result<Child, Failure> {
-    let cannot = |error: io::Error| Failure::failed(format!("cannot start {program:?}: {error}"));
+pub(super) fn start(program: &str, arguments: &[String]) -> Result<Child, CommandError> {
+    let cannot = |error: io::Error| CommandError::failed(format!("cannot start {program:?}: {error}"));
     find(program).map_err(cannot)?;
     let mut command = Command::new(own_program().map_err(cannot)?);
     command.arg(BECOME).arg(process::id().to_string()).arg(program).args(arguments);

@@ -6,7 +6,7 @@ use clap::{ArgMatches, parser::ValueSource};
 
 use super::{
     node,
-    output::{self, Cell, Failure, Tone, toned},
+    output::{self, Cell, CommandError, Tone, toned},
 };
 use crate::config::{ConfigError, FileConfig, Setting, SettingDefault, SettingKind, read_file};
 
@@ -97,7 +97,7 @@ fn flag_of(key: &str) -> Option<&'static str> {
 }
 
 /// `matches`: of this command.
-pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<ExitCode, CommandError> {
     match args.command {
         Command::Reference { json: true } => output::print_json(&json_reference()),
         Command::Reference { json: false } => output::print_report(reference().trim_end()),
@@ -245,7 +245,7 @@ struct Effective {
     is_default: bool,
 }
 
-fn show(args: ShowArgs, matches: &ArgMatches) -> Result<(), Failure> {
+fn show(args: ShowArgs, matches: &ArgMatches) -> Result<(), CommandError> {
     let path = args.node.file_path();
     let document = match &path {
         Some(path) => {

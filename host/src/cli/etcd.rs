@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, process::ExitCode};
 
 use super::{
-    output::{self, Failure},
+    output::{self, CommandError},
     registry::listen_address,
     signals::Signals,
 };
@@ -25,7 +25,7 @@ pub(super) struct Args {
     listen: SocketAddr,
 }
 
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
     let mut signals = Signals::new()?;
     let server = embedded::Server::bind(args.listen, embedded::Options::default()).await?;
     output::announce(format_args!("embedded registry on {}; stop it with Ctrl-C", server.url()));

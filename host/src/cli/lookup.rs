@@ -9,7 +9,7 @@ use std::{
 use serde_json::json;
 
 use super::{
-    output::{self, Failure},
+    output::{self, CommandError},
     registry::RegistryArgs,
     signals::terminated,
 };
@@ -58,16 +58,16 @@ pub(super) struct WatchArgs {
     registry: RegistryArgs,
 }
 
-pub(super) async fn resolve(args: ResolveArgs) -> Result<ExitCode, Failure> {
+pub(super) async fn resolve(args: ResolveArgs) -> Result<ExitCode, CommandError> {
     let (registry, scheme) = args.registry.connect().await?;
     warn_of(scheme.warning());
     let mut reader = registry.subscribe(args.service.clone(), scheme).await?;
     let snapshot = tokio::time::timeout(Duration::from_secs(args.timeout), reader.settled())
         .await
-        .map_err(|_| Failure::unreachable(format!("the registry did not answer within {} s", args.timeout)))?
-        .map_err(|closed| Failure::failed(closed.to_string()))?;
+        .map_err(|_| CommandError::unreachable(format!("the registry did not answer within {} s", args.timeout)))?
+        .map_err(|closed| CommandError::failed(closed.to_string()))?;
     if let (false, Some(stale)) = (snapshot.listed, &snapshot.stale) {
-        return Err(Failure::unreachable(format!("cannot read {}: {}", args.service, stale.reason)));
+        return Err(CommandError::unreachable(format!("cannot read {}: {}", args.service, stale.reason)));
     }
     if args.json {
         output::print_json(&to_json(&snapshot));
@@ -81,12 +81,12 @@ pub(super) async fn resolve(args: ResolveArgs) -> Result<ExitCode, Failure> {
             0 => String::new(),
             _ => format!(": entries and instances that are there were left out: {}", snapshot.skips),
         };
-        return Err(Failure::failed(format!("{} has no endpoints{left_out}", args.service)));
+        return Err(CommandError::failed(format!("{} has no endpoints{left_out}", args.service)));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn watch(args: WatchArgs) -> Result<ExitCode, Failure> {
+pub(super) async fn watch(args: WatchArgs) -> Result<ExitCode, CommandError> {
     let (registry, scheme) = args.registry.connect().await?;
     warn_of(scheme.warning());
     let mut reader = registry.subscribe(args.service.clone(), scheme).await?;
@@ -96,11 +96,11 @@ pub(super) async fn watch(args: WatchArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-async fn follow(reader: &mut Reader, as_json: bool) -> Result<(), Failure> {
+async fn follow(reader: &mut Reader, as_json: bool) -> Result<(), CommandError> {
     let mut known: BTreeMap<InstanceId, Endpoint> = BTreeMap::new();
     let (mut first, mut stale, mut skipped) = (true, false, Skips::default());
     loop {
-        let snapshot = reader.changed().await.map_err(|closed| Failure::failed(closed.to_string()))?;
+        let snapshot = reader.changed().await.map_err(|closed| CommandError::failed(closed.to_string()))?;
         if as_json {
             output::print_json_line(&to_json(&snapshot));
             continue;

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use self::output::Failure;
+use self::output::CommandError;
 use crate::app::Inherited;
 use crate::plugin::CompileLimits;
 
@@ -160,7 +160,7 @@ fn compiling() -> CompileLimits {
     CompileLimits { program, ..CompileLimits::default() }
 }
 
-async fn run(command: Command, inherited: Inherited, matches: &ArgMatches) -> Result<ExitCode, Failure> {
+async fn run(command: Command, inherited: Inherited, matches: &ArgMatches) -> Result<ExitCode, CommandError> {
     match command {
         Command::Demo(args) => demo::run(args).await,
         Command::Node(args) => node::run(args, inherited).await,

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    output::{self, Failure, announce},
+    output::{self, CommandError, announce},
     registry::{RegistryArgs, listen_address},
     signals::{Signals, Wish},
 };
@@ -134,7 +134,7 @@ impl Args {
     }
 
     /// The configuration of a node with these flags.
-    pub(super) fn into_config(self) -> Result<NodeConfig, Failure> {
+    pub(super) fn into_config(self) -> Result<NodeConfig, CommandError> {
         let mut file = self.registry.file()?;
         if self.hash_key.is_some() {
             file.policy.hash_key = self.hash_key;
@@ -188,7 +188,7 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-pub(super) async fn run(args: Args, inherited: Inherited) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: Args, inherited: Inherited) -> Result<ExitCode, CommandError> {
     // First of all, so that no signal ends it half-way.
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
@@ -220,7 +220,7 @@ pub(super) async fn run(args: Args, inherited: Inherited) -> Result<ExitCode, Fa
     output::say(format_args!("{why}: no more calls are taken; running ones may finish"));
     let drained = node.shutdown().await;
     if drained.cut_off > 0 {
-        return Err(Failure::failed(format!("{} connections still had calls and were closed", drained.cut_off)));
+        return Err(CommandError::failed(format!("{} connections still had calls and were closed", drained.cut_off)));
     }
     Ok(ExitCode::SUCCESS)
 }

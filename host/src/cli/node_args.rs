@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-use super::output::Failure;
+use super::output::CommandError;
 use crate::admin::{ClientError, Credentials, NodeClient};
 
 /// Which node is asked.
@@ -39,28 +39,31 @@ pub(super) struct CredentialArgs {
 
 impl NodeArgs {
     /// A client of the node.
-    pub(super) async fn connect(&self) -> Result<NodeClient, Failure> {
+    pub(super) async fn connect(&self) -> Result<NodeClient, CommandError> {
         self.credentials.connect(&self.node).await
     }
 }
 
 impl CredentialArgs {
     /// A client of the node at this address.
-    pub(super) async fn connect(&self, node: &str) -> Result<NodeClient, Failure> {
+    pub(super) async fn connect(&self, node: &str) -> Result<NodeClient, CommandError> {
         let credentials = self.read()?;
         let connected = NodeClient::connect_as(node, &credentials).await;
         connected.map_err(|error| match error {
             // The flag is the whole difference, and the error of the handshake does not say so.
-            ClientError::Unreachable { address, reason } if reason.contains("UnknownIssuer") => Failure::unreachable(
-                format!("{address} has a certificate of an authority that is not trusted here; name it with --ca-file"),
-            ),
+            ClientError::Unreachable { address, reason } if reason.contains("UnknownIssuer") => {
+                CommandError::unreachable(format!(
+                    "{address} has a certificate of an authority that is not trusted here; name it with --ca-file"
+                ))
+            }
             error => error.into(),
         })
     }
 
-    fn read(&self) -> Result<Credentials, Failure> {
+    fn read(&self) -> Result<Credentials, CommandError> {
         let read = |flag: &str, path: &PathBuf| {
-            fs::read(path).map_err(|error| Failure::usage(format!("{flag}: cannot read {}: {error}", path.display())))
+            fs::read(path)
+                .map_err(|error| CommandError::usage(format!("{flag}: cannot read {}: {error}", path.display())))
         };
         let identity = match (&self.cert_file, &self.key_file) {
             (Some(cert), Some(key)) => Some((read("--cert-file", cert)?, read("--key-file", key)?)),
@@ -77,8 +80,8 @@ impl CredentialArgs {
 }
 
 /// The one token of a file; with a name before it, as the node's own file has it, without the name.
-fn token(text: &[u8], path: &std::path::Path) -> Result<String, Failure> {
-    let bad = |problem: &str| Failure::usage(format!("--token-file: {} {problem}", path.display()));
+fn token(text: &[u8], path: &std::path::Path) -> Result<String, CommandError> {
+    let bad = |problem: &str| CommandError::usage(format!("--token-file: {} {problem}", path.display()));
     let text = std::str::from_utf8(text).map_err(|_| bad("is not a text"))?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let line = lines.next().ok_or_else(|| bad("has no token in it"))?;

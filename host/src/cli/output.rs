@@ -41,12 +41,12 @@ pub(super) enum ExitKind {
 /// Why a command ends without having done what it was asked to. It prints as the text after
 /// `error: `.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CommandError {
     kind: ExitKind,
     message: String,
 }
 
-impl Failure {
+impl CommandError {
     /// A failure of this kind.
     pub(super) fn new(kind: ExitKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
@@ -79,7 +79,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A node, a plugin or etcd may have said it.
         f.write_str(&text::lines(&self.message, text::SCREEN))
@@ -88,7 +88,7 @@ impl fmt::Display for Failure {
 
 /// Any error becomes a failure with all its causes in one line. [`kind_of`] knows the errors that
 /// are not just "failed".
-impl<E: Error + 'static> From<E> for Failure {
+impl<E: Error + 'static> From<E> for CommandError {
     fn from(error: E) -> Self {
         let mut message = error.to_string();
         let mut cause = error.source();
@@ -412,14 +412,14 @@ mod tests {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot read the file")]
         struct Outer(#[source] io::Error);
-        let failure = Failure::from(Outer(io::Error::other("disk\u{1b}[2J gone")));
+        let failure = CommandError::from(Outer(io::Error::other("disk\u{1b}[2J gone")));
         assert_eq!(failure.to_string(), "cannot read the file: disk\\u{1b}[2J gone");
         assert_eq!(failure.kind(), ExitKind::Failed);
     }
 
     #[test]
     fn an_error_of_megabytes_is_a_screen_of_text() {
-        let failure = Failure::failed(format!("refused: {}", "\u{1b}[2J".repeat(2 << 20)));
+        let failure = CommandError::failed(format!("refused: {}", "\u{1b}[2J".repeat(2 << 20)));
         assert!(failure.to_string().len() < 2 * text::SCREEN);
         assert!(failure.to_string().ends_with("… (8388617 bytes)"), "it says how long it was");
     }
@@ -448,7 +448,7 @@ mod tests {
             (ClientError::Refused { reason: reason() }, ExitKind::Refused),
             (ClientError::Failed { address: address(), reason: reason() }, ExitKind::Failed),
         ] {
-            assert_eq!(Failure::from(error.clone()).kind(), kind, "{error}");
+            assert_eq!(CommandError::from(error.clone()).kind(), kind, "{error}");
         }
     }
 

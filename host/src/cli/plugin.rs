@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::output::{self, Failure};
+use super::output::{self, CommandError};
 use crate::{
     config::PluginRef,
     plugin::{Engine, EngineConfig, Grants, Limits, Plugin},
@@ -114,7 +114,7 @@ struct AllowArgs {
     allow: Grants,
 }
 
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
     match args.command {
         Command::Inspect(args) => {
             inspect::run(&args.plugin, args.allow.allow, args.config, args.time_limit, args.json).await
@@ -145,9 +145,9 @@ fn trial_engine(plugin: &PluginRef) -> Result<Engine, PluginError> {
         .map_err(|error| PluginError::Host { plugin: plugin.to_string(), reason: format!("{error:#}") })
 }
 
-async fn list(as_json: bool) -> Result<ExitCode, Failure> {
+async fn list(as_json: bool) -> Result<ExitCode, CommandError> {
     let engine = Engine::new(EngineConfig { cache_dir: load::default_plugin_cache(), ..EngineConfig::default() })
-        .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
+        .map_err(|error| CommandError::failed(format!("cannot start the plugin engine: {error:#}")))?;
     let mut plugins = Vec::new();
     for bundled in crate::plugin::bundled::ALL {
         let reference = PluginRef::Bundled(bundled.name.into());

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::{
     node_args::{self, NodeArgs},
-    output::{self, Cell, Failure, Tone, ago, name, print_line, span, toned},
+    output::{self, Cell, CommandError, Tone, ago, name, print_line, span, toned},
 };
 use crate::{
     admin::client::{PolicySource, PolicyStatus, PolicyVersion, Service, SetPolicy},
@@ -150,7 +150,7 @@ struct RollbackArgs {
 }
 
 /// Runs `waymark policy`.
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
     match args.command {
         Command::Set(args) => set(args).await?,
         Command::Get(args) => get(args).await?,
@@ -168,7 +168,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn set(args: SetArgs) -> Result<(), Failure> {
+async fn set(args: SetArgs) -> Result<(), CommandError> {
     // What is wrong on this side is told before a node is asked.
     let source = source(&args.policy)?;
     let config = args.config.as_deref().map(config).transpose()?.unwrap_or_default();
@@ -184,7 +184,7 @@ async fn set(args: SetArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn get(args: GetArgs) -> Result<(), Failure> {
+async fn get(args: GetArgs) -> Result<(), CommandError> {
     let client = args.node.connect().await?;
     let Some(service) = args.service else {
         let services = client.services(false).await?;
@@ -210,7 +210,7 @@ impl ByArgs {
     }
 }
 
-fn source(policy: &str) -> Result<PolicySource, Failure> {
+fn source(policy: &str) -> Result<PolicySource, CommandError> {
     let path = Path::new(policy);
     let is_file = policy.contains(['/', '\\']) || path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("wasm"));
     if !is_file {
@@ -219,24 +219,24 @@ fn source(policy: &str) -> Result<PolicySource, Failure> {
     match fs::read(path) {
         Ok(bytes) => Ok(PolicySource::Component { bytes, origin: policy.to_owned() }),
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
-            Err(Failure::usage(format!("{policy} is a directory, not a .wasm file")))
+            Err(CommandError::usage(format!("{policy} is a directory, not a .wasm file")))
         }
-        Err(error) => Err(Failure::usage(format!("cannot read {policy}: {error}"))),
+        Err(error) => Err(CommandError::usage(format!("cannot read {policy}: {error}"))),
     }
 }
 
 /// The configuration's text; that it is a JSON object is checked here, what it says by the policy.
-fn config(argument: &str) -> Result<String, Failure> {
+fn config(argument: &str) -> Result<String, CommandError> {
     let (text, place) = match argument.strip_prefix('@') {
         Some(file) => {
             let text = fs::read_to_string(file)
-                .map_err(|error| Failure::usage(format!("cannot read the configuration {file}: {error}")))?;
+                .map_err(|error| CommandError::usage(format!("cannot read the configuration {file}: {error}")))?;
             (text, file)
         }
         None => (argument.to_owned(), "--config"),
     };
     serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text)
-        .map_err(|error| Failure::usage(format!("{place} is not a JSON object: {error}")))?;
+        .map_err(|error| CommandError::usage(format!("{place} is not a JSON object: {error}")))?;
     Ok(text)
 }
 

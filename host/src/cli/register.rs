@@ -24,7 +24,7 @@ use tokio::{process::Child, time::sleep};
 
 use super::{
     command,
-    output::{self, ExitKind, Failure},
+    output::{self, CommandError, ExitKind},
     registry::RegistryArgs,
     settings::{Followed, Settings},
     signals::{Signals, Wish},
@@ -159,7 +159,7 @@ const TRIES: u32 = 5;
 /// How long an instance may take to be fit before it is said that it is not.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
     // First of all, so that no signal ends it half-way.
     let mut signals = Signals::new()?;
     let claim = args.claim()?;
@@ -188,7 +188,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
             },
             state = changed(registration.as_mut()) => match state {
                 Ok(RegistrationState::Refused { reason, again: false }) if !tale.registered => {
-                    let refused = Failure::new(ExitKind::Refused, format!("cannot register {}: {reason}", work.claim.subject()));
+                    let refused = CommandError::new(ExitKind::Refused, format!("cannot register {}: {reason}", work.claim.subject()));
                     return Err(give_up(refused, child.as_mut(), &mut signals).await);
                 }
                 Ok(state) => tale.tell(&work.claim, &state, patience.is_elapsed()),
@@ -293,7 +293,7 @@ struct Work {
 }
 
 /// Finds out whether it can be registered, as far as that can be known before anything is started.
-async fn prepare(claim: Claim, registry: &RegistryArgs) -> Result<Work, Failure> {
+async fn prepare(claim: Claim, registry: &RegistryArgs) -> Result<Work, CommandError> {
     let (registry, scheme) = registry.open().await?;
     if registry.first_contact(FIRST_CONTACT).await?.is_some()
         && let Advertise::Port(_) = claim.advertise
@@ -304,18 +304,18 @@ async fn prepare(claim: Claim, registry: &RegistryArgs) -> Result<Work, Failure>
 }
 
 /// The address by which others reach this machine.
-async fn here(registry: &Registry) -> Result<std::net::IpAddr, Failure> {
+async fn here(registry: &Registry) -> Result<std::net::IpAddr, CommandError> {
     let asked = registry.clone();
     let found = tokio::task::spawn_blocking(move || asked.routable_host()).await;
     let found = found.unwrap_or_else(|ended| Err(std::io::Error::other(ended)));
     found.map_err(|error| {
         let hint = "name it with --advertise-host";
-        Failure::usage(format!("cannot tell by which address others reach this machine ({error}); {hint}"))
+        CommandError::usage(format!("cannot tell by which address others reach this machine ({error}); {hint}"))
     })
 }
 
 /// Registers after this time, once it can be told at which address.
-async fn begin(work: Arc<Work>, after: Duration) -> Result<Registration, Failure> {
+async fn begin(work: Arc<Work>, after: Duration) -> Result<Registration, CommandError> {
     sleep(after).await;
     let address = match &work.claim.advertise {
         Advertise::Whole(address) => address.clone(),
@@ -358,11 +358,11 @@ async fn begin(work: Arc<Work>, after: Duration) -> Result<Registration, Failure
 
 impl Args {
     /// Checks what was given, before anything is begun.
-    fn claim(&self) -> Result<Claim, Failure> {
+    fn claim(&self) -> Result<Claim, CommandError> {
         let mut metadata = self.metadata.clone();
         metadata.sort();
         if let Some(twice) = metadata.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(Failure::usage(format!("--meta {} is given twice", twice[0].0)));
+            return Err(CommandError::usage(format!("--meta {} is given twice", twice[0].0)));
         }
         Ok(Claim {
             service: self.service.clone(),
@@ -371,38 +371,39 @@ impl Args {
             zone: self.zone.clone(),
             weight: self.weight,
             metadata: metadata.into(),
-            ttl: Ttl::from_secs(self.ttl).map_err(|error| Failure::usage(format!("--ttl: {error}")))?,
+            ttl: Ttl::from_secs(self.ttl).map_err(|error| CommandError::usage(format!("--ttl: {error}")))?,
             check: self.check()?,
         })
     }
 
     /// The address as far as it was given.
-    fn advertise(&self) -> Result<Advertise, Failure> {
+    fn advertise(&self) -> Result<Advertise, CommandError> {
         let (given, port) = (self.advertise.clone(), |advertise: &Advertise| match advertise {
             Advertise::Whole(address) => address.port(),
             Advertise::Port(port) => *port,
         });
         let Some(host) = &self.advertise_host else { return Ok(given) };
         if matches!(&given, Advertise::Whole(address) if address.unix_path().is_some()) {
-            return Err(Failure::usage("--advertise-host: a Unix socket has no host"));
+            return Err(CommandError::usage("--advertise-host: a Unix socket has no host"));
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let port = port(&given);
         let text = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
-        let address: Address = text.parse().map_err(|error| Failure::usage(format!("--advertise-host: {error}")))?;
+        let address: Address =
+            text.parse().map_err(|error| CommandError::usage(format!("--advertise-host: {error}")))?;
         Ok(Advertise::Whole(address))
     }
 
-    fn check(&self) -> Result<Option<CheckConfig>, Failure> {
+    fn check(&self) -> Result<Option<CheckConfig>, CommandError> {
         let check = match self.check.as_deref() {
             Some("none") => return Ok(None),
-            Some(check) => check.parse().map_err(|error| Failure::usage(format!("--check: {error}, none")))?,
+            Some(check) => check.parse().map_err(|error| CommandError::usage(format!("--check: {error}, none")))?,
             None if self.no_wait || self.command.is_empty() => return Ok(None),
             None => Check::Tcp,
         };
         let seconds = |flag: &str, seconds: f64| match Duration::try_from_secs_f64(seconds) {
             Ok(time) if (Duration::from_millis(10)..=Duration::from_hours(1)).contains(&time) => Ok(time),
-            _ => Err(Failure::usage(format!("{flag}: {seconds} s is not within 0.01 s to an hour"))),
+            _ => Err(CommandError::usage(format!("{flag}: {seconds} s is not within 0.01 s to an hour"))),
         };
         Ok(Some(CheckConfig {
             address: self.check_address.clone(),
@@ -466,7 +467,7 @@ impl Tale {
 }
 
 /// What cannot be registered must not run unseen: it is asked to end. Returns why.
-async fn give_up(why: Failure, child: Option<&mut Child>, signals: &mut Signals) -> Failure {
+async fn give_up(why: CommandError, child: Option<&mut Child>, signals: &mut Signals) -> CommandError {
     let Some(child) = child else { return why };
     output::say(format_args!("{why}: asking the command to end"));
     match end(child, Signal::TERM, signals).await {
@@ -483,15 +484,15 @@ async fn changed(registration: Option<&mut Registration>) -> Result<Registration
     }
 }
 
-async fn exited(child: Option<&mut Child>) -> Result<ExitStatus, Failure> {
+async fn exited(child: Option<&mut Child>) -> Result<ExitStatus, CommandError> {
     match child {
         Some(child) => child.wait().await.map_err(|error| lost(&error)),
         None => std::future::pending().await,
     }
 }
 
-fn lost(error: &std::io::Error) -> Failure {
-    Failure::failed(format!("cannot tell whether the command still runs: {error}"))
+fn lost(error: &std::io::Error) -> CommandError {
+    CommandError::failed(format!("cannot tell whether the command still runs: {error}"))
 }
 
 async fn deregister(registration: Option<Registration>) {
@@ -517,7 +518,7 @@ fn pass_on(child: &Child, signal: Signal) {
 }
 
 /// Passes a signal on, and any that follow, and waits for the command's end, as long as it takes.
-async fn end(child: &mut Child, signal: Signal, signals: &mut Signals) -> Result<ExitCode, Failure> {
+async fn end(child: &mut Child, signal: Signal, signals: &mut Signals) -> Result<ExitCode, CommandError> {
     pass_on(child, signal);
     loop {
         tokio::select! {

@@ -4,12 +4,12 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 
-use super::output::Failure;
+use super::output::CommandError;
 use crate::{
+    address_filter::AddressFilter,
     config::{ClientConfig, FileConfig, PluginChoice, RegistryFile, RegistrySource, read_file},
     naming::KeyScheme,
     plugin::{Engine, EngineConfig},
-    reach::Reach,
     registry::{Registry, RegistryConfig},
     secret::Secret,
     stages::load,
@@ -61,7 +61,7 @@ pub(super) struct RegistryArgs {
 
 impl RegistryArgs {
     /// The configuration file, if there is one, with these flags put over it.
-    pub(super) fn file(&self) -> Result<FileConfig, Failure> {
+    pub(super) fn file(&self) -> Result<FileConfig, CommandError> {
         let mut file = self.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let registry = &mut file.registry;
         let over = |from: &Option<String>, to: &mut Option<String>| {
@@ -101,23 +101,23 @@ impl RegistryArgs {
     }
 
     /// A connection to an etcd that runs already, for commands that have none inside, checked once.
-    pub(super) async fn connect(&self) -> Result<(Registry, Arc<dyn KeyScheme>), Failure> {
+    pub(super) async fn connect(&self) -> Result<(Registry, Arc<dyn KeyScheme>), CommandError> {
         let (registry, scheme) = self.open().await?;
         registry.check().await?;
         Ok((registry, scheme))
     }
 
     /// The same, of which nothing is asked yet.
-    pub(super) async fn open(&self) -> Result<(Registry, Arc<dyn KeyScheme>), Failure> {
+    pub(super) async fn open(&self) -> Result<(Registry, Arc<dyn KeyScheme>), CommandError> {
         let file = self.file()?;
         let RegistrySource::Etcd(config) = file.registry.to_source()? else {
-            return Err(Failure::usage(no_registry(&file.registry)));
+            return Err(CommandError::usage(no_registry(&file.registry)));
         };
         let ClientConfig { key_scheme, allow, .. } = file.into_node()?.client;
         // As a node would that reads the same file and takes calls from this machine.
-        let reach = Reach::new(allow.unwrap_or_default());
-        config.endpoints.iter().for_each(|endpoint| reach.registry(endpoint));
-        let registry = Registry::connect(RegistryConfig { reach, ..*config })?;
+        let address_filter = AddressFilter::new(allow.unwrap_or_default());
+        config.endpoints.iter().for_each(|endpoint| address_filter.registry(endpoint));
+        let registry = Registry::connect(RegistryConfig { address_filter, ..*config })?;
         let scheme = load_scheme(&key_scheme).await?;
         Ok((registry, scheme))
     }
@@ -143,10 +143,10 @@ fn json_object(text: &str) -> Result<JsonObject, String> {
 }
 
 /// Loads a key scheme with an engine of its own.
-pub(super) async fn load_scheme(choice: &PluginChoice) -> Result<Arc<dyn KeyScheme>, Failure> {
+pub(super) async fn load_scheme(choice: &PluginChoice) -> Result<Arc<dyn KeyScheme>, CommandError> {
     let (cache_dir, compile) = (load::default_plugin_cache(), super::compiling());
     let engine = Engine::new(EngineConfig { cache_dir, compile, ..EngineConfig::default() })
-        .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
+        .map_err(|error| CommandError::failed(format!("cannot start the plugin engine: {error:#}")))?;
     Ok(Arc::new(load::load_key_scheme(&engine, choice).await?))
 }
 
@@ -168,12 +168,12 @@ mod tests {
         registry: RegistryArgs,
     }
 
-    fn choice(file: &str, args: &[&str]) -> Result<PluginChoice, Failure> {
+    fn choice(file: &str, args: &[&str]) -> Result<PluginChoice, CommandError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("waymark.toml");
         std::fs::write(&path, file).unwrap();
         let args = [&["waymark", "--config", path.to_str().unwrap()], args].concat();
-        let program = Program::try_parse_from(args).map_err(|error| Failure::usage(error.to_string()))?;
+        let program = Program::try_parse_from(args).map_err(|error| CommandError::usage(error.to_string()))?;
         Ok(program.registry.file()?.into_node()?.client.key_scheme)
     }
 

@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 use tokio::{sync::watch, task::JoinSet};
 
-use super::output::{self, Failure};
+use super::output::{self, CommandError};
 use crate::{
     plugin,
     stages::follow::{Refusal, Reload, Whole, follow, known_by},
@@ -51,13 +51,13 @@ impl Followed {
     ///
     /// It is there and cannot be read, or says something else. Later that is logged, and what it
     /// said before counts.
-    pub(super) fn new(path: Option<&Path>) -> Result<Self, Failure> {
+    pub(super) fn new(path: Option<&Path>) -> Result<Self, CommandError> {
         let mut follower = JoinSet::new();
         let Some(path) = path else {
             let (_, settings) = watch::channel(Settings::default());
             return Ok(Self { settings, _follower: follower });
         };
-        let wrong = |problem: String| Failure::usage(format!("--settings: {} {problem}", path.display()));
+        let wrong = |problem: String| CommandError::usage(format!("--settings: {} {problem}", path.display()));
         let (first, handled) = match std::fs::read(path) {
             Ok(bytes) => (Settings::parse(&bytes).map_err(wrong)?, known_by([plugin::digest(&bytes)])),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Settings::default(), String::new()),

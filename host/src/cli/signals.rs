@@ -13,7 +13,7 @@ use std::{
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
 
-use super::output::Failure;
+use super::output::CommandError;
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +59,11 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Begins to listen. Must be called within a tokio runtime.
-    pub(super) fn new() -> Result<Self, Failure> {
+    pub(super) fn new() -> Result<Self, CommandError> {
         let listen = |(number, ..): &(Signal, &str, Wish)| signal(SignalKind::from_raw(number.as_raw()));
         let listeners = TABLE.iter().map(listen).collect::<io::Result<Vec<_>>>();
-        let listeners = listeners.map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
+        let listeners =
+            listeners.map_err(|error| CommandError::failed(format!("cannot listen for signals: {error}")))?;
         Ok(Self { listeners, terminal: io::stdin().is_terminal() })
     }
 

@@ -7,8 +7,8 @@ use super::{
     file::{ClientsFile, EndpointsFile, RegistryFile},
 };
 use crate::{
+    address_filter::Allow,
     dataplane::{ConnectOptions, InboundOptions},
-    reach::Allow,
     registry::EntryLimits,
 };
 

@@ -36,7 +36,7 @@ use crate::{
     dataplane::{Route, RouteError, Routes},
     model::{ModelError, ServiceName},
     plugin::Grants,
-    registry::{Hold, Password, RegistryConfig, TlsConfig, User},
+    registry::{Password, RegistryConfig, RemovalDamping, TlsConfig, User},
     text,
 };
 
@@ -293,7 +293,11 @@ impl RegistryFile {
             let listen =
                 self.embedded_listen.as_deref().map(|text| parse("registry.embedded-listen", text)).transpose()?;
             let listen = listen.unwrap_or(default_embedded);
-            return Ok(RegistrySource::Embedded(Embedded { listen, namespace: self.namespace()?, hold: self.hold()? }));
+            return Ok(RegistrySource::Embedded(Embedded {
+                listen,
+                namespace: self.namespace()?,
+                removal_damping: self.removal_damping()?,
+            }));
         }
         if self.embedded_listen.is_some() {
             let reason = "goes with an embedded registry alone, and registry.endpoints names another one";
@@ -329,7 +333,7 @@ impl RegistryFile {
             };
             config.tls = Some(TlsConfig { ca: read(&self.ca_file)?, identity, server_name: self.server_name.clone() });
         }
-        config.hold = self.hold()?;
+        config.removal_damping = self.removal_damping()?;
         config.entries = self.to_entry_limits();
         // A path that is none is a word, as on the command line.
         config.state_dir = self.state_dir.clone().filter(|path| path.as_os_str() != "none");
@@ -374,7 +378,7 @@ impl RegistryFile {
         Ok(Some(namespace.to_owned()))
     }
 
-    fn hold(&self) -> Result<Option<Hold>, ConfigError> {
+    fn removal_damping(&self) -> Result<Option<RemovalDamping>, ConfigError> {
         let Some(share) = self.hold_share else {
             return match self.hold_time_s {
                 Some(_) => Err(ConfigError::value("registry.hold-time-s", "goes with registry.hold-share, give both")),
@@ -385,7 +389,7 @@ impl RegistryFile {
             return Err(ConfigError::value("registry.hold-share", format!("{share} is not between 0 and 1")));
         }
         let seconds = self.hold_time_s.unwrap_or(DEFAULT_HOLD_TIME_S);
-        Ok(Some(Hold { share, time: Duration::from_secs(seconds) }))
+        Ok(Some(RemovalDamping { share, time: Duration::from_secs(seconds) }))
     }
 }
 
@@ -490,7 +494,7 @@ mod tests {
         assert_eq!(node.client.limits.pick_deadline, Duration::from_millis(20));
         let RegistrySource::Etcd(registry) = node.client.registry else { panic!("endpoints were given") };
         assert_eq!(registry.user, Some(User::new("node", "secret")));
-        assert_eq!(registry.hold, Some(Hold { share: 0.5, time: Duration::from_secs(30) }));
+        assert_eq!(registry.removal_damping, Some(RemovalDamping { share: 0.5, time: Duration::from_secs(30) }));
         assert_eq!(registry.state_dir, Some("/var/lib/waymark".into()));
         assert_eq!(registry.state_max_age, Duration::from_hours(1));
     }
@@ -500,11 +504,11 @@ mod tests {
         let config =
             node("[registry]\nnamespace = \"prod/\"\nhold-share = 0.5\nembedded-listen = \"127.0.0.1:9\"").unwrap();
         let RegistrySource::Embedded(embedded) = config.client.registry else { panic!("no endpoints were given") };
-        let hold = Some(Hold { share: 0.5, time: Duration::from_secs(30) });
+        let removal_damping = Some(RemovalDamping { share: 0.5, time: Duration::from_secs(30) });
         let listen = "127.0.0.1:9".parse().unwrap();
-        assert_eq!(embedded, Embedded { listen, namespace: Some("prod/".into()), hold });
+        assert_eq!(embedded, Embedded { listen, namespace: Some("prod/".into()), removal_damping });
         let plain = node("[registry]\nnamespace = \"\"").unwrap().client.registry;
-        assert!(matches!(plain, RegistrySource::Embedded(Embedded { namespace: None, hold: None, .. })));
+        assert!(matches!(plain, RegistrySource::Embedded(Embedded { namespace: None, removal_damping: None, .. })));
     }
 
     #[test]

@@ -11,9 +11,9 @@ use waymark_core::{
     traffic::{ServiceConfigError, Traffic, service_config},
 };
 use waymark_dataplane::{AccessFormat, AccessTarget, ClientRule, ConnectOptions, Forwarding, InboundOptions, Routes};
-use waymark_net::reach::Allow;
+use waymark_net::address_filter::Allow;
 #[cfg(feature = "embedded")]
-use waymark_registry::Hold;
+use waymark_registry::RemovalDamping;
 use waymark_registry::{EntryLimits, RegistryConfig};
 use waymark_runtime::{CompileLimits, Grants, Kind, Limits, bundled};
 
@@ -84,14 +84,14 @@ pub struct Embedded {
     /// Put before every key by this node; whoever else uses it says so for himself. Default: none.
     pub namespace: Option<String>,
     /// Holds back a mass disappearance of a service's endpoints. Default: none.
-    pub hold: Option<Hold>,
+    pub removal_damping: Option<RemovalDamping>,
 }
 
 #[cfg(feature = "embedded")]
 impl Embedded {
     /// One that listens there.
     pub fn new(listen: SocketAddr) -> Self {
-        Self { listen, namespace: None, hold: None }
+        Self { listen, namespace: None, removal_damping: None }
     }
 }
 
@@ -229,9 +229,9 @@ pub struct ClientConfig {
     pub endpoints: Transport,
     /// Connections to endpoints.
     pub connect: ConnectOptions,
-    /// Which endpoints may be called, beside what never is: see [`waymark_net::reach`]. Default:
-    /// loopback and Unix sockets where calls come from this machine alone, all other addresses in
-    /// any case.
+    /// Which endpoints may be called, beside what never is: see [`waymark_net::address_filter`].
+    /// Default: loopback and Unix sockets where calls come from this machine alone, all other
+    /// addresses in any case.
     pub allow: Option<Allow>,
     /// Limits of calls, retries, hedges, checks and ejection, for services for which nothing else
     /// is said.

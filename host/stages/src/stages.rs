@@ -12,7 +12,7 @@ use waymark_dataplane::{
 };
 #[cfg(feature = "embedded")]
 use waymark_embedded as embedded;
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 use waymark_registry::{Registry, RegistryConfig};
 use waymark_runtime::{Engine, EngineConfig};
 
@@ -62,13 +62,14 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Starts them, to call endpoints within this reach. `api`: TLS of the node's API, if it has
-    /// one. Their metric families come beside them: a registry of families has one owner.
+    /// Starts them, to call endpoints that `address_filter` lets through. `api`: TLS of the node's
+    /// API, if it has one. Their metric families come beside them: a registry of families has one
+    /// owner.
     pub async fn start(
         config: &ClientConfig,
         ports: &Ports,
         api: Option<&TlsFiles>,
-        reach: Reach,
+        address_filter: AddressFilter,
     ) -> Result<(Self, Families), StartError> {
         let certificates = Certificates::load(config, ports, api)?;
         let mut metrics = metrics::families();
@@ -98,19 +99,22 @@ impl Stages {
         let registry_config = match config.registry.clone() {
             RegistrySource::Etcd(config) => *config,
             #[cfg(feature = "embedded")]
-            RegistrySource::Embedded(Embedded { listen, namespace, hold }) => {
+            RegistrySource::Embedded(Embedded { listen, namespace, removal_damping }) => {
                 let handle = embedded::Server::start(listen, embedded::Options::default()).await?;
                 let url = handle.url().to_owned();
                 embedded = Some(handle);
-                RegistryConfig { namespace, hold, ..RegistryConfig::new([url]) }
+                RegistryConfig { namespace, removal_damping, ..RegistryConfig::new([url]) }
             }
         };
         let registry_urls = registry_config.endpoints.clone();
         for url in &registry_urls {
-            reach.registry(url);
+            address_filter.registry(url);
         }
-        let registry_config =
-            RegistryConfig { reach: reach.clone(), entries: config.entries.clone(), ..registry_config };
+        let registry_config = RegistryConfig {
+            address_filter: address_filter.clone(),
+            entries: config.entries.clone(),
+            ..registry_config
+        };
         let registry = Registry::connect(registry_config)?;
         registry.first_contact(FIRST_CONTACT).await?;
         registry.metrics().register(&mut metrics);
@@ -139,7 +143,7 @@ impl Stages {
             forwarding: ports.forwarding,
             drain_timeout: ports.drain_timeout,
             endpoint_tls: certificates.endpoints.clone(),
-            connect: ConnectOptions { reach, ..config.connect.clone() },
+            connect: ConnectOptions { address_filter, ..config.connect.clone() },
             access_log: access_log.clone(),
             inbound: InboundOptions { tls: certificates.server.clone(), ..ports.inbound.clone() },
             ..dataplane::Options::default()

@@ -7,9 +7,9 @@
 //!
 //! Each believed set must be etcd's at the believed revision, or one of two exceptions that have a
 //! name. *Stale*: etcd cannot be reached and the node says so; it keeps what it knew. *Held*: for a
-//! moment after such a time, what etcd has lost meanwhile is kept (`registry::comeback`); nobody is
-//! kept whom the step before did not have, and nobody is missing. Revisions never go back, but to
-//! another era: the store was emptied, or put back to an older state.
+//! moment after such a time, what etcd has lost meanwhile is kept (`registry::reconnect_grace`);
+//! nobody is kept whom the step before did not have, and nobody is missing. Revisions never go
+//! back, but to another era: the store was emptied, or put back to an older state.
 //!
 //! Steps that follow one another faster than a watch of the node's API reads them are seen as one.
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod address_filter;
 mod admin;
 #[path = "../drills/belief.rs"]
 #[allow(dead_code, reason = "what the fault drills compare by, tested here")]
@@ -19,7 +20,6 @@ mod go_interop;
 mod guests;
 mod interface;
 mod node;
-mod reach;
 mod register;
 mod registry;
 #[allow(dead_code, reason = "shared with the fault drills")]

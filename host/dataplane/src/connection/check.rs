@@ -91,7 +91,7 @@ impl Shared {
     }
 
     async fn probe(&self, config: CheckConfig) {
-        let mut told = health::watch(config, &self.target.address, Some(self.options.reach.clone()));
+        let mut told = health::watch(config, &self.target.address, Some(self.options.address_filter.clone()));
         while told.changed().await.is_ok() {
             let verdict = told.borrow_and_update().clone();
             self.heed(&verdict);
@@ -146,7 +146,7 @@ impl Shared {
         (origin.scheme, origin.authority) = (Some(self.scheme()), Some(self.authority.clone()));
         origin.path_and_query = Some(uri::PathAndQuery::from_static("/"));
         let origin = Uri::from_parts(origin).expect("scheme, authority and path make a URI");
-        let begun = timeout(patience, health::Stream::begin(Wire(request.clone()), origin, service)).await;
+        let begun = timeout(patience, health::HealthWatch::begin(Wire(request.clone()), origin, service)).await;
         let (mut stream, mut verdict) = match begun {
             Ok(Ok(begun)) => begun,
             Ok(Err(health::Ended::Unimplemented)) => return Ended::Unimplemented,

@@ -1,6 +1,6 @@
 //! Tests of the pure state machine. Those that go over the wire are in the integration tests.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod machine;
+mod state_machine;
 mod store;
 mod watch;

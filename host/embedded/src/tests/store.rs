@@ -6,8 +6,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::{
-    refusal::Refusal,
-    span::Span,
+    error::EtcdError,
+    key_range::KeyRange,
     store::{AutoCompaction, Store},
 };
 
@@ -20,7 +20,7 @@ type Data = BTreeMap<Bytes, Fields>;
 #[derive(Debug, Clone)]
 enum Change {
     Put(Bytes, Bytes, i64),
-    Delete(Span),
+    Delete(KeyRange),
 }
 
 #[derive(Debug, Clone)]
@@ -57,8 +57,8 @@ impl Model {
                     data.insert(key.clone(), (value.clone(), created, revision, version + 1, *lease));
                     log.push((key.clone(), true));
                 }
-                Change::Delete(span) => {
-                    let gone: Vec<_> = data.keys().filter(|key| span.contains(key)).cloned().collect();
+                Change::Delete(range) => {
+                    let gone: Vec<_> = data.keys().filter(|key| range.contains(key)).cloned().collect();
                     for key in gone {
                         data.remove(&key);
                         log.push((key, false));
@@ -77,15 +77,15 @@ fn any_key() -> impl Strategy<Value = Bytes> {
     prop::sample::select(vec!["a", "a/1", "a/2", "b", "b/1", "c", "\u{7f}"]).prop_map(Bytes::from)
 }
 
-fn any_span() -> impl Strategy<Value = Span> {
+fn any_range() -> impl Strategy<Value = KeyRange> {
     let end = prop_oneof![Just(Bytes::new()), Just(Bytes::from_static(&[0])), any_key()];
-    (any_key(), end).prop_map(|(key, end)| Span::new(&key, &end))
+    (any_key(), end).prop_map(|(key, end)| KeyRange::new(&key, &end))
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
     prop_oneof![
         3 => (any_key(), "[xyz]{0,3}", 0..3_i64).prop_map(|(key, value, lease)| Change::Put(key, value.into(), lease)),
-        2 => any_span().prop_map(Change::Delete),
+        2 => any_range().prop_map(Change::Delete),
     ]
 }
 
@@ -96,9 +96,9 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn fields(store: &Store, span: &Span, revision: i64) -> Data {
+fn fields(store: &Store, range: &KeyRange, revision: i64) -> Data {
     store
-        .range(span, revision)
+        .range(range, revision)
         .map(|kv| {
             let fields = (kv.value.clone(), kv.create_revision, kv.mod_revision, kv.version, kv.lease);
             (kv.key.clone(), fields)
@@ -112,8 +112,8 @@ fn run(store: &mut Store, changes: &[Change]) {
             Change::Put(key, value, lease) => {
                 store.put(key.clone(), value.clone(), *lease);
             }
-            Change::Delete(span) => {
-                store.delete(span);
+            Change::Delete(range) => {
+                store.delete(range);
             }
         }
     }
@@ -129,7 +129,7 @@ proptest! {
     #[test]
     fn every_revision_still_held_reads_as_it_was_written(
         steps in prop::collection::vec(any_step(), 1..40),
-        spans in prop::collection::vec(any_span(), 1..4),
+        ranges in prop::collection::vec(any_range(), 1..4),
     ) {
         let mut store = Store::new(START, START);
         let mut model = Model::new();
@@ -142,16 +142,16 @@ proptest! {
                 Step::Compact(share) => {
                     let held = store.revision() - store.compact_revision();
                     let target = store.compact_revision() + held * share / 8;
-                    let expected = if target > store.compact_revision() { Ok(()) } else { Err(Refusal::Compacted) };
+                    let expected = if target > store.compact_revision() { Ok(()) } else { Err(EtcdError::Compacted) };
                     prop_assert_eq!(store.compact(target), expected);
                 }
             }
             prop_assert_eq!(store.revision(), model.revision());
             for (revision, data) in model.by_revision.range(store.compact_revision()..) {
-                for span in &spans {
+                for range in &ranges {
                     let expected: Data =
-                        data.iter().filter(|(key, _)| span.contains(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
-                    prop_assert_eq!(fields(&store, span, *revision), expected, "{:?} at {}", span, revision);
+                        data.iter().filter(|(key, _)| range.contains(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+                    prop_assert_eq!(fields(&store, range, *revision), expected, "{:?} at {}", range, revision);
                 }
             }
             prop_assert_eq!(
@@ -188,9 +188,9 @@ fn compaction_at_or_before_the_last_one_and_in_the_future_is_refused() {
         put(&mut store, "a", 0);
     }
     assert_eq!(store.compact(4), Ok(()));
-    assert_eq!(store.compact(4), Err(Refusal::Compacted));
-    assert_eq!(store.compact(3), Err(Refusal::Compacted));
-    assert_eq!(store.compact(7), Err(Refusal::FutureRevision));
+    assert_eq!(store.compact(4), Err(EtcdError::Compacted));
+    assert_eq!(store.compact(3), Err(EtcdError::Compacted));
+    assert_eq!(store.compact(7), Err(EtcdError::FutureRevision));
     assert_eq!(store.compact(6), Ok(()));
 }
 
@@ -204,7 +204,7 @@ fn a_compacted_store_holds_no_more_than_its_live_keys() {
     for _ in 0..100 {
         put(&mut store, "a", 0);
         put(&mut store, "gone", 0);
-        store.delete(&Span::new(b"gone", b""));
+        store.delete(&KeyRange::new(b"gone", b""));
         store.commit(Duration::ZERO);
     }
     store.compact(store.revision()).unwrap();

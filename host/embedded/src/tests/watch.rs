@@ -1,4 +1,4 @@
-//! The watch hub, polled by hand.
+//! The watch dispatcher, polled by hand.
 
 use std::{
     sync::{
@@ -13,10 +13,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::{
-    refusal::Refusal,
-    span::Span,
+    error::EtcdError,
+    key_range::KeyRange,
     store::Store,
-    watch::{Hub, Message, StreamId, WatchSpec},
+    watch::{Message, StreamId, WatchDispatcher, WatchSpec},
 };
 
 #[derive(Default)]
@@ -30,13 +30,13 @@ impl Wake for Wakes {
 
 struct Fixture {
     store: Store,
-    hub: Hub,
+    watches: WatchDispatcher,
     wakes: Arc<Wakes>,
 }
 
 impl Fixture {
     fn new(queue_limit: usize) -> Self {
-        Self { store: Store::new(1, -1), hub: Hub::new(queue_limit), wakes: Arc::default() }
+        Self { store: Store::new(1, -1), watches: WatchDispatcher::new(queue_limit), wakes: Arc::default() }
     }
 
     fn put(&mut self, key: &str) {
@@ -45,23 +45,23 @@ impl Fixture {
     }
 
     fn delete(&mut self, key: &str) {
-        self.store.delete(&Span::new(key.as_bytes(), b""));
+        self.store.delete(&KeyRange::new(key.as_bytes(), b""));
         self.commit();
     }
 
     fn commit(&mut self) {
         if let Some(commit) = self.store.commit(Duration::ZERO) {
-            self.hub.dispatch(&commit);
+            self.watches.dispatch(&commit);
         }
     }
 
     fn watch(&mut self, stream: StreamId, spec: WatchSpec) {
-        self.hub.create(stream, spec, self.store.revision());
+        self.watches.create(stream, spec, self.store.revision());
     }
 
     fn poll(&mut self, stream: StreamId) -> Option<Message> {
         let waker = Waker::from(Arc::clone(&self.wakes));
-        match self.hub.poll(stream, &self.store, &mut Context::from_waker(&waker)) {
+        match self.watches.poll(stream, &self.store, &mut Context::from_waker(&waker)) {
             Poll::Ready(message) => Some(message.unwrap()),
             Poll::Pending => None,
         }
@@ -74,7 +74,7 @@ impl Fixture {
 }
 
 fn spec(key: &str, end: &str) -> WatchSpec {
-    WatchSpec::of(Span::new(key.as_bytes(), end.as_bytes()), 0)
+    WatchSpec::of(KeyRange::new(key.as_bytes(), end.as_bytes()), 0)
 }
 
 fn from(start_revision: i64, spec: WatchSpec) -> WatchSpec {
@@ -105,7 +105,7 @@ fn short(message: &Message) -> String {
 #[test]
 fn a_stream_gives_ids_from_zero_and_only_what_each_watcher_asked_for() {
     let mut f = Fixture::new(10);
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, spec("a", ""));
     f.watch(stream, spec("b/", "b0"));
     f.watch(stream, WatchSpec { no_put: true, ..spec("a", "\0") });
@@ -130,7 +130,7 @@ fn a_stream_gives_ids_from_zero_and_only_what_each_watcher_asked_for() {
 #[test]
 fn a_reader_that_waits_is_woken_by_an_event_for_it_and_by_no_other() {
     let mut f = Fixture::new(10);
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, spec("a", ""));
     assert_eq!(f.read(stream).len(), 1);
     f.put("b");
@@ -145,7 +145,7 @@ fn a_start_in_the_past_replays_in_one_message_from_that_revision_on() {
     for key in ["a", "a", "b", "a"] {
         f.put(key);
     }
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, from(3, spec("a", "")));
     f.put("a");
     assert_eq!(f.read(stream), ["0 created @5", "0 [+a@3 +a@5 +a@6] @6"]);
@@ -160,7 +160,7 @@ fn long_history_comes_in_messages_of_a_thousand_revisions() {
         f.put("a");
         f.put("other");
     }
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, from(1, spec("a", "")));
     let mut sizes = Vec::new();
     let mut idle = 0;
@@ -186,7 +186,7 @@ fn history_of_big_values_comes_in_messages_of_about_a_mebibyte_and_no_revision_i
         }
         f.commit();
     }
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, from(1, spec("a", "\0")));
     let sizes: Vec<_> = std::iter::from_fn(|| f.poll(stream))
         .filter_map(|message| match message {
@@ -200,7 +200,7 @@ fn history_of_big_values_comes_in_messages_of_about_a_mebibyte_and_no_revision_i
 #[test]
 fn a_start_in_the_future_waits_for_its_revision() {
     let mut f = Fixture::new(10);
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, from(4, spec("a", "")));
     for _ in 0..4 {
         f.put("a");
@@ -215,7 +215,7 @@ fn a_compacted_start_is_created_first_and_then_told_so_and_keeps_its_id() {
         f.put("a");
     }
     f.store.compact(4).unwrap();
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, WatchSpec { watch_id: 7, ..from(3, spec("a", "")) });
     f.watch(stream, from(4, spec("a", "")));
     f.watch(stream, from(-1, spec("a", "")));
@@ -232,7 +232,7 @@ fn a_compacted_start_is_created_first_and_then_told_so_and_keeps_its_id() {
         ]
     );
     f.watch(stream, WatchSpec { watch_id: 7, ..spec("a", "") });
-    f.hub.cancel(stream, 7, f.store.revision());
+    f.watches.cancel(stream, 7, f.store.revision());
     f.watch(stream, WatchSpec { watch_id: 7, ..spec("a", "") });
     f.put("a");
     let read = f.read(stream);
@@ -243,12 +243,12 @@ fn a_compacted_start_is_created_first_and_then_told_so_and_keeps_its_id() {
 #[test]
 fn a_watcher_that_does_not_read_falls_back_to_history_and_misses_nothing() {
     let mut f = Fixture::new(3);
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, spec("a", ""));
     for _ in 0..10 {
         f.put("a");
     }
-    assert!(f.hub.backlog(stream) <= 4, "the queue is bounded");
+    assert!(f.watches.backlog(stream) <= 4, "the queue is bounded");
     assert_eq!(
         f.read(stream),
         ["0 created @1", "0 [+a@2] @2", "0 [+a@3] @3", "0 [+a@4 +a@5 +a@6 +a@7 +a@8 +a@9 +a@10 +a@11] @11"]
@@ -260,7 +260,7 @@ fn a_watcher_that_does_not_read_falls_back_to_history_and_misses_nothing() {
 #[test]
 fn a_slow_watcher_whose_history_is_compacted_is_told_so() {
     let mut f = Fixture::new(1);
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, spec("a", ""));
     for _ in 0..10 {
         f.put("a");
@@ -275,45 +275,45 @@ fn progress_is_told_once_and_only_when_every_watcher_is_in_step() {
     for _ in 0..3 {
         f.put("a");
     }
-    let stream = f.hub.open();
-    f.hub.request_progress(stream, f.store.revision());
+    let stream = f.watches.open();
+    f.watches.request_progress(stream, f.store.revision());
     assert!(f.read(stream).is_empty(), "there is no watcher");
     f.watch(stream, spec("b", ""));
     f.watch(stream, from(2, spec("a", "")));
-    f.hub.request_progress(stream, f.store.revision());
+    f.watches.request_progress(stream, f.store.revision());
     assert_eq!(f.read(stream).len(), 3, "the second watcher still has history to read");
-    f.hub.request_progress(stream, f.store.revision());
+    f.watches.request_progress(stream, f.store.revision());
     assert_eq!(f.read(stream), ["-1 progress @4"]);
     f.watch(stream, from(50, spec("a", "")));
-    f.hub.request_progress(stream, f.store.revision());
+    f.watches.request_progress(stream, f.store.revision());
     assert_eq!(f.read(stream), ["2 created @4"], "the third waits for its revision");
 }
 
 #[test]
 fn progress_ticks_skip_a_watcher_that_had_an_event() {
     let mut f = Fixture::new(10);
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, WatchSpec { progress_notify: true, ..spec("a", "") });
     f.watch(stream, spec("a", ""));
     f.read(stream);
     f.put("b");
-    f.hub.tick_progress(stream, f.store.revision());
+    f.watches.tick_progress(stream, f.store.revision());
     assert_eq!(f.read(stream), ["0 progress @2"]);
     f.put("a");
     f.read(stream);
-    f.hub.tick_progress(stream, f.store.revision());
+    f.watches.tick_progress(stream, f.store.revision());
     assert!(f.read(stream).is_empty());
-    f.hub.tick_progress(stream, f.store.revision());
+    f.watches.tick_progress(stream, f.store.revision());
     assert_eq!(f.read(stream), ["0 progress @3"]);
 }
 
 #[test]
 fn an_unknown_id_is_cancelled_without_an_answer_and_ids_are_not_used_again() {
     let mut f = Fixture::new(10);
-    let stream = f.hub.open();
+    let stream = f.watches.open();
     f.watch(stream, spec("a", ""));
-    f.hub.cancel(stream, 5, 1);
-    f.hub.cancel(stream, 0, 1);
+    f.watches.cancel(stream, 5, 1);
+    f.watches.cancel(stream, 0, 1);
     f.watch(stream, spec("a", ""));
     f.put("a");
     assert_eq!(f.read(stream), ["0 created @1", "0 cancelled", "1 created @1", "1 [+a@2] @2"]);
@@ -322,15 +322,15 @@ fn an_unknown_id_is_cancelled_without_an_answer_and_ids_are_not_used_again() {
 #[test]
 fn a_closed_stream_and_a_shut_down_hub_end_every_poll() {
     let mut f = Fixture::new(10);
-    let (first, second) = (f.hub.open(), f.hub.open());
+    let (first, second) = (f.watches.open(), f.watches.open());
     f.watch(first, spec("a", ""));
-    f.hub.close(first);
+    f.watches.close(first);
     f.put("a");
     let mut cx = Context::from_waker(Waker::noop());
-    assert_eq!(f.hub.poll(first, &f.store, &mut cx), Poll::Ready(Err(Refusal::Stopped)));
-    assert_eq!(f.hub.poll(second, &f.store, &mut cx), Poll::Pending);
-    f.hub.shut_down();
-    assert_eq!(f.hub.poll(second, &f.store, &mut cx), Poll::Ready(Err(Refusal::Stopped)));
+    assert_eq!(f.watches.poll(first, &f.store, &mut cx), Poll::Ready(Err(EtcdError::Stopped)));
+    assert_eq!(f.watches.poll(second, &f.store, &mut cx), Poll::Pending);
+    f.watches.shut_down();
+    assert_eq!(f.watches.poll(second, &f.store, &mut cx), Poll::Ready(Err(EtcdError::Stopped)));
 }
 
 #[derive(Debug, Clone)]
@@ -361,7 +361,7 @@ proptest! {
             f.put("a/1");
         }
         let created = f.store.revision();
-        let stream = f.hub.open();
+        let stream = f.watches.open();
         f.watch(stream, from(start, spec("a/", "a0")));
         let mut got = Vec::new();
         for step in steps.iter().chain([&Step::Read]) {

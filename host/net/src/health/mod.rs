@@ -13,12 +13,12 @@
 //! afterwards at the interval. What follows from a verdict is left to others: `registry` registers
 //! instances while they are fit, `dataplane` sends calls to endpoints that are.
 
-mod own;
 mod probe;
-mod stream;
+mod service;
+mod watch_stream;
 
-pub use own::Own;
-pub use stream::{Ended, Stream};
+pub use service::HealthService;
+pub use watch_stream::{Ended, HealthWatch};
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use tokio::{
 pub use waymark_core::check::{Check, CheckConfig, NoSuchCheck};
 use waymark_core::model::Address;
 
-use crate::reach::Reach;
+use crate::address_filter::AddressFilter;
 
 /// How often an instance is checked that was never fit yet.
 const EAGER_INTERVAL: Duration = Duration::from_millis(100);
@@ -75,16 +75,20 @@ impl State {
 }
 
 /// Checks the instance at `address` until the receiver is dropped. The first verdict is "not
-/// checked yet". An instance that `reach` keeps from being called is not checked either, and is
-/// unfit; without it, all are checked: for an instance of one's own. Must be called within a tokio
-/// runtime.
-pub fn watch(config: CheckConfig, address: &Address, reach: Option<Reach>) -> watch::Receiver<Verdict> {
+/// checked yet". An instance that `address_filter` keeps from being called is not checked either,
+/// and is unfit; without it, all are checked: for an instance of one's own. Must be called within a
+/// tokio runtime.
+pub fn watch(
+    config: CheckConfig,
+    address: &Address,
+    address_filter: Option<AddressFilter>,
+) -> watch::Receiver<Verdict> {
     let address = config.address.clone().unwrap_or_else(|| address.clone());
     let (verdict, told) = watch::channel(Verdict::Unfit("not checked yet".into()));
     tokio::spawn(async move {
         tokio::select! {
             () = verdict.closed() => {}
-            () = check_for_ever(&config, &address, reach.as_ref(), &verdict) => {}
+            () = check_for_ever(&config, &address, address_filter.as_ref(), &verdict) => {}
         }
     });
     told
@@ -93,13 +97,13 @@ pub fn watch(config: CheckConfig, address: &Address, reach: Option<Reach>) -> wa
 async fn check_for_ever(
     config: &CheckConfig,
     address: &Address,
-    reach: Option<&Reach>,
+    address_filter: Option<&AddressFilter>,
     verdict: &watch::Sender<Verdict>,
 ) {
     let mut state = State::BEGIN;
     let mut was_fit = false;
     loop {
-        let outcome = match timeout(config.timeout, probe::probe(&config.check, address, reach)).await {
+        let outcome = match timeout(config.timeout, probe::probe(&config.check, address, address_filter)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no answer within {:?}", config.timeout)),
         };

@@ -12,41 +12,45 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use waymark_core::model::Address;
 
 use super::Check;
-use crate::{reach::Reach, resolve::race};
+use crate::{address_filter::AddressFilter, resolve::happy_eyeballs};
 
 /// How long the addresses of a name have until the last of them was tried. A check has a time of
 /// its own.
 const RACE: Duration = Duration::from_secs(2);
 
 /// Whether the instance passes, or how it does not.
-pub(super) async fn probe(check: &Check, address: &Address, reach: Option<&Reach>) -> Result<(), String> {
+pub(super) async fn probe(
+    check: &Check,
+    address: &Address,
+    address_filter: Option<&AddressFilter>,
+) -> Result<(), String> {
     match check {
         Check::Tcp => match address.unix_path() {
             Some(path) => {
-                let allowed = reach.map_or(Ok(()), |reach| reach.check_unix(path.as_ref()));
+                let allowed = address_filter.map_or(Ok(()), |address_filter| address_filter.check_unix(path.as_ref()));
                 allowed.map_err(|refusal| format!("{address} {refusal}"))?;
                 UnixStream::connect(path).await.map(drop).map_err(|error| error.to_string())
             }
-            None => connect(address, reach).await.map(drop),
+            None => connect(address, address_filter).await.map(drop),
         },
-        Check::Http(path) => http(address, path, reach).await,
-        Check::Grpc(service) => grpc(address, service, reach).await,
+        Check::Http(path) => http(address, path, address_filter).await,
+        Check::Grpc(service) => grpc(address, service, address_filter).await,
     }
 }
 
-async fn connect(address: &Address, reach: Option<&Reach>) -> Result<TcpStream, String> {
-    let connected = match reach {
-        Some(reach) => {
-            let found = reach.resolve(address).await.map_err(|error| error.to_string())?;
-            race(found, RACE, TcpStream::connect).await
+async fn connect(address: &Address, address_filter: Option<&AddressFilter>) -> Result<TcpStream, String> {
+    let connected = match address_filter {
+        Some(address_filter) => {
+            let found = address_filter.resolve(address).await.map_err(|error| error.to_string())?;
+            happy_eyeballs(found, RACE, TcpStream::connect).await
         }
         None => TcpStream::connect(address.as_str()).await.map_err(Some),
     };
     connected.map_err(|error| error.map_or_else(|| "its name has no address".to_owned(), |error| error.to_string()))
 }
 
-async fn http(address: &Address, path: &str, reach: Option<&Reach>) -> Result<(), String> {
-    let stream = TokioIo::new(connect(address, reach).await?);
+async fn http(address: &Address, path: &str, address_filter: Option<&AddressFilter>) -> Result<(), String> {
+    let stream = TokioIo::new(connect(address, address_filter).await?);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(stream).await.map_err(|error| error.to_string())?;
     let request = Request::get(path).header(HOST, address.as_str()).body(Empty::<Bytes>::new());
@@ -62,10 +66,10 @@ async fn http(address: &Address, path: &str, reach: Option<&Reach>) -> Result<()
     if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("status {status}")) }
 }
 
-async fn grpc(address: &Address, service: &str, reach: Option<&Reach>) -> Result<(), String> {
+async fn grpc(address: &Address, service: &str, address_filter: Option<&AddressFilter>) -> Result<(), String> {
     let mut endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-    if let Some(reach) = reach {
-        let found = reach.resolve(address).await.map_err(|error| error.to_string())?;
+    if let Some(address_filter) = address_filter {
+        let found = address_filter.resolve(address).await.map_err(|error| error.to_string())?;
         let at = found.first().ok_or("its name has no address")?;
         let origin = endpoint.uri().clone();
         endpoint = Endpoint::from_shared(format!("http://{at}")).map_err(|error| error.to_string())?.origin(origin);

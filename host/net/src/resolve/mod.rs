@@ -14,9 +14,9 @@
 //! answer is kept for as long as its name server said, and used a while longer when the name server
 //! says nothing more (RFC 8767): what was right a minute ago is better than no address.
 
-mod numbers;
+mod happy_eyeballs;
+mod literal;
 mod query;
-mod race;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -36,7 +36,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use self::race::race;
+pub use self::happy_eyeballs::happy_eyeballs;
 use self::system::System;
 
 /// How long one look-up may take, all search domains and name servers together. Well over what
@@ -108,12 +108,12 @@ pub struct Resolver {
 
 struct Inner {
     source: Box<dyn Source>,
-    names: Mutex<HashMap<Arc<str>, Entry>>,
+    names: Mutex<HashMap<Arc<str>, CacheEntry>>,
     turns: Semaphore,
 }
 
 #[derive(Default)]
-struct Entry {
+struct CacheEntry {
     known: Option<Known>,
     failed: Option<(NotFound, Instant)>,
     /// The look-up that runs.
@@ -125,7 +125,7 @@ struct Known {
     until: Instant,
 }
 
-impl Entry {
+impl CacheEntry {
     fn stale(&self, now: Instant) -> Option<Arc<[IpAddr]>> {
         let known = self.known.as_ref().filter(|known| now < known.until + STALE)?;
         Some(Arc::clone(&known.addresses))
@@ -179,7 +179,7 @@ impl Resolver {
     ///
     /// Safe: a look-up that was begun goes on, for whoever asks next.
     pub async fn addresses(&self, host: &str) -> Result<Arc<[IpAddr]>, NotFound> {
-        if let Some(ip) = numbers::address(host) {
+        if let Some(ip) = literal::address(host) {
             return Ok([ip].into());
         }
         // A name is the same in any case (RFC 4343).
@@ -229,7 +229,7 @@ impl Resolver {
 }
 
 impl Inner {
-    fn names(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<Arc<str>, CacheEntry>> {
         // Nothing that runs under it can panic half-way.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,12 +259,15 @@ impl Inner {
             Ok(Answer { addresses, lives }) => {
                 let addresses: Arc<[IpAddr]> = addresses.into();
                 let until = now + lives.min(STALE);
-                *entry = Entry { known: Some(Known { addresses: Arc::clone(&addresses), until }), ..Entry::default() };
+                *entry = CacheEntry {
+                    known: Some(Known { addresses: Arc::clone(&addresses), until }),
+                    ..CacheEntry::default()
+                };
                 Ok(addresses)
             }
             Err(Failed { why: why @ NotFound::NoSuchName(_), lives }) => {
                 let until = now + lives.unwrap_or(FAILED).min(NEGATIVE_MOST);
-                *entry = Entry { failed: Some((why.clone(), until)), ..Entry::default() };
+                *entry = CacheEntry { failed: Some((why.clone(), until)), ..CacheEntry::default() };
                 Err(why)
             }
             Err(Failed { why, .. }) => {

@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::race::race;
+use super::happy_eyeballs::happy_eyeballs;
 
 /// The longest answer over UDP without EDNS is 512 bytes. Some servers send more, and what is cut
 /// off is not read.
@@ -44,7 +44,7 @@ impl Kind {
 
 /// What a name server says of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Says {
+pub(super) enum DnsAnswer {
     /// These are its addresses, for so long.
     Addresses(Vec<IpAddr>, Duration),
     /// It has none of the kind, or there is no such name; for so long, if that was said.
@@ -63,10 +63,10 @@ pub(super) async fn query(
     kind: Kind,
     each: Duration,
     attempts: u32,
-) -> Result<Says, String> {
+) -> Result<DnsAnswer, String> {
     let mut failed = "there is no name server".to_owned();
     for _ in 0..attempts.max(1) {
-        let asked = race(servers.to_vec(), each, |server| ask(server, name, kind));
+        let asked = happy_eyeballs(servers.to_vec(), each, |server| ask(server, name, kind));
         match timeout(each, asked).await {
             Ok(Ok(says)) => return Ok(says),
             Ok(Err(error)) => failed = error.unwrap_or(failed),
@@ -76,7 +76,7 @@ pub(super) async fn query(
     Err(failed)
 }
 
-async fn ask(server: SocketAddr, name: &str, kind: Kind) -> Result<Says, String> {
+async fn ask(server: SocketAddr, name: &str, kind: Kind) -> Result<DnsAnswer, String> {
     let failed = |error: std::io::Error| format!("name server {server}: {error}");
     let id = getrandom::u32().map_err(|error| error.to_string())? as u16;
     let question = question(id, name, kind)?;
@@ -91,7 +91,7 @@ async fn ask(server: SocketAddr, name: &str, kind: Kind) -> Result<Says, String>
             // It is not for us: somebody guesses.
             Read::Other => {}
             Read::Cut => break,
-            Read::Says(says) => return Ok(says),
+            Read::DnsAnswer(says) => return Ok(says),
             Read::Failed(code) => return Err(format!("name server {server} says {code:?}")),
         }
     }
@@ -102,7 +102,7 @@ async fn ask(server: SocketAddr, name: &str, kind: Kind) -> Result<Says, String>
     let mut bytes = vec![0; len.into()];
     stream.read_exact(&mut bytes).await.map_err(failed)?;
     match read(&bytes, id, name, kind) {
-        Read::Says(says) => Ok(says),
+        Read::DnsAnswer(says) => Ok(says),
         Read::Failed(code) => Err(format!("name server {server} says {code:?}")),
         Read::Other | Read::Cut => Err(format!("name server {server} answers what was not asked")),
     }
@@ -121,7 +121,7 @@ enum Read {
     Other,
     /// It did not fit.
     Cut,
-    Says(Says),
+    DnsAnswer(DnsAnswer),
     /// The server could not say.
     Failed(RCODE),
 }
@@ -137,8 +137,8 @@ fn read(bytes: &[u8], id: u16, name: &str, kind: Kind) -> Read {
         // A refusal need not repeat the question.
         RCODE::NoError | RCODE::NameError if packet.questions.is_empty() => Read::Other,
         RCODE::NoError if packet.has_flags(PacketFlag::TRUNCATION) => Read::Cut,
-        RCODE::NoError => Read::Says(addresses(&packet, name)),
-        RCODE::NameError => Read::Says(Says::None { exists: false, lives: negative(&packet) }),
+        RCODE::NoError => Read::DnsAnswer(addresses(&packet, name)),
+        RCODE::NameError => Read::DnsAnswer(DnsAnswer::None { exists: false, lives: negative(&packet) }),
         code => Read::Failed(code),
     }
 }
@@ -149,7 +149,7 @@ fn is_name(name: &Name<'_>, text: &str) -> bool {
 }
 
 /// The addresses at the end of the aliases that begin at the name.
-fn addresses(packet: &Packet<'_>, name: &str) -> Says {
+fn addresses(packet: &Packet<'_>, name: &str) -> DnsAnswer {
     let (mut owner, mut lives) = (name.to_owned(), u32::MAX);
     for _ in 0..=MOST_ALIASES {
         let (mut found, mut alias) = (Vec::new(), None);
@@ -163,12 +163,12 @@ fn addresses(packet: &Packet<'_>, name: &str) -> Says {
             lives = lives.min(record.ttl);
         }
         match alias {
-            _ if !found.is_empty() => return Says::Addresses(found, Duration::from_secs(lives.into())),
+            _ if !found.is_empty() => return DnsAnswer::Addresses(found, Duration::from_secs(lives.into())),
             Some(alias) => owner = alias,
             None => break,
         }
     }
-    Says::None { exists: true, lives: negative(packet) }
+    DnsAnswer::None { exists: true, lives: negative(packet) }
 }
 
 /// For how long there is none (RFC 2308, section 5).
@@ -298,7 +298,7 @@ pub(super) mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    async fn ask_of(server: &Server, name: &str, kind: Kind) -> Result<Says, String> {
+    async fn ask_of(server: &Server, name: &str, kind: Kind) -> Result<DnsAnswer, String> {
         query(&[server.at], name, kind, LONG, 1).await
     }
 
@@ -310,11 +310,11 @@ pub(super) mod tests {
             Some(Reply::Records(vec![alias("A.test", "b.test", 20), alias("b.TEST", "c.test", 300), address]))
         });
         let server = server.await;
-        let is = |ip: &str| Ok(Says::Addresses(vec![ip.parse().unwrap()], Duration::from_secs(20)));
+        let is = |ip: &str| Ok(DnsAnswer::Addresses(vec![ip.parse().unwrap()], Duration::from_secs(20)));
         assert_eq!(ask_of(&server, "a.test", Kind::Four).await, is("192.0.2.1"));
         assert_eq!(ask_of(&server, "a.test.", Kind::Six).await, is("2001:db8::1"));
         // What belongs to another name is nobody's address here.
-        let none = Says::None { exists: true, lives: None };
+        let none = DnsAnswer::None { exists: true, lives: None };
         assert_eq!(ask_of(&server, "other.test", Kind::Four).await, Ok(none));
     }
 
@@ -326,9 +326,9 @@ pub(super) mod tests {
             _ => Some(Reply::NoSuchName(7)),
         });
         let server = server.await;
-        let Ok(Says::Addresses(found, _)) = ask_of(&server, "long.test", Kind::Four).await else { panic!("none") };
+        let Ok(DnsAnswer::Addresses(found, _)) = ask_of(&server, "long.test", Kind::Four).await else { panic!("none") };
         assert_eq!(found.len(), 100);
-        let none = Says::None { exists: false, lives: Some(Duration::from_secs(7)) };
+        let none = DnsAnswer::None { exists: false, lives: Some(Duration::from_secs(7)) };
         assert_eq!(ask_of(&server, "no.test", Kind::Four).await, Ok(none));
         let failed = ask_of(&server, "fails.test", Kind::Four).await.unwrap_err();
         assert!(failed.contains("ServerFailure"), "{failed}");
@@ -342,7 +342,7 @@ pub(super) mod tests {
         let good = server(|_, _| Some(Reply::Records(vec![four("a.test", 1)]))).await;
         for first in [&silent, &fails] {
             let says = query(&[first.at, good.at], "a.test", Kind::Four, LONG, 1).await;
-            assert!(matches!(says, Ok(Says::Addresses(..))), "{says:?}");
+            assert!(matches!(says, Ok(DnsAnswer::Addresses(..))), "{says:?}");
         }
         let each = Duration::from_millis(20);
         let failed = query(&[silent.at], "a.test", Kind::Four, each, 3).await.unwrap_err();

@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 use super::{
     Answer, Failed, NotFound, Source,
-    query::{Kind, Says, query},
+    query::{DnsAnswer, Kind, query},
 };
 
 /// How often it is looked whether the files have changed; and how long a line of the hosts file is
@@ -189,7 +189,7 @@ impl Read {
     async fn both(&self, name: &str) -> Result<Answer, Failed> {
         let ask = |kind| query(&self.servers, name, kind, self.each, self.attempts);
         let (mut six, mut four) = (pin!(ask(Kind::Six)), pin!(ask(Kind::Four)));
-        let patient = |says: &Result<Says, String>| !matches!(says, Ok(Says::Addresses(..)));
+        let patient = |says: &Result<DnsAnswer, String>| !matches!(says, Ok(DnsAnswer::Addresses(..)));
         let (six, four) = tokio::select! {
             says = &mut six => {
                 let patient = patient(&says);
@@ -206,11 +206,11 @@ impl Read {
         let (mut failed, mut there_is, mut none_for) = (None, false, None::<Duration>);
         for says in [six, four].into_iter().flatten() {
             match says {
-                Ok(Says::Addresses(found, lives)) => {
+                Ok(DnsAnswer::Addresses(found, lives)) => {
                     addresses.extend(found);
                     right_for = right_for.min(lives);
                 }
-                Ok(Says::None { exists, lives }) => {
+                Ok(DnsAnswer::None { exists, lives }) => {
                     there_is |= exists;
                     none_for = none_for.min(lives).or(none_for).or(lives);
                 }

@@ -6,13 +6,13 @@ use waymark_core::{
     naming::{Decoded, Entry, KeyScheme, NamingError},
     snapshot,
 };
-use waymark_net::reach::Reach;
+use waymark_net::address_filter::AddressFilter;
 use waymark_testing::logged;
 
 use super::*;
 use crate::{
     EntryLimits, Metrics,
-    decode::{self, Decoder, Lanes},
+    decode::{self, DecodeQueues, Decoder},
     fake::{TestScheme, service},
 };
 
@@ -21,8 +21,14 @@ fn kv(key: &str, value: &str, revision: i64) -> Kv {
 }
 
 fn decoder(scheme: Arc<dyn KeyScheme>) -> Decoder {
-    let (lanes, limits) = (Lanes::new(), EntryLimits::default());
-    let it = decode::Reader { scheme, lanes, limits, reach: Reach::default(), metrics: Metrics::default() };
+    let (queues, limits) = (DecodeQueues::new(), EntryLimits::default());
+    let it = decode::Reader {
+        scheme,
+        queues,
+        limits,
+        address_filter: AddressFilter::default(),
+        metrics: Metrics::default(),
+    };
     Decoder::new(service("svc"), it)
 }
 

@@ -9,7 +9,7 @@ use waymark_core::{
     model::{Endpoint, LeaseId, Locality, Revision, Ttl},
     naming::Decoded,
 };
-use waymark_net::reach::{Allow, Refusal};
+use waymark_net::address_filter::{Allow, ForbiddenAddress};
 
 use super::*;
 use crate::fake::service;
@@ -68,12 +68,12 @@ fn kvs(name: &str, n: usize, value: &str) -> Vec<Kv> {
 
 fn setup() -> (Arc<Scripted>, Reader) {
     let scheme = Arc::new(Scripted::default());
-    let lanes = Lanes { all: Lane::one(), slow: Lane::one() };
+    let queues = DecodeQueues { all: WorkQueue::single(), slow: WorkQueue::single() };
     let it = Reader {
         scheme: Arc::clone(&scheme) as Arc<dyn KeyScheme>,
-        lanes,
+        queues,
         limits: EntryLimits::default(),
-        reach: Reach::default(),
+        address_filter: AddressFilter::default(),
         metrics: Metrics::default(),
     };
     (scheme, it)
@@ -90,7 +90,7 @@ async fn entries_that_loop_cost_others_a_turn_and_their_service_three() {
     let mut good = Decoder::new(service("good"), it.clone());
     let (looping, others, entries) = (kvs("bad", 500, "loops"), kvs("worse", 500, "loops"), kvs("good", 3, "fine"));
     let (bad, worse, read) = tokio::join!(bad.read(&looping), worse.read(&others), good.read(&entries));
-    assert_eq!(count(&read, |it| matches!(it, Reading::Read(fit) if fit.endpoints.len() == 1)), 3);
+    assert_eq!(count(&read, |it| matches!(it, Reading::Read(accepted) if accepted.endpoints.len() == 1)), 3);
     for readings in [bad, worse] {
         assert_eq!(count(&readings, |it| matches!(it, Reading::Failed(_))), 3, "then the breaker is open");
         assert_eq!(count(&readings, |it| matches!(it, Reading::Waiting)), 497);
@@ -164,8 +164,9 @@ async fn a_scheme_that_panics_fails_on_one_entry() {
 fn an_entry_registers_so_many_of_such_a_size_where_they_may_be() {
     let limits = EntryLimits { instances: 3, metadata_pairs: 2, metadata_bytes: 10, text_bytes: 20, endpoints: 100 };
     let at = |n: usize| Endpoint::at(format!("192.0.2.{n}:80").parse().unwrap());
-    let reach = Reach::new(Allow::elsewhere());
-    let fit = |endpoints: Vec<Endpoint>| fit::fit(Decoded { endpoints, warnings: Vec::new() }, &limits, &reach);
+    let address_filter = AddressFilter::new(Allow::elsewhere());
+    let fit =
+        |endpoints: Vec<Endpoint>| limits::apply(Decoded { endpoints, warnings: Vec::new() }, &limits, &address_filter);
     let many = fit((1..6).map(at).collect());
     assert_eq!((many.endpoints.len(), many.over, many.refused), (3, 2, 0));
     assert!(many.note.unwrap().contains("5 instances, of which 3"));
@@ -183,5 +184,5 @@ fn an_entry_registers_so_many_of_such_a_size_where_they_may_be() {
     }
     let refused = fit(vec![Endpoint::at("127.0.0.1:80".parse().unwrap()), at(2)]);
     assert_eq!((refused.endpoints.len(), refused.refused), (1, 1));
-    assert!(refused.note.unwrap().contains(&Refusal::Loopback.to_string()));
+    assert!(refused.note.unwrap().contains(&ForbiddenAddress::Loopback.to_string()));
 }

@@ -7,7 +7,7 @@ use waymark_core::snapshot::Reader;
 
 use super::*;
 use crate::{
-    Hold, Registry, RegistryConfig,
+    Registry, RegistryConfig, RemovalDamping,
     fake::{CALL_TIMEOUT, Fake, TestScheme, service},
 };
 
@@ -122,10 +122,10 @@ async fn kept_endpoints_are_as_old_as_they_are_from_the_first_moment() {
     let folder = tempfile::tempdir().unwrap();
     let state_dir = folder.path();
     let identity = Identity::new(&["fake:1".to_owned()], false);
-    let dir = StateDir::new(state_dir.into(), identity, Duration::from_hours(24));
-    let subject = Subject { service: "svc".into(), key_scheme: "test".into(), namespace: String::new() };
+    let dir = DiskCache::new(state_dir.into(), identity, Duration::from_hours(24));
+    let subject = CacheKey { service: "svc".into(), key_scheme: "test".into(), namespace: String::new() };
     let hours = |hours| SystemTime::now() - Duration::from_hours(hours);
-    let kept = |right_at| Kept {
+    let kept = |right_at| CachedEndpoints {
         cluster: 0xfa4e,
         revision: Revision(5),
         right_at,
@@ -141,7 +141,7 @@ async fn kept_endpoints_are_as_old_as_they_are_from_the_first_moment() {
     assert!(stale.since.elapsed() >= Duration::from_hours(2), "{:?}", stale.since.elapsed());
     assert!(stale.reason.contains("kept on disk, known to be right 72"), "{}", stale.reason);
     // More than a day is too old, unless it is said otherwise.
-    dir.save(&subject, &Kept { endpoints: Vec::new(), ..kept(hours(25)) });
+    dir.save(&subject, &CachedEndpoints { endpoints: Vec::new(), ..kept(hours(25)) });
     dir.save(&subject, &kept(hours(25)));
     let (_registry, mut reader) = follow(&fake, state_dir).await;
     assert!(reader.settled().await.unwrap().endpoints.is_empty());
@@ -191,8 +191,8 @@ async fn a_prefix_that_is_emptied_is_held_back_where_that_is_asked_for() {
     for n in 1..=10 {
         fake.put(&format!("svc/{n}"), &format!("192.0.2.{n}:1"));
     }
-    let hold = Hold { share: 0.3, time: Duration::from_secs(30) };
-    let config = RegistryConfig { hold: Some(hold), ..RegistryConfig::new(["fake:1"]) };
+    let damping = RemovalDamping { share: 0.3, time: Duration::from_secs(30) };
+    let config = RegistryConfig { removal_damping: Some(damping), ..RegistryConfig::new(["fake:1"]) };
     let registry = Registry::over(Arc::new(fake.clone()), Arc::new(config));
     let mut reader = registry.subscribe(service("svc"), TestScheme::shared()).await.unwrap();
     until(&mut reader, "listed", |it| it.endpoints.len() == 10).await;
@@ -207,5 +207,5 @@ async fn a_prefix_that_is_emptied_is_held_back_where_that_is_asked_for() {
     fake.put("svc/1", "192.0.2.1:1");
     until(&mut reader, "over", |it| it.held == 0).await;
     assert_eq!(addresses(&reader.current()), ["192.0.2.1:1"]);
-    assert!(began.elapsed() >= hold.time, "{:?}", began.elapsed());
+    assert!(began.elapsed() >= damping.time, "{:?}", began.elapsed());
 }

@@ -8,8 +8,8 @@ use waymark_core::model::{LeaseId, Revision, Ttl};
 
 use crate::{
     etcd::{Event, Kv},
-    hub::Watching,
     metrics::PutBackReason,
+    watch_mux::WatchHandle,
 };
 
 /// How often a lease is refreshed in its time to live, as every etcd client does.
@@ -41,7 +41,7 @@ pub(super) struct Alive {
     pub(super) revision: Revision,
     pub(super) refresh_at: Instant,
     /// Our keys, unless that watch is over.
-    pub(super) watching: Option<Watching>,
+    pub(super) watching: Option<WatchHandle>,
     /// When to write the entries again, if they are not, or perhaps not, as they were written.
     pub(super) put_back_at: Option<Instant>,
     /// What somebody else has written in place of one of them, while it is not known yet whether it

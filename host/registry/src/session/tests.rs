@@ -193,7 +193,7 @@ async fn after_a_long_outage_the_instance_is_registered_anew_within_a_second() {
     assert!(text.contains("registration_losses_total{reason=\"lease_expired\"} 1"), "counted once an outage: {text}");
 }
 
-/// It watches nothing yet, so that only the hub's looking out tells it.
+/// It watches nothing yet, so that only the multiplexer's looking out tells it.
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_came_up_during_an_outage_is_registered_within_a_second_of_its_end() {
     let fake = Fake::new();

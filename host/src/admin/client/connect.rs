@@ -61,12 +61,12 @@ impl Interceptor for Bearer {
 
 /// Where a node is, and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum NodeAddress {
     Tcp { authority: String, tls: bool },
     Unix(PathBuf),
 }
 
-fn place(address: &str, credentials: &Credentials) -> Result<Place, ClientError> {
+fn place(address: &str, credentials: &Credentials) -> Result<NodeAddress, ClientError> {
     let bad = |problem: String| ClientError::Address { address: address.chars().take(200).collect(), problem };
     let text = address.trim();
     if let Some(path) = text.strip_prefix("unix:") {
@@ -75,7 +75,7 @@ fn place(address: &str, credentials: &Credentials) -> Result<Place, ClientError>
         if !path.starts_with('/') {
             return Err(bad("the path of a Unix socket begins with a slash: unix:/run/waymark/admin.sock".into()));
         }
-        return Ok(Place::Unix(path.into()));
+        return Ok(NodeAddress::Unix(path.into()));
     }
     let wants_tls = credentials.authorities.is_some() || credentials.identity.is_some();
     let (text, tls) = match text.split_once("://") {
@@ -92,7 +92,7 @@ fn place(address: &str, credentials: &Credentials) -> Result<Place, ClientError>
         ModelError::Address { problem, .. } => bad(format!("it {problem}")),
         other => bad(other.to_string()),
     })?;
-    Ok(Place::Tcp { authority, tls })
+    Ok(NodeAddress::Tcp { authority, tls })
 }
 
 /// A channel to a node, what shows the token, and the node's address for messages.
@@ -110,16 +110,18 @@ pub(super) async fn connect(
     }
     // A socket's peer has no name of its own.
     let (authority, scheme, shown) = match &place {
-        Place::Tcp { authority, tls } => (authority.as_str(), if *tls { "https" } else { "http" }, authority.clone()),
-        Place::Unix(path) => ("localhost", "http", format!("unix:{}", path.display())),
+        NodeAddress::Tcp { authority, tls } => {
+            (authority.as_str(), if *tls { "https" } else { "http" }, authority.clone())
+        }
+        NodeAddress::Unix(path) => ("localhost", "http", format!("unix:{}", path.display())),
     };
     let tls = match &place {
-        Place::Tcp { tls: true, .. } => {
+        NodeAddress::Tcp { tls: true, .. } => {
             let pem = Pem { identity: credentials.identity.clone(), authorities: credentials.authorities.clone() };
             let tls = ClientTls::new(&pem, credentials.server_name.as_deref());
             Some(tls.map_err(|error| bad(format!("the certificates for it {}", chained(&error))))?)
         }
-        Place::Tcp { tls: false, .. } | Place::Unix(_) => None,
+        NodeAddress::Tcp { tls: false, .. } | NodeAddress::Unix(_) => None,
     };
     let origin = format!("{scheme}://{authority}").parse::<Uri>().map_err(|error| bad(error.to_string()))?;
     // The connector sees to TLS: tonic shall take what it gives as it is.
@@ -138,16 +140,16 @@ pub(super) async fn connect(
     Ok((channel, Bearer(bearer), shown))
 }
 
-async fn dial(place: Place, tls: Option<ClientTls>) -> io::Result<TokioIo<Socket>> {
+async fn dial(place: NodeAddress, tls: Option<ClientTls>) -> io::Result<TokioIo<Socket>> {
     let socket = match &place {
-        Place::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
-        Place::Tcp { authority, .. } => {
+        NodeAddress::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+        NodeAddress::Tcp { authority, .. } => {
             let stream = TcpStream::connect(authority.as_str()).await?;
             stream.set_nodelay(true)?;
             Socket::Tcp(stream)
         }
     };
-    let (Some(tls), Place::Tcp { authority, .. }) = (tls, &place) else { return Ok(TokioIo::new(socket)) };
+    let (Some(tls), NodeAddress::Tcp { authority, .. }) = (tls, &place) else { return Ok(TokioIo::new(socket)) };
     let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let shaken = tls.connect(host, socket).await.map_err(|error| io::Error::other(chained(&error)))?;
@@ -169,13 +171,13 @@ mod tests {
     fn a_node_is_named_by_host_and_port_a_url_or_a_socket() {
         let plain = Credentials::default();
         let certified = Credentials { authorities: Some(Vec::new()), ..Credentials::default() };
-        let tcp = |authority: &str, tls| Place::Tcp { authority: authority.into(), tls };
+        let tcp = |authority: &str, tls| NodeAddress::Tcp { authority: authority.into(), tls };
         for (address, expected) in [
             ("127.0.0.1:7001", tcp("127.0.0.1:7001", false)),
             (" http://node:7001/ ", tcp("node:7001", false)),
             ("https://node.example:7001", tcp("node.example:7001", true)),
-            ("unix:/run/a.sock", Place::Unix("/run/a.sock".into())),
-            ("unix:///run/a.sock", Place::Unix("/run/a.sock".into())),
+            ("unix:/run/a.sock", NodeAddress::Unix("/run/a.sock".into())),
+            ("unix:///run/a.sock", NodeAddress::Unix("/run/a.sock".into())),
         ] {
             assert_eq!(place(address, &plain).unwrap(), expected);
         }

@@ -47,14 +47,14 @@ const KEPT_FAILURES: usize = 200;
 
 /// The calls of one phase: those that began and ended in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct CallCounts {
     /// Answered calls by the address of the instance that answered.
     pub(super) answers: BTreeMap<String, u64>,
     /// Failed calls.
     pub(super) failures: u64,
 }
 
-impl Tally {
+impl CallCounts {
     /// How many were answered.
     pub(super) fn answered(&self) -> u64 {
         self.answers.values().sum()
@@ -74,7 +74,7 @@ impl Tally {
 
 /// A call that failed.
 #[derive(Debug, Clone)]
-struct Failure {
+struct FailedCall {
     /// When it began.
     began: Instant,
     /// When it ended.
@@ -98,7 +98,7 @@ pub(super) struct Death {
     pub(super) dead: Instant,
 }
 
-impl Failure {
+impl FailedCall {
     /// Whether an instance died in the midst of this call's answer: nothing can replace what its
     /// caller has in part. A call that it had not begun to answer goes to another instance, since
     /// the demo's service is configured as idempotent.
@@ -119,7 +119,7 @@ pub(super) struct Totals {
     /// Of these, failed ones, cut-off ones included.
     all_failed: u64,
     /// The first of the failed ones.
-    failures: Vec<Failure>,
+    failures: Vec<FailedCall>,
     /// The instance that was killed.
     death: Option<Death>,
 }
@@ -141,7 +141,7 @@ impl Totals {
         failures.take(5).map(|failure| format!("{:?}: {}", failure.code, failure.message)).collect()
     }
 
-    fn is_cut_off(&self, failure: &Failure) -> bool {
+    fn is_cut_off(&self, failure: &FailedCall) -> bool {
         self.death.as_ref().is_some_and(|death| failure.is_cut_off_by(death))
     }
 }
@@ -152,7 +152,7 @@ struct Books {
     /// Counts the phases, so that a call can tell whether it ended in the one it began in.
     phase: u64,
     /// None between two phases: then calls go to the totals alone.
-    tally: Option<Tally>,
+    tally: Option<CallCounts>,
 }
 
 impl Books {
@@ -172,7 +172,7 @@ impl Books {
                 }
                 if self.totals.failures.len() < KEPT_FAILURES {
                     let kind = status.metadata().get(WAYMARK_ERROR.as_str()).and_then(|kind| kind.to_str().ok());
-                    self.totals.failures.push(Failure {
+                    self.totals.failures.push(FailedCall {
                         began,
                         ended: Instant::now(),
                         code: status.code(),
@@ -211,18 +211,18 @@ impl Load {
     pub(super) fn begin_phase(&self) {
         let mut books = lock(&self.books);
         books.phase += 1;
-        books.tally = Some(Tally::default());
+        books.tally = Some(CallCounts::default());
     }
 
     /// Ends the phase and returns its calls.
-    pub(super) fn end_phase(&self) -> Tally {
+    pub(super) fn end_phase(&self) -> CallCounts {
         let mut books = lock(&self.books);
         books.phase += 1;
         books.tally.take().unwrap_or_default()
     }
 
     /// The calls of the running phase by now.
-    pub(super) fn tally(&self) -> Tally {
+    pub(super) fn tally(&self) -> CallCounts {
         lock(&self.books).tally.clone().unwrap_or_default()
     }
 
@@ -315,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_counts_for_a_phase_only_if_it_began_and_ended_in_it() {
-        let mut books = Books { phase: 1, tally: Some(Tally::default()), ..Books::default() };
+        let mut books = Books { phase: 1, tally: Some(CallCounts::default()), ..Books::default() };
         let now = Instant::now();
         books.record(now, 1, Ok("192.0.2.1:80".into()));
         books.record(now, 0, Ok("192.0.2.2:80".into()));
@@ -330,7 +330,7 @@ mod tests {
     async fn only_a_call_that_the_killed_instance_had_may_fail() {
         let now = Instant::now();
         let second = Duration::from_secs(1);
-        let failure = |address: &str, kind: &str, began: Instant| Failure {
+        let failure = |address: &str, kind: &str, began: Instant| FailedCall {
             began,
             ended: began + second * 2,
             code: Code::Unavailable,

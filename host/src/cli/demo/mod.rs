@@ -43,7 +43,7 @@ use self::{
     ui::Ui,
 };
 use super::{
-    output::{self, Failure},
+    output::{self, CommandError},
     signals::terminated,
 };
 use crate::admin::NodeClient;
@@ -111,7 +111,7 @@ enum Ended {
     Interrupted,
 }
 
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
     let began = Instant::now();
     let pace = if args.fast { PaceName::Fast } else { args.pace }.pace();
     let program = env::current_exe()
@@ -121,12 +121,12 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     // The last handle: the task ends and puts the terminal back, whatever happened.
     drop(ui);
     if let Err(panic) = teller.await {
-        return Err(Failure::failed(format!("the demo's output ended badly: {panic}")));
+        return Err(CommandError::failed(format!("the demo's output ended badly: {panic}")));
     }
     outcome
 }
 
-async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant) -> Result<ExitCode, Failure> {
+async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant) -> Result<ExitCode, CommandError> {
     ui.say(
         "Waymark finds the instances of a service in a registry (etcd) and sends each gRPC call to one of them. Which one is \
          decided by a policy, a small WebAssembly component that can be swapped while calls run. This shows it, with real \
@@ -168,7 +168,7 @@ async fn play(args: &Args, pace: Pace, program: PathBuf, ui: Ui, began: Instant)
             Ok(if scene.report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Ok(Ended::Interrupted) => Ok(ExitCode::from(INTERRUPTED)),
-        Err(error) => Err(Failure::from(error)),
+        Err(error) => Err(CommandError::from(error)),
     };
     // A second signal is for those who cannot wait; children are then killed rather than asked.
     tokio::select! {

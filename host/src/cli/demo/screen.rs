@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::{
     shares::percent,
-    view::{Place, Row, View},
+    view::{InstanceStatus, Row, View},
 };
 
 /// How a line is to stand out.
@@ -92,12 +92,12 @@ fn heading(view: &View, width: usize) -> Line {
 fn instance(row: &Row, bar: usize, full: f64, is_narrow: bool) -> Line {
     let known = &row.known;
     let (drawn, style) = match row.place {
-        Place::Usable => {
+        InstanceStatus::Usable => {
             (draw(row.share / full, row.expected.map(|expected| expected.share() / full), bar), Style::Plain)
         }
-        Place::Skipped(standing) => (word(&format!("{standing}: skipped"), bar), Style::Bad),
-        Place::Unregistered if known.killed => (word("killed, key gone", bar), Style::Dim),
-        Place::Unregistered => (word("not registered", bar), Style::Dim),
+        InstanceStatus::Skipped(standing) => (word(&format!("{standing}: skipped"), bar), Style::Bad),
+        InstanceStatus::Unregistered if known.killed => (word("killed, key gone", bar), Style::Dim),
+        InstanceStatus::Unregistered => (word("not registered", bar), Style::Dim),
     };
     let mut text = format!(
         " {:<3} {:<16} {:>4} {:>6}  {drawn} {:>8} {:>11} {:>8}",
@@ -139,9 +139,9 @@ fn cut_off(view: &View) -> String {
 /// One line for where there is no terminal: the shares, in the order of the instances.
 pub(super) fn plain(view: &View) -> String {
     let share = |row: &Row| match row.place {
-        Place::Usable => format!("{} {}", row.known.label(), percent(row.share)),
-        Place::Skipped(standing) => format!("{} {standing}", row.known.label()),
-        Place::Unregistered => format!("{} gone", row.known.label()),
+        InstanceStatus::Usable => format!("{} {}", row.known.label(), percent(row.share)),
+        InstanceStatus::Skipped(standing) => format!("{} {standing}", row.known.label()),
+        InstanceStatus::Unregistered => format!("{} gone", row.known.label()),
     };
     let shares: Vec<String> = view.rows.iter().map(share).collect();
     format!(
@@ -195,18 +195,18 @@ mod tests {
         },
     };
 
-    fn row(number: usize, share: f64, expected: f64, place: Place) -> Row {
+    fn row(number: usize, share: f64, expected: f64, place: InstanceStatus) -> Row {
         Row {
             known: Known {
                 number,
                 address: format!("192.0.2.{number}:80"),
                 member: Member { zone: "a".into(), weight: 3, slow: false },
-                killed: place == Place::Unregistered,
+                killed: place == InstanceStatus::Unregistered,
             },
             place,
             calls: (share * 1000.0) as u64,
             share,
-            expected: (place == Place::Usable).then_some(Expected::About(expected)),
+            expected: (place == InstanceStatus::Usable).then_some(Expected::About(expected)),
             in_flight: 1,
         }
     }
@@ -220,9 +220,9 @@ mod tests {
                 origin: "bundled".into(),
             },
             rows: vec![
-                row(1, 0.25, 0.25, Place::Usable),
-                row(2, 0.0, 0.0, Place::Skipped(Standing::BackingOff)),
-                row(3, 0.0, 0.0, Place::Unregistered),
+                row(1, 0.25, 0.25, InstanceStatus::Usable),
+                row(2, 0.0, 0.0, InstanceStatus::Skipped(Standing::BackingOff)),
+                row(3, 0.0, 0.0, InstanceStatus::Unregistered),
             ],
             per_second: 612.4,
             calls: 4210,

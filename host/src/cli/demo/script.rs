@@ -15,7 +15,7 @@ use super::{
     scene::Scene,
     stage::{SERVICE, ZONE, loopback},
     summary::{JoinReport, KillReport, PolicyReport, short},
-    ui::Subject,
+    ui::ViewSource,
     view::Known,
 };
 use crate::{admin::client::PolicySource, plugin::bundled};
@@ -154,7 +154,7 @@ impl Scene {
         load.begin_phase();
         self.load = Some(load.clone());
         if let Some(observer) = &self.observer {
-            self.ui.show(Subject {
+            self.ui.show(ViewSource {
                 service: observer.service(),
                 load: load.clone(),
                 roster: self.roster.clone(),

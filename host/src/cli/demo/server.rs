@@ -12,7 +12,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 use super::processes::READY;
 use crate::{
     cli::{
-        output::{Failure, announce},
+        output::{CommandError, announce},
         registry::load_scheme,
     },
     config::PluginChoice,
@@ -50,8 +50,8 @@ pub(in crate::cli) struct Args {
 }
 
 /// Serves and stays registered until standard input ends.
-pub(in crate::cli) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let cannot_listen = |error| Failure::failed(format!("cannot listen on {}: {error}", args.listen));
+pub(in crate::cli) async fn run(args: Args) -> Result<ExitCode, CommandError> {
+    let cannot_listen = |error| CommandError::failed(format!("cannot listen on {}: {error}", args.listen));
     let listener = TcpListener::bind(args.listen).await.map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
     let delay = Duration::from_millis(args.delay_ms);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{
-    load::Tally,
+    load::CallCounts,
     shares::{Expected, expected, percent},
     view::Known,
 };
@@ -150,7 +150,13 @@ pub(super) struct CallsReport {
 
 impl PolicyReport {
     /// Compares what was seen under a policy with what its rule says.
-    pub(super) fn new(status: &PolicyStatus, round_trip: f64, zone: &str, known: &[&Known], tally: &Tally) -> Self {
+    pub(super) fn new(
+        status: &PolicyStatus,
+        round_trip: f64,
+        zone: &str,
+        known: &[&Known],
+        tally: &CallCounts,
+    ) -> Self {
         let policy = &status.running;
         let members: Vec<_> = known.iter().map(|known| known.member.clone()).collect();
         let shares = expected(&policy.name, &policy.config, zone, &members);
@@ -405,9 +411,9 @@ mod tests {
         }
     }
 
-    fn tally(calls: [u64; 2]) -> Tally {
+    fn tally(calls: [u64; 2]) -> CallCounts {
         let answers = calls.into_iter().zip(1..).map(|(calls, n)| (format!("192.0.2.{n}:80"), calls)).collect();
-        Tally { answers, failures: 0 }
+        CallCounts { answers, failures: 0 }
     }
 
     fn report(calls: [u64; 2]) -> Report {

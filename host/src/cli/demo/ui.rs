@@ -30,7 +30,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(2);
 pub(super) type Roster = Arc<Mutex<Vec<Known>>>;
 
 /// What the picture is made of.
-pub(super) struct Subject {
+pub(super) struct ViewSource {
     /// The service as the node has it.
     pub(super) service: watch::Receiver<Service>,
     /// The clients' books.
@@ -47,7 +47,7 @@ enum Message {
     Print(String),
     Report(String),
     Event(String),
-    Show(Box<Subject>),
+    Show(Box<ViewSource>),
     Hide,
     Shown(oneshot::Sender<()>),
 }
@@ -92,7 +92,7 @@ impl Ui {
     }
 
     /// From now on the picture shows this.
-    pub(super) fn show(&self, subject: Subject) {
+    pub(super) fn show(&self, subject: ViewSource) {
         self.send(Message::Show(Box::new(subject)));
     }
 
@@ -120,7 +120,7 @@ struct Teller {
     began: Instant,
     view: View,
     rate: Rate,
-    subject: Option<Box<Subject>>,
+    subject: Option<Box<ViewSource>>,
 }
 
 impl Teller {

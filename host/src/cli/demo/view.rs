@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
-    load::Tally,
+    load::CallCounts,
     shares::{Expected, Member, expected},
 };
 use crate::{
@@ -41,7 +41,7 @@ pub(super) struct Row {
     /// The instance.
     pub(super) known: Known,
     /// What the node holds of it.
-    pub(super) place: Place,
+    pub(super) place: InstanceStatus,
     /// Calls it answered under the running policy.
     pub(super) calls: u64,
     /// Their share.
@@ -54,7 +54,7 @@ pub(super) struct Row {
 
 /// What the node holds of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum InstanceStatus {
     /// It gets calls.
     Usable,
     /// Its key is there, and the node skips it for this.
@@ -101,7 +101,7 @@ pub(super) struct View {
 
 impl View {
     /// Takes in what the node says of the service, and the calls of the running phase.
-    pub(super) fn update(&mut self, service: &Service, own_zone: &str, known: &[Known], tally: &Tally) {
+    pub(super) fn update(&mut self, service: &Service, own_zone: &str, known: &[Known], tally: &CallCounts) {
         self.policy = PolicyLine {
             name: service.policy.name.clone(),
             sha256: service.policy.sha256.clone(),
@@ -111,7 +111,8 @@ impl View {
         self.revision = service.revision;
         self.generation = service.generation;
         let known = with_strangers(service, known);
-        let usable: Vec<&Known> = known.iter().filter(|known| place(service, known) == Place::Usable).collect();
+        let usable: Vec<&Known> =
+            known.iter().filter(|known| place(service, known) == InstanceStatus::Usable).collect();
         let members: Vec<Member> = usable.iter().map(|known| known.member.clone()).collect();
         let shares = expected(&service.policy.name, &service.policy.config, own_zone, &members);
         let expected_of = |known: &Known| {
@@ -154,10 +155,10 @@ fn endpoint<'a>(service: &'a Service, known: &Known) -> Option<&'a Endpoint> {
     service.endpoints.iter().find(|endpoint| endpoint.address == known.address)
 }
 
-fn place(service: &Service, known: &Known) -> Place {
+fn place(service: &Service, known: &Known) -> InstanceStatus {
     match endpoint(service, known) {
-        None => Place::Unregistered,
-        Some(endpoint) => skipped(endpoint).map_or(Place::Usable, Place::Skipped),
+        None => InstanceStatus::Unregistered,
+        Some(endpoint) => skipped(endpoint).map_or(InstanceStatus::Usable, InstanceStatus::Skipped),
     }
 }
 

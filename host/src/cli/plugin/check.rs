@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{AllowArgs, time_limit::TimeLimit, trial_engine};
 use crate::{
-    cli::output::{self, Cell, Failure, Table, Tone, toned},
+    cli::output::{self, Cell, CommandError, Table, Tone, toned},
     config::PluginRef,
     conformance::{self, Bars, Claim, Cost, Options, Outcome, Report, bundled_claims},
     plugin::{Grants, LoadError, Plugin},
@@ -52,7 +52,7 @@ pub(super) struct Args {
 }
 
 /// Prints the report. Exits with 1 when something that was required does not hold.
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
     let Ok(reference) = args.plugin.parse::<PluginRef>();
     let mut claims = args.claims;
     if let PluginRef::Bundled(name) = &reference {
@@ -73,7 +73,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
             let options = options.clone();
             let progress = Progress { shown: io::stderr().is_terminal() };
             let run = move || conformance::check(&plugin, &again, &options, &|what| progress.show(what));
-            tokio::task::spawn_blocking(run).await.map_err(|panic| Failure::failed(panic.to_string()))??
+            tokio::task::spawn_blocking(run).await.map_err(|panic| CommandError::failed(panic.to_string()))??
         }
         // What is no plugin of this host is what the kit is there to say. A file that is not there
         // is not.

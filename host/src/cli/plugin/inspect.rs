@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    super::output::{self, Failure},
+    super::output::{self, CommandError},
     Engine, EngineConfig, Grants, Plugin, PluginRef,
     check::time,
     time_limit::TimeLimit,
@@ -24,7 +24,7 @@ pub(super) async fn run(
     config: String,
     limit: TimeLimit,
     as_json: bool,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, CommandError> {
     let limit = limit.begin();
     let (inspection, took) = limit.bounded("compiling the component", inspect(name, allow)).await??;
     let code = if inspection.loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -33,7 +33,7 @@ pub(super) async fn run(
             let plugin = plugin.clone();
             let measure = move || conformance::cost(&plugin, &config, Some(limit.until));
             let measured = tokio::task::spawn_blocking(measure).await;
-            Some(measured.map_err(|panic| Failure::failed(panic.to_string()))?)
+            Some(measured.map_err(|panic| CommandError::failed(panic.to_string()))?)
         }
         _ => None,
     };
@@ -97,16 +97,16 @@ fn cost_json(cost: &Measured) -> Value {
 }
 
 /// What there is to say of a component, and how long it took to get it ready.
-async fn inspect(name: &str, allow: Grants) -> Result<(Inspection, Duration), Failure> {
+async fn inspect(name: &str, allow: Grants) -> Result<(Inspection, Duration), CommandError> {
     // No cache on disk: what is printed includes how long it takes to compile.
     let engine = Engine::new(EngineConfig { compile: crate::cli::compiling(), ..EngineConfig::default() })
-        .map_err(|error| Failure::failed(format!("cannot start the plugin engine: {error:#}")))?;
+        .map_err(|error| CommandError::failed(format!("cannot start the plugin engine: {error:#}")))?;
     let Ok(reference) = name.parse::<PluginRef>();
     let (bytes, origin) = match &reference {
         PluginRef::Bundled(name) => {
             let Some(found) = bundled::ALL.iter().find(|bundled| bundled.name == *name) else {
                 let names = bundled::ALL.iter().map(|bundled| bundled.name).collect::<Vec<_>>().join(", ");
-                return Err(Failure::failed(format!(
+                return Err(CommandError::failed(format!(
                     "there is no bundled plugin called {name:?}; there are: {names}. A file has a `/` in it or ends with .wasm"
                 )));
             };
@@ -119,12 +119,14 @@ async fn inspect(name: &str, allow: Grants) -> Result<(Inspection, Duration), Fa
         let began = Instant::now();
         engine.inspect(&bytes, &origin, allow).map(|inspection| (inspection, began.elapsed()))
     };
-    let inspected = tokio::task::spawn_blocking(timed).await.map_err(|panic| Failure::failed(panic.to_string()))?;
-    inspected.map_err(|error| Failure::failed(error.to_string()))
+    let inspected =
+        tokio::task::spawn_blocking(timed).await.map_err(|panic| CommandError::failed(panic.to_string()))?;
+    inspected.map_err(|error| CommandError::failed(error.to_string()))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::failed(format!("cannot read the plugin {}: {error}", path.display())))
+fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
+    std::fs::read(path)
+        .map_err(|error| CommandError::failed(format!("cannot read the plugin {}: {error}", path.display())))
 }
 
 /// What an import comes to, in words.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cli::{
         node_args::CredentialArgs,
-        output::{self, Failure},
+        output::{self, CommandError},
     },
     config::PluginRef,
     conformance::{self, Bar, EndpointShare, Simulated, Simulation},
@@ -72,7 +72,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
     let limit = args.time_limit.begin();
     let simulation = Simulation { until: Some(limit.until), ..simulation(&args).await? };
     let Ok(reference) = args.plugin.parse::<PluginRef>();
@@ -95,11 +95,11 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         told
     };
-    let found = tokio::task::spawn_blocking(work).await.map_err(|panic| Failure::failed(panic.to_string()))?;
-    let found = found.map_err(Failure::failed)?;
+    let found = tokio::task::spawn_blocking(work).await.map_err(|panic| CommandError::failed(panic.to_string()))?;
+    let found = found.map_err(CommandError::failed)?;
     if let Some(path) = &args.svg {
         fs::write(path, svg::draw(&found))
-            .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+            .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display())))?;
     }
     if args.json {
         output::print_json(&json!(found));
@@ -112,13 +112,13 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(if found.cut.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn simulation(args: &Args) -> Result<Simulation, Failure> {
+async fn simulation(args: &Args) -> Result<Simulation, CommandError> {
     let mut simulation = Simulation::made_up();
     if let Some(path) = &args.endpoints {
         let read = fs::read_to_string(path).map_err(|error| error.to_string());
         let parsed = read.and_then(|text| endpoints::parse(&text));
         (simulation.endpoints, simulation.loads) =
-            parsed.map_err(|reason| Failure::usage(format!("cannot use {}: {reason}", path.display())))?;
+            parsed.map_err(|reason| CommandError::usage(format!("cannot use {}: {reason}", path.display())))?;
         simulation.zone = String::new();
     }
     if let (Some(node), Some(service)) = (&args.from_node, &args.service) {

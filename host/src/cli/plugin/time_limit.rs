@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::cli::output::Failure;
+use crate::cli::output::CommandError;
 
 /// The value of the flag: whole seconds, from 1 to a day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub(super) struct Running {
 impl Running {
     /// What this comes to if it is done in time. `what` says what it does, for the error; it goes
     /// on behind the scenes, until the process ends.
-    pub(super) async fn bounded<T>(self, what: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
-        tokio::time::timeout_at(self.until.into(), work).await.map_err(|_| Failure::failed(self.said(what)))
+    pub(super) async fn bounded<T>(self, what: &str, work: impl Future<Output = T>) -> Result<T, CommandError> {
+        tokio::time::timeout_at(self.until.into(), work).await.map_err(|_| CommandError::failed(self.said(what)))
     }
 
     /// The word on what was cut.

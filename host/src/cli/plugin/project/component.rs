@@ -15,7 +15,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, SourceMap, WorldId, WorldItem};
 
 use super::{
-    super::output::{self, Failure},
+    super::output::{self, CommandError},
     ProjectKind,
 };
 
@@ -32,13 +32,14 @@ pub(in super::super) struct ComponentArgs {
 }
 
 /// Writes the component.
-pub(in super::super) fn component(args: &ComponentArgs) -> Result<ExitCode, Failure> {
+pub(in super::super) fn component(args: &ComponentArgs) -> Result<ExitCode, CommandError> {
     let shown = args.module.display();
-    let module = fs::read(&args.module).map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
+    let module =
+        fs::read(&args.module).map_err(|error| CommandError::usage(format!("cannot read {shown}: {error}")))?;
     let component = encode(module, args.kind)
-        .map_err(|error| Failure::failed(format!("cannot make a component of {shown}: {error:#}")))?;
+        .map_err(|error| CommandError::failed(format!("cannot make a component of {shown}: {error:#}")))?;
     fs::write(&args.component, &component)
-        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", args.component.display())))?;
+        .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", args.component.display())))?;
     output::print_line(format_args!("{}: {} bytes", args.component.display(), component.len()));
     Ok(ExitCode::SUCCESS)
 }

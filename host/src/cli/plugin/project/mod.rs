@@ -24,7 +24,7 @@ pub(super) use build::{BuildArgs, build};
 pub(super) use component::{ComponentArgs, component};
 pub(super) use new::{NewArgs, new};
 
-use super::output::Failure;
+use super::output::CommandError;
 use crate::plugin::Kind;
 
 /// The file that says what a project is.
@@ -105,17 +105,17 @@ struct Manifest {
 }
 
 impl Manifest {
-    fn read(folder: &Path) -> Result<Self, Failure> {
+    fn read(folder: &Path) -> Result<Self, CommandError> {
         let path = folder.join(MANIFEST);
         let text = fs::read_to_string(&path).map_err(|error| {
-            Failure::usage(format!(
+            CommandError::usage(format!(
                 "cannot read {}: {error}. A folder that `waymark plugin new` made has it",
                 path.display()
             ))
         })?;
         let manifest: Self =
-            toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-        check_name(&manifest.name).map_err(|reason| Failure::usage(format!("{}: {reason}", path.display())))?;
+            toml::from_str(&text).map_err(|error| CommandError::usage(format!("{}: {error}", path.display())))?;
+        check_name(&manifest.name).map_err(|reason| CommandError::usage(format!("{}: {reason}", path.display())))?;
         Ok(manifest)
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    super::output::{self, Failure},
+    super::output::{self, CommandError},
     Lang, MANIFEST, Manifest, ProjectKind, check_name, templates,
 };
 
@@ -32,13 +32,13 @@ pub(in super::super) struct NewArgs {
 }
 
 /// Writes the project, or nothing.
-pub(in super::super) fn new(args: &NewArgs) -> Result<ExitCode, Failure> {
-    check_name(&args.name).map_err(Failure::usage)?;
+pub(in super::super) fn new(args: &NewArgs) -> Result<ExitCode, CommandError> {
+    check_name(&args.name).map_err(CommandError::usage)?;
     if args.per_request && args.kind == ProjectKind::KeyScheme {
-        return Err(Failure::usage("--per-request is for policies: a key scheme is never asked for a request"));
+        return Err(CommandError::usage("--per-request is for policies: a key scheme is never asked for a request"));
     }
     let files = templates::files(args.lang, args.kind, args.per_request, &args.name).ok_or_else(|| {
-        Failure::usage(format!(
+        CommandError::usage(format!(
             "there is no {} in {} to begin with; there is one in rust, c and python",
             args.kind.as_str(),
             args.lang.folder()
@@ -46,7 +46,7 @@ pub(in super::super) fn new(args: &NewArgs) -> Result<ExitCode, Failure> {
     })?;
     let folder = args.into.join(&args.name);
     if folder.exists() {
-        return Err(Failure::usage(format!("{} exists already; nothing was written", folder.display())));
+        return Err(CommandError::usage(format!("{} exists already; nothing was written", folder.display())));
     }
     let manifest = Manifest { name: args.name.clone(), kind: args.kind, lang: args.lang };
     write(&folder, MANIFEST, manifest.text().as_bytes(), false)?;
@@ -66,12 +66,12 @@ pub(in super::super) fn new(args: &NewArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(folder: &Path, path: &str, bytes: &[u8], is_program: bool) -> Result<(), Failure> {
+fn write(folder: &Path, path: &str, bytes: &[u8], is_program: bool) -> Result<(), CommandError> {
     let path = folder.join(path);
     let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, bytes));
     written
         .and_then(|()| if is_program { make_executable(&path) } else { Ok(()) })
-        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
+        .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display())))
 }
 
 #[cfg(unix)]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    cli::{node_args::CredentialArgs, output::Failure},
+    cli::{node_args::CredentialArgs, output::CommandError},
     conformance::Load,
     model::{Endpoint, InstanceId, Locality, ServiceName},
     policy::LoadReport,
@@ -66,7 +66,11 @@ pub(super) fn parse(text: &str) -> Result<Found, String> {
 }
 
 /// The endpoints of a service that a node knows.
-pub(super) async fn of_node(node: &str, credentials: &CredentialArgs, service: &ServiceName) -> Result<Found, Failure> {
+pub(super) async fn of_node(
+    node: &str,
+    credentials: &CredentialArgs,
+    service: &ServiceName,
+) -> Result<Found, CommandError> {
     let known = credentials.connect(node).await?.service(service, false).await?;
     let rows = known.endpoints.into_iter().map(|known| {
         endpoint(Row {
@@ -86,7 +90,8 @@ pub(super) async fn of_node(node: &str, credentials: &CredentialArgs, service: &
         })
     });
     let endpoints = rows.collect::<Result<_, _>>().and_then(distinct);
-    endpoints.map_err(|reason| Failure::failed(format!("cannot use the endpoints of {service} on {node}: {reason}")))
+    endpoints
+        .map_err(|reason| CommandError::failed(format!("cannot use the endpoints of {service} on {node}: {reason}")))
 }
 
 fn endpoint(row: Row) -> Result<(Endpoint, Option<Load>), String> {
