@@ -13,18 +13,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     templates()
 }
 
-/// The examples of every language, the SDK and the interface, as `(path, bytes)`.
+/// The examples of every language, the SDK and the interface, as `(path, bytes)`. `templates` links
+/// to them, so that the package holds them; a manifest has another name there, because cargo leaves
+/// folders with one out of a package.
 fn templates() -> Result<(), Box<dyn Error>> {
-    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("templates");
     let mut files = Vec::new();
-    for folder in ["examples/policies", "plugins/sdk/src", "plugins/sdk/Cargo.toml", "wit"] {
-        println!("cargo::rerun-if-changed={}", root.join(folder).display());
-        walk(&root.join(folder), &mut files)?;
-    }
+    walk(&root, &mut files)?;
     files.sort();
     let mut text = "&[\n".to_owned();
     for file in &files {
         let name = file.strip_prefix(&root)?.to_str().ok_or("a path that is not UTF-8")?;
+        let name = name.strip_suffix(".template").unwrap_or(name);
         let is_program = file.extension().is_some_and(|extension| extension == "sh");
         let whole = file.to_str().ok_or("a path that is not UTF-8")?;
         writeln!(
@@ -42,6 +42,9 @@ fn templates() -> Result<(), Box<dyn Error>> {
 fn walk(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
     const BUILT: [&str; 5] = ["target", "node_modules", "__pycache__", ".venv", ".zig-cache"];
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if path.is_symlink() {
+        println!("cargo::rerun-if-changed={}", path.canonicalize()?.display());
+    }
     if path.is_dir() && !BUILT.contains(&name) {
         for entry in fs::read_dir(path)? {
             walk(&entry?.path(), files)?;

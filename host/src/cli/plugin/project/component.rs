@@ -46,10 +46,10 @@ pub(in super::super) fn component(args: &ComponentArgs) -> Result<ExitCode, Comm
 
 /// The interface that a module without a word of its own is made for: the newest.
 const WIT: [(&str, &str); 4] = [
-    ("types.wit", include_str!("../../../../../wit/0.1.1/types.wit")),
-    ("host.wit", include_str!("../../../../../wit/0.1.1/host.wit")),
-    ("balancer.wit", include_str!("../../../../../wit/0.1.1/balancer.wit")),
-    ("key-scheme.wit", include_str!("../../../../../wit/0.1.1/key-scheme.wit")),
+    ("types.wit", include_str!("../../../../templates/wit/0.1.1/types.wit")),
+    ("host.wit", include_str!("../../../../templates/wit/0.1.1/host.wit")),
+    ("balancer.wit", include_str!("../../../../templates/wit/0.1.1/balancer.wit")),
+    ("key-scheme.wit", include_str!("../../../../templates/wit/0.1.1/key-scheme.wit")),
 ];
 
 /// A WASI preview 1 with nothing behind it: see `hollow_preview1.wat`.

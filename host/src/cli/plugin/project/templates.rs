@@ -1,5 +1,6 @@
 //! What a new project consists of. The files are those of `examples/policies`, of the SDK and of
-//! `wit/`, embedded: an example and a template are one thing, and cannot drift apart.
+//! `wit/`, which `host/templates` links to, embedded: an example and a template are one thing, and
+//! cannot drift apart.
 //!
 //! In a language's folder, a file whose name begins with an example's name (`weighted.c`,
 //! `weighted_test.go`) is of this example only, and is called `policy...` (`key_scheme...`) in the
@@ -11,7 +12,7 @@ use super::{Lang, ProjectKind};
 
 /// A file that is embedded.
 struct Template {
-    /// Below the repository.
+    /// Below `host/templates`.
     path: &'static str,
     bytes: &'static [u8],
     /// Whether it is to be executable.
@@ -46,7 +47,7 @@ pub(super) fn example(kind: ProjectKind, per_request: bool) -> &'static str {
 
 /// The files of a project; none when there is no such example in this language.
 pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str) -> Option<Vec<File>> {
-    let folder = format!("examples/policies/{}/", lang.folder());
+    let folder = format!("policies/{}/", lang.folder());
     let wanted = example(kind, per_request);
     let mut found = false;
     let mut files = Vec::new();
@@ -79,9 +80,9 @@ pub(super) fn files(lang: Lang, kind: ProjectKind, per_request: bool, name: &str
 /// bindings in C.
 fn from_elsewhere(lang: Lang, path: &str, kind: ProjectKind, wanted: &str) -> Option<String> {
     match lang {
-        Lang::Rust => path.strip_prefix("plugins/sdk/").map(|path| format!("sdk/{path}")),
+        Lang::Rust => path.strip_prefix("sdk/").map(|path| format!("sdk/{path}")),
         Lang::Cpp => {
-            place(path.strip_prefix("examples/policies/c/").filter(|path| path.starts_with("bindings/"))?, kind, wanted)
+            place(path.strip_prefix("policies/c/").filter(|path| path.starts_with("bindings/"))?, kind, wanted)
         }
         _ => None,
     }
