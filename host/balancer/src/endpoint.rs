@@ -22,7 +22,6 @@ use super::{
     gate::Gate,
     report::Reported,
     standing::{Connectivity, Fitness, Standing, flag},
-    unanswering,
 };
 
 /// How a call on an endpoint ended.
@@ -296,19 +295,6 @@ impl EndpointCell {
         self.flags.load(Relaxed) & (flag::SILENT | flag::UNANSWERING | flag::TRIAL) != 0
     }
 
-    /// A call that began then was not answered in its time.
-    fn note_unanswered(self: &Arc<Self>, began: Instant) {
-        let most = self.gate.unanswered();
-        if most == 0 || began.elapsed() < unanswering::LONG {
-            return;
-        }
-        if self.latency.recorded_since(began) {
-            self.unanswered.store(0, Relaxed);
-        } else if self.unanswered.fetch_add(1, Relaxed) + 1 >= most {
-            unanswering::begin(self);
-        }
-    }
-
     /// What its calls that ended say of it.
     pub(super) fn answered(&self) -> Answered {
         let badly = self.ended(Outcome::Errored) + self.ended(Outcome::Failed);
@@ -344,28 +330,6 @@ impl EndpointCell {
         self.in_flight() >= self.gate.per_endpoint()
     }
 
-    /// Begins a call. The returned guard ends it, as cancelled if nothing else is said. None where
-    /// as many run as may.
-    pub fn begin(self: &Arc<Self>) -> Option<CallGuard> {
-        if self.in_flight.fetch_add(1, Relaxed) >= self.gate.per_endpoint() {
-            self.leave();
-            return None;
-        }
-        if self.flags.load(Relaxed) & flag::TRIAL != 0 {
-            // This is the one that tries.
-            self.change(flag::TRIAL, flag::UNANSWERING);
-        }
-        let (began, outcome) = (Instant::now(), Outcome::Cancelled);
-        Some(CallGuard { cell: Arc::clone(self), began, due: None, answered: false, outcome })
-    }
-
-    fn leave(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
-        if self.gate.per_endpoint() != u32::MAX {
-            self.gate.free();
-        }
-    }
-
     /// What the upstream keeps with this endpoint, made at first use.
     pub(super) fn attached<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> &T {
         self.attached
@@ -387,8 +351,68 @@ impl Drop for EndpointCell {
     }
 }
 
-/// For [`unanswering`], which watches one that answers no calls.
+/// For [`CallGuard`](super::CallGuard), which says how calls go.
 impl EndpointCell {
+    /// Counts one more call that runs. False where as many run as may: then nothing is counted.
+    pub(super) fn enter(&self) -> bool {
+        if self.in_flight.fetch_add(1, Relaxed) >= self.gate.per_endpoint() {
+            self.leave();
+            return false;
+        }
+        if self.flags.load(Relaxed) & flag::TRIAL != 0 {
+            // This is the one that tries.
+            self.change(flag::TRIAL, flag::UNANSWERING);
+        }
+        true
+    }
+
+    /// A call that ran has ended, as [`Self::count_ended`] was told before.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        if self.gate.per_endpoint() != u32::MAX {
+            self.gate.free();
+        }
+    }
+
+    /// Counts how a call ended, also towards the failure rate.
+    pub(super) fn count_ended(&self, outcome: Outcome) {
+        self.ended[outcome as usize].fetch_add(1, Relaxed);
+        match outcome {
+            Outcome::Succeeded => self.note(false),
+            Outcome::Errored | Outcome::Failed => self.note(true),
+            Outcome::Cancelled => {}
+        }
+    }
+
+    /// The answer to a call that began then has begun to come: that counts towards the latency.
+    pub(super) fn record_latency(&self, began: Instant) {
+        let now = Instant::now();
+        self.latency.record(now - began, now);
+    }
+
+    /// Keeps what the instance says of its load, with these metrics of its own by name.
+    pub(super) fn keep_report(&self, report: &LoadReport, named: BTreeMap<String, f64>) {
+        self.reported.get_or_init(|| Box::new(Reported::new())).keep(report, named);
+    }
+}
+
+/// For [`unresponsive`](super::unresponsive), which decides who answers no calls.
+impl EndpointCell {
+    /// After how many unanswered calls in a row it is taken out; 0 for never.
+    pub(super) fn most_unanswered(&self) -> u32 {
+        self.gate.unanswered()
+    }
+
+    /// Counts a call that began then and was not answered in its time. Answers how many there are
+    /// in a row: none if the endpoint has answered another call meanwhile.
+    pub(super) fn count_unanswered(&self, began: Instant) -> u32 {
+        if self.latency.recorded_since(began) {
+            self.unanswered.store(0, Relaxed);
+            return 0;
+        }
+        self.unanswered.fetch_add(1, Relaxed) + 1
+    }
+
     /// Takes it out because it answers no calls. False: it is out already.
     pub(super) fn fall_unanswering(&self) -> bool {
         let out = |flags| (flags & (flag::UNANSWERING | flag::TRIAL) == 0).then_some(flags | flag::UNANSWERING);
@@ -408,59 +432,6 @@ impl EndpointCell {
             self.change(flag::UNANSWERING | flag::TRIAL, 0);
         }
         back
-    }
-}
-
-/// A call that runs on an endpoint. Dropping it ends the call.
-pub struct CallGuard {
-    cell: Arc<EndpointCell>,
-    began: Instant,
-    /// When its time is over, if that is said.
-    due: Option<Instant>,
-    answered: bool,
-    outcome: Outcome,
-}
-
-impl CallGuard {
-    /// When the call's time is over: one that is not answered by then counts against the endpoint.
-    pub fn set_due(&mut self, at: Option<Instant>) {
-        self.due = at;
-    }
-
-    /// The head of the answer has come: its time counts as the endpoint's latency.
-    pub fn answered(&mut self) {
-        if !self.answered {
-            self.answered = true;
-            let now = Instant::now();
-            self.cell.latency.record(now - self.began, now);
-        }
-    }
-
-    /// The instance spoke of its load, with these metrics of its own by name.
-    pub fn reported(&self, report: &LoadReport, named: BTreeMap<String, f64>) {
-        self.cell.reported.get_or_init(|| Box::new(Reported::new())).keep(report, named);
-    }
-
-    /// How the call ended; the last word counts.
-    pub fn set_outcome(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl Drop for CallGuard {
-    fn drop(&mut self) {
-        // First that it ended, then that it runs no more: who adds both up may count it twice for a
-        // moment, and never misses it.
-        self.cell.ended[self.outcome as usize].fetch_add(1, Relaxed);
-        match self.outcome {
-            Outcome::Succeeded => self.cell.note(false),
-            Outcome::Errored | Outcome::Failed => self.cell.note(true),
-            Outcome::Cancelled => {}
-        }
-        if !self.answered && self.due.is_some_and(|due| due <= Instant::now() + unanswering::NEARLY) {
-            self.cell.note_unanswered(self.began);
-        }
-        self.cell.leave();
     }
 }
 

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod builders;
+mod call_guard;
 mod changes;
 mod discovery;
 mod ejection;
@@ -28,13 +29,14 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod twins;
-mod unanswering;
+mod unresponsive;
 mod upstream;
 mod youth;
 
+pub use call_guard::CallGuard;
 pub use changes::{ServiceChange, ServiceChanges};
 pub use discovery::{Discoverable, Pattern};
-pub use endpoint::{CallGuard, EndpointCell, EndpointState, Outcome};
+pub use endpoint::{EndpointCell, EndpointState, Outcome};
 pub use gate::{Gate, Overloaded, Pending, Place};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};

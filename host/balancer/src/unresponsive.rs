@@ -30,7 +30,7 @@ use tracing::info;
 use super::endpoint::EndpointCell;
 
 /// A call that had less time says nothing: its caller may have been in too much of a hurry.
-pub(super) const LONG: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(1);
 
 /// Its client's own clock may have ended it a little before this node's.
 pub(super) const NEARLY: Duration = Duration::from_millis(50);
@@ -41,9 +41,21 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// How often somebody looks whether it has answered: a call that was given to it before may be.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// A call on this endpoint, which began then, was not answered in its time. As many in a row as the
+/// service's settings say take the endpoint out.
+pub(super) fn note(cell: &Arc<EndpointCell>, began: Instant) {
+    let most = cell.most_unanswered();
+    if most == 0 || began.elapsed() < LONG {
+        return;
+    }
+    if cell.count_unanswered(began) >= most {
+        take_out(cell);
+    }
+}
+
 /// Takes an endpoint out, if it is not yet, and watches it until it answers or is gone.
 #[cold]
-pub(super) fn begin(cell: &Arc<EndpointCell>) {
+fn take_out(cell: &Arc<EndpointCell>) {
     // Without a runtime nobody could take it in again.
     let Ok(runtime) = Handle::try_current() else { return };
     if cell.fall_unanswering() {
@@ -78,7 +90,7 @@ mod tests {
     use waymark_core::traffic::Traffic;
 
     use super::*;
-    use crate::{Gate, Outcome, Standing, endpoint::CallGuard};
+    use crate::{CallGuard, Gate, Outcome, Standing};
 
     const TIMEOUT: Duration = Duration::from_secs(2);
 
