@@ -16,7 +16,7 @@ use std::{
 use waymark_core::{
     model::{Revision, ServiceName, Skips},
     policy::{Decision, LoadReport, PickContext, PickError, PickTook, Plan, RequestFacts},
-    snapshot::Staleness,
+    snapshot::{Snapshot, Staleness},
     traffic::Traffic,
 };
 
@@ -84,6 +84,58 @@ pub struct ServiceState {
     pub(super) counters: Arc<ServiceCounters>,
     pub(super) failures: Arc<dyn FailureSink>,
     pub(super) upstream: Arc<dyn AnyUpstream>,
+}
+
+/// What all generations of one service have in common.
+pub(super) struct Common {
+    pub(super) service: ServiceName,
+    pub(super) idempotent: bool,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) hash_key: Option<HashKey>,
+    pub(super) counters: Arc<ServiceCounters>,
+    pub(super) upstream: Arc<dyn AnyUpstream>,
+}
+
+/// What one generation of a service brings with it.
+pub(super) struct Generation<'a> {
+    /// See [`ServiceState::generation`].
+    pub(super) number: u64,
+    /// What the registry had when it was made, its endpoints aside.
+    pub(super) snapshot: &'a Snapshot,
+    /// The endpoints of that snapshot, with what is kept for each.
+    pub(super) endpoints: Arc<[EndpointState]>,
+    pub(super) policy_version: u64,
+    pub(super) policy_name: Arc<str>,
+    pub(super) degraded: Option<Arc<str>>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) fallback: Option<Fallback>,
+    /// Told when a pick of `plan` fails.
+    pub(super) failures: Arc<dyn FailureSink>,
+}
+
+impl<'a> Generation<'a> {
+    /// The one before the first: an empty snapshot, under the policy that will be the first.
+    pub(super) fn zero(snapshot: &'a Snapshot, policy_name: Arc<str>) -> Self {
+        Self {
+            number: 0,
+            snapshot,
+            endpoints: Arc::default(),
+            policy_version: 0,
+            policy_name,
+            degraded: None,
+            plan: Arc::new(Plan::Rotation(Box::default())),
+            fallback: None,
+            failures: Arc::new(NoFailures),
+        }
+    }
+}
+
+/// For plans that cannot fail.
+pub(super) struct NoFailures;
+
+impl FailureSink for NoFailures {
+    fn pick_failed(&self, _: &PickError) {}
 }
 
 /// The last good policy's plan for the same endpoints.
@@ -212,6 +264,35 @@ const LOOK_AHEAD: usize = 32;
 pub const GRACE: Duration = Duration::from_millis(20);
 
 impl ServiceState {
+    /// One generation of a service.
+    pub(super) fn new(common: &Common, generation: Generation<'_>) -> Self {
+        let Common { service, idempotent, traffic, gate, hash_key, counters, upstream } = common;
+        let Generation { number, snapshot, endpoints, policy_version, policy_name, degraded, plan, fallback, failures } =
+            generation;
+        Self {
+            service: service.clone(),
+            revision: snapshot.revision,
+            generation: number,
+            policy_version,
+            policy_name,
+            endpoints,
+            stale: snapshot.stale.clone(),
+            degraded,
+            skipped: snapshot.skipped,
+            skips: snapshot.skips.clone(),
+            listed: snapshot.listed,
+            idempotent: *idempotent,
+            traffic: Arc::clone(traffic),
+            gate: Arc::clone(gate),
+            hash_key: hash_key.clone(),
+            plan,
+            fallback,
+            counters: Arc::clone(counters),
+            failures,
+            upstream: Arc::clone(upstream),
+        }
+    }
+
     /// The plan's kind: `rotation`, `hash-table` or `each-request`.
     pub fn plan_kind(&self) -> &'static str {
         self.plan.kind()
@@ -540,5 +621,63 @@ impl RequestFacts for Facts<'_> {
             self.state.counters.pick_times.add(time);
         }
         self.failures.pick_took(&took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use waymark_core::model::Endpoint;
+
+    use super::*;
+    use crate::upstream::NoUpstream;
+
+    fn common() -> Common {
+        let traffic = Arc::<Traffic>::default();
+        Common {
+            service: ServiceName::new("svc").unwrap(),
+            idempotent: true,
+            gate: Arc::new(Gate::new(&traffic)),
+            traffic,
+            hash_key: None,
+            counters: Arc::default(),
+            upstream: Arc::new(NoUpstream),
+        }
+    }
+
+    fn pick(state: &ServiceState) -> Pick {
+        let headers = http::HeaderMap::new();
+        state.pick(&PickRequest {
+            path: "/a.B/C",
+            headers: &headers,
+            peer: None,
+            place: state.next_place(),
+            tried: &[],
+        })
+    }
+
+    #[tokio::test]
+    async fn generations_share_what_is_of_the_service_and_have_their_own_snapshot_and_plan() {
+        let common = common();
+        let empty = Snapshot::empty(common.service.clone());
+        let zero = ServiceState::new(&common, Generation::zero(&empty, "first".into()));
+        assert_eq!((zero.generation, zero.policy_version, zero.revision), (0, 0, Revision(0)));
+        assert_eq!(pick(&zero), Pick::NoEndpoints { listed: false });
+
+        let listed = Snapshot { revision: Revision(7), listed: true, skipped: 2, ..empty.clone() };
+        let endpoint = Endpoint::at("192.0.2.1:80".parse().unwrap());
+        let cell = Arc::new(EndpointCell::new(Arc::clone(&common.gate)));
+        let first = Generation {
+            number: 1,
+            endpoints: [EndpointState { endpoint, cell }].into(),
+            policy_version: 1,
+            plan: Arc::new(Plan::Rotation([0].into())),
+            ..Generation::zero(&listed, "first".into())
+        };
+        let first = ServiceState::new(&common, first);
+        assert_eq!((first.generation, first.revision, first.skipped), (1, Revision(7), 2));
+        assert_eq!(pick(&first), Pick::Endpoint(0));
+        assert!(first.idempotent && Arc::ptr_eq(&zero.gate, &first.gate));
+        assert_eq!(zero.counters().picks(), 2, "both count together");
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{Instrument as _, error, info, info_span, warn};
 use waymark_core::{
-    model::{Endpoint, Revision, Skips},
+    model::Endpoint,
     policy::{BuildError, Decision, NoRequest, PickContext, PickError, Picker, Plan, Policy, Scope},
     snapshot::{self, Snapshot},
 };
@@ -29,38 +29,24 @@ use crate::{
     gate::Gate,
     history::{Entry, Failures, PolicyInfo, PolicyOutcome},
     standing::Fitness,
-    state::{FailureSink, Fallback, ServiceCounters, ServiceState},
+    state::{Common, FailureSink, Fallback, Generation, NoFailures, ServiceState},
     twins::{self, Key, Twins},
     youth::{self, Youth},
 };
 
 /// Starts the task of one service. It ends with the last handle.
 pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::Receiver<Box<Command>>) -> Arc<Shared> {
-    let counters = Arc::<ServiceCounters>::default();
-    let gate = Arc::new(Gate::new(&setup.traffic));
-    let notify = Arc::new(Notify::new());
-    let empty = ServiceState {
+    let common = Common {
         service: setup.service.clone(),
-        revision: Revision(0),
-        generation: 0,
-        policy_version: 0,
-        policy_name: Arc::clone(&setup.initial.info.name),
-        endpoints: Arc::default(),
-        stale: None,
-        degraded: None,
-        skipped: 0,
-        skips: Skips::default(),
-        listed: false,
         idempotent: setup.idempotent,
         traffic: Arc::clone(&setup.traffic),
-        gate: Arc::clone(&gate),
+        gate: Arc::new(Gate::new(&setup.traffic)),
         hash_key: setup.hash_key.clone(),
-        plan: Arc::new(Plan::Rotation(Box::default())),
-        fallback: None,
-        counters: Arc::clone(&counters),
-        failures: Arc::new(NoFailures),
+        counters: Arc::default(),
         upstream: Arc::clone(&setup.upstream),
     };
+    let empty = Snapshot::empty(setup.service.clone());
+    let empty = ServiceState::new(&common, Generation::zero(&empty, Arc::clone(&setup.initial.info.name)));
     let (published, generation) = watch::channel(0);
     let shared = Arc::new(Shared {
         service: setup.service.clone(),
@@ -85,21 +71,14 @@ pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::
         unbuilt: None,
         build_again: false,
         slow: None,
-        gate,
         ejections: Ejections::new(setup.traffic.outlier.clone()),
         youth: setup.traffic.slow_start.clone().map(Youth::new),
-        counters,
-        notify,
+        common,
+        notify: Arc::default(),
         setup,
     };
     tokio::spawn(task.run(reader, inbox).instrument(span));
     shared
-}
-
-struct NoFailures;
-
-impl FailureSink for NoFailures {
-    fn pick_failed(&self, _: &PickError) {}
 }
 
 /// A policy that once served without trouble.
@@ -141,12 +120,13 @@ struct Task {
     /// Since the picks of what serves take too much time, and that was published: when to look
     /// whether they still do.
     slow: Option<Instant>,
-    gate: Arc<Gate>,
     /// Who is ejected, if the service's traffic asks for it.
     ejections: Option<Ejections>,
     /// Who joined lately, if the service's traffic asks for a slow start.
     youth: Option<Youth>,
-    counters: Arc<ServiceCounters>,
+    /// What each generation shares with those before it.
+    common: Common,
+    /// Wakes the task when picks fail too often or take too much.
     notify: Arc<Notify>,
 }
 
@@ -228,7 +208,7 @@ impl Task {
                 () = ejection::due(self.ejections.as_ref()) => {
                     let endpoints = Arc::clone(&self.shared.state.load().endpoints);
                     let ejected = self.ejections.as_mut().map_or(0, |ejections| ejections.sweep(&endpoints));
-                    self.counters.ejections.fetch_add(ejected, Relaxed);
+                    self.common.counters.ejections.fetch_add(ejected, Relaxed);
                 }
             }
             if self.build_again && pending.is_none() {
@@ -345,7 +325,7 @@ impl Task {
             let others = self.twins.others(&key);
             let known = [&key].into_iter().chain(others).find_map(|key| self.cells.remove(key));
             let cell = known.unwrap_or_else(|| {
-                let cell = Arc::new(EndpointCell::new(Arc::clone(&self.gate)));
+                let cell = Arc::new(EndpointCell::new(Arc::clone(&self.common.gate)));
                 if self.setup.traffic.health.is_some() {
                     cell.set_fitness(Fitness::Unchecked);
                 }
@@ -372,7 +352,6 @@ impl Task {
     fn publish(&mut self, plans: Plans) -> u64 {
         let endpoints = self.endpoints();
         self.setup.seat.set_full(!endpoints.is_empty());
-        let snapshot = &self.snapshot;
         let generation = self.shared.state.load().generation + 1;
         let failures: Arc<dyn FailureSink> = match &plans.by {
             Some(by) => Arc::clone(&by.failures) as _,
@@ -383,28 +362,21 @@ impl Task {
         self.slow = slow.as_ref().map(|_| Instant::now() + LOOK_AGAIN);
         let degraded = self.unbuilt.as_ref().or(self.quarantined.as_ref()).or(slow.as_ref());
         let degraded = degraded.map(|reason| Arc::from(format!("{reason}; {name} serves")));
-        self.shared.state.store(Arc::new(ServiceState {
-            service: self.scope.service.clone(),
-            revision: snapshot.revision,
-            generation,
-            policy_version: plans.by.as_ref().map_or(0, |by| by.version),
-            policy_name: name.into(),
-            endpoints,
-            stale: snapshot.stale.clone(),
-            degraded,
-            skipped: snapshot.skipped,
-            skips: snapshot.skips.clone(),
-            listed: snapshot.listed,
-            idempotent: self.setup.idempotent,
-            traffic: Arc::clone(&self.setup.traffic),
-            gate: Arc::clone(&self.gate),
-            hash_key: self.setup.hash_key.clone(),
-            plan: plans.plan,
-            fallback: plans.fallback,
-            counters: Arc::clone(&self.counters),
-            failures,
-            upstream: Arc::clone(&self.setup.upstream),
-        }));
+        let published = ServiceState::new(
+            &self.common,
+            Generation {
+                number: generation,
+                snapshot: &self.snapshot,
+                endpoints,
+                policy_version: plans.by.as_ref().map_or(0, |by| by.version),
+                policy_name: name.into(),
+                degraded,
+                plan: plans.plan,
+                fallback: plans.fallback,
+                failures,
+            },
+        );
+        self.shared.state.store(Arc::new(published));
         if let Some(config) = &self.setup.traffic.health {
             self.setup.upstream.check(&self.scope.service, &self.shared.state.load().endpoints, config);
         }
@@ -442,7 +414,7 @@ impl Task {
             Ok(plans) => plans,
             Err(error) => {
                 warn!(policy = &*name, %error, "candidate policy refused");
-                self.counters.add_refused();
+                self.common.counters.add_refused();
                 self.push(&version, candidate.info, "", PolicyOutcome::Refused, error.to_string());
                 return Err(SwapError::Refused { service: self.scope.service.clone(), reason: error.to_string() });
             }
@@ -464,7 +436,7 @@ impl Task {
 
     fn refuse(&self, info: PolicyInfo, reason: String) {
         let (failures, version) = self.number(&info.name);
-        self.counters.add_refused();
+        self.common.counters.add_refused();
         let entry = Entry {
             version,
             info,
@@ -533,7 +505,7 @@ impl Task {
         let Some(good) = self.last_good.as_ref().filter(stands_by).cloned() else { return };
         let Some((reason, _)) = good.failures.exceeded() else { return };
         let reason = format!("taken out of service as a fallback {reason}");
-        self.counters.quarantines.fetch_add(1, Relaxed);
+        self.common.counters.quarantines.fetch_add(1, Relaxed);
         self.close(good.version, PolicyOutcome::Quarantined, reason.clone());
         self.last_good = None;
         let state = self.shared.state.load_full();
@@ -590,7 +562,7 @@ impl Task {
         // First what is said of it, then what is published: whoever sees the new generation finds
         // its reason.
         let replaced_in = since.elapsed();
-        self.counters.quarantines.fetch_add(1, Relaxed);
+        self.common.counters.quarantines.fetch_add(1, Relaxed);
         if let Some(entry) = self.shared.history().get_mut(bad.version) {
             entry.outcome = PolicyOutcome::Quarantined;
             entry.reason.clone_from(&reason);

@@ -1,6 +1,6 @@
 //! The task by itself: what it keeps from one generation to the next.
 #![allow(clippy::unwrap_used, reason = "tests")]
-use waymark_core::model::{ServiceName, Update};
+use waymark_core::model::{Revision, ServiceName, Update};
 
 use super::*;
 use crate::{ServiceHandle, builders::Builders, history::Quarantine, seats::Seats, upstream::NoUpstream};
