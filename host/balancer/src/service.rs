@@ -88,6 +88,7 @@ pub struct Published {
 
 /// A swap that did not happen: the running policy is untouched.
 #[derive(Debug, Clone, Error)]
+#[non_exhaustive]
 pub enum SwapError {
     /// The candidate failed its checks against the live endpoints.
     #[error("{service} keeps its policy: {reason}")]

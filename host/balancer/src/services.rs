@@ -104,6 +104,7 @@ impl ServicesConfig {
 
 /// Why a service cannot be balanced here.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum DiscoverError {
     /// The key scheme cannot name it. Do not retry.
     #[error(transparent)]

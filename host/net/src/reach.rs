@@ -39,6 +39,7 @@ const REGISTRY: Duration = Duration::from_secs(1);
 
 /// Why an address is not called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
 pub enum Refusal {
     /// A wildcard, or an address of many.
     #[error("is the address of no single machine")]
@@ -65,6 +66,7 @@ pub enum Refusal {
 
 /// Why an address leads nowhere.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum NoWay {
     /// Its name has no address.
     #[error("cannot find the address of {host:?}")]

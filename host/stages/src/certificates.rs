@@ -30,6 +30,7 @@ const LIMIT: usize = 4 << 20;
 
 /// Why a node does not start with its certificates.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum CertificateError {
     /// A file cannot be read.
     #[error("{setting}: cannot read {path}: {source}")]

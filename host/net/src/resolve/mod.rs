@@ -67,6 +67,7 @@ const NAMES: usize = 20_000;
 
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum NotFound {
     /// Whoever knows says that there is no such name, or that it has no address.
     #[error("{0}")]
