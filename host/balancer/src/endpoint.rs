@@ -68,8 +68,8 @@ pub struct EndpointCell {
     /// Calls that have ended, by [`Outcome`].
     ended: [AtomicU64; 4],
     latency: PeakEwma,
-    /// While it is young: the part of its share that it gets, of `u32::MAX`.
-    part: AtomicU32,
+    /// While it is in slow start: the part of its share that it gets, of `u32::MAX`.
+    slow_start_share: AtomicU32,
     /// How many of its calls failed lately, of `u32::MAX`.
     failing: AtomicU32,
     /// How many calls in a row were not answered in time, with no other answered meanwhile.
@@ -94,7 +94,7 @@ impl EndpointCell {
             flags: AtomicU32::new(limited | idle),
             ended: Default::default(),
             latency: PeakEwma::new(Instant::now()),
-            part: AtomicU32::new(u32::MAX),
+            slow_start_share: AtomicU32::new(u32::MAX),
             failing: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             attempt_at: AtomicU32::new(0),
@@ -140,11 +140,11 @@ impl EndpointCell {
         flags & (flag::ASKED | flags_too) == 0
             || (flags & (flag::UNUSABLE | flags_too) == 0
                 && !self.is_full()
-                && (flags & flag::YOUNG == 0 || fastrand::u32(..) <= self.part.load(Relaxed)))
+                && (flags & flag::SLOW_START == 0 || fastrand::u32(..) <= self.slow_start_share.load(Relaxed)))
     }
 
-    /// Whether it could be chosen but for its youth; where these flags, too, speak against it.
-    pub(super) fn takes_calls_though_young(&self, flags_too: u32) -> bool {
+    /// Whether it could be chosen but for its slow start; where these flags, too, speak against it.
+    pub(super) fn takes_calls_despite_slow_start(&self, flags_too: u32) -> bool {
         self.flags.load(Relaxed) & (flag::UNUSABLE | flags_too) == 0 && !self.is_full()
     }
 
@@ -173,15 +173,15 @@ impl EndpointCell {
         self.latency.origin.elapsed().as_millis() as u32
     }
 
-    /// Whether it joined lately, and gets a part of its share.
-    pub fn is_young(&self) -> bool {
-        self.flags.load(Relaxed) & flag::YOUNG != 0
+    /// Whether it is in slow start: it joined lately, and gets a part of its share.
+    pub fn is_in_slow_start(&self) -> bool {
+        self.flags.load(Relaxed) & flag::SLOW_START != 0
     }
 
     /// Says which part of its share it gets, from 0 to 1. The service's task is the only caller.
-    pub(super) fn set_part(&self, part: f64) {
-        self.part.store((part * f64::from(u32::MAX)) as u32, Relaxed);
-        self.set(flag::YOUNG, part < 1.0);
+    pub(super) fn set_slow_start_share(&self, part: f64) {
+        self.slow_start_share.store((part * f64::from(u32::MAX)) as u32, Relaxed);
+        self.set(flag::SLOW_START, part < 1.0);
     }
 
     /// How many of its calls failed or were answered by an error, from 0 to 1: an average over

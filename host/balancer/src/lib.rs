@@ -11,8 +11,11 @@
 
 mod builders;
 mod call_guard;
+mod capacity;
 mod changes;
+mod cpu_budget;
 mod discovery;
+mod duplicates;
 mod ejection;
 mod endpoint;
 mod gate;
@@ -20,20 +23,18 @@ mod hash;
 mod history;
 mod pick_times;
 mod report;
-mod seats;
 mod service;
 mod services;
-mod share;
+mod slow_start;
 mod standing;
 mod state;
 #[cfg(test)]
 mod tests;
-mod twins;
 mod unresponsive;
 mod upstream;
-mod youth;
 
 pub use call_guard::CallGuard;
+pub use capacity::Census;
 pub use changes::{ServiceChange, ServiceChanges};
 pub use discovery::{Discoverable, Pattern};
 pub use endpoint::{EndpointCell, EndpointState, Outcome};
@@ -41,7 +42,6 @@ pub use gate::{Gate, Overloaded, Pending, Place};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use pick_times::PickTimes;
-pub use seats::Census;
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};
 pub use services::{DiscoverError, Following, ServiceDefaults, Services, ServicesConfig};
 pub use standing::{Connectivity, Fitness, Standing};

@@ -26,9 +26,9 @@ use waymark_runtime::WasmPolicy;
 
 use super::{
     builders::Builders,
+    capacity::Reservation,
     hash::HashKey,
     history::{History, PolicyInfo, PolicyVersion, Quarantine},
-    seats::Seat,
     state::ServiceState,
     upstream::AnyUpstream,
 };
@@ -128,7 +128,7 @@ pub(super) struct ServiceSetup {
     pub(super) traffic: Arc<Traffic>,
     pub(super) upstream: Arc<dyn AnyUpstream>,
     pub(super) builders: Arc<Builders>,
-    pub(super) seat: Arc<Seat>,
+    pub(super) reservation: Arc<Reservation>,
     pub(super) coalesce: Duration,
     pub(super) quarantine: Quarantine,
 }

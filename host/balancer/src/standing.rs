@@ -129,12 +129,12 @@ pub(super) mod flag {
     pub(in super::super) const TRIAL: u32 = 1 << 7;
 
     /// It joined lately, and gets a part of its share.
-    pub(in super::super) const YOUNG: u32 = 1 << 2;
+    pub(in super::super) const SLOW_START: u32 = 1 << 2;
     /// The calls that may run on it at once are limited.
     pub(in super::super) const LIMITED: u32 = 1 << 8;
 
     /// With none of these, a pick need not look any further.
-    pub(in super::super) const ASKED: u32 = UNUSABLE | YOUNG | LIMITED;
+    pub(in super::super) const ASKED: u32 = UNUSABLE | SLOW_START | LIMITED;
     /// With any of these, picks skip the endpoint.
     pub(in super::super) const UNUSABLE: u32 = UNREACHABLE | SKIPPED | SILENT | UNANSWERING;
     /// With any of these, it is not chosen even where nothing else is left.
@@ -215,13 +215,13 @@ mod tests {
             word = word & !clear | set;
             word
         };
-        say((0, flag::EJECTED | flag::YOUNG | flag::SILENT));
+        say((0, flag::EJECTED | flag::SLOW_START | flag::SILENT));
         for fitness in [Fitness::Unchecked, Fitness::Unfit, Fitness::Fit, Fitness::Unchecked] {
             say(flag::of_fitness(fitness));
             for connectivity in CONNECTIVITIES {
                 let word = say(flag::of_connectivity(connectivity));
                 assert_eq!((flag::connectivity(word), flag::fitness(word)), (connectivity, fitness));
-                let others = flag::EJECTED | flag::YOUNG | flag::SILENT;
+                let others = flag::EJECTED | flag::SLOW_START | flag::SILENT;
                 assert_eq!(word & others, others);
             }
         }

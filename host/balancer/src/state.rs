@@ -39,7 +39,7 @@ pub trait FailureSink: Send + Sync + 'static {
 
     /// Whether it failed too often, or takes too much: it is asked no more, and what replaces it is
     /// about to be published.
-    fn condemned(&self) -> bool {
+    fn is_quarantined(&self) -> bool {
         false
     }
 }
@@ -337,7 +337,7 @@ impl ServiceState {
 
     /// None when it fails, which is told of, or when it failed too often and is asked no more.
     fn try_plan(&self, plan: &Plan, failures: &dyn FailureSink, asking: &Asking<'_>) -> Option<Pick> {
-        if matches!(plan, Plan::EachRequest(_)) && failures.condemned() {
+        if matches!(plan, Plan::EachRequest(_)) && failures.is_quarantined() {
             return None;
         }
         self.ask(plan, failures, asking).inspect_err(|error| failures.pick_failed(error)).ok()
@@ -436,10 +436,10 @@ impl ServiceState {
         // Whoever is connected to takes none of it: then one that is not, as the plan has it. One
         // that was ejected is better than none.
         let found = find(&|cell| cell.takes_calls_without(unlike))
-            .or_else(|| find(&|cell| cell.takes_calls_though_young(unlike)))
+            .or_else(|| find(&|cell| cell.takes_calls_despite_slow_start(unlike)))
             .or(chosen)
             .or_else(|| find(&|cell| unlike != 0 && cell.takes_calls()))
-            .or_else(|| find(&|cell| unlike != 0 && cell.takes_calls_though_young(0)))
+            .or_else(|| find(&|cell| unlike != 0 && cell.takes_calls_despite_slow_start(0)))
             .or_else(|| find(&EndpointCell::takes_calls_if_need_be));
         found.map_or_else(|| self.none_usable(asking.request), Pick::Endpoint)
     }
@@ -485,7 +485,7 @@ impl ServiceState {
         let all = from_anywhere(self.endpoints.len()).map(|index| index as u32);
         let wanting = |index: &u32| {
             let EndpointState { endpoint, cell } = &self.endpoints[*index as usize];
-            endpoint.weight > 0 && cell.is_idle() && cell.takes_calls_though_young(0)
+            endpoint.weight > 0 && cell.is_idle() && cell.takes_calls_despite_slow_start(0)
         };
         // One that is begun wants no more: none is counted twice.
         listed.chain(all).filter(wanting).take(most).map(|index| self.connect(index)).count()

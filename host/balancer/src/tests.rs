@@ -552,14 +552,14 @@ async fn an_endpoint_that_joins_gets_a_growing_share() {
         Service::with(fake("all", everyone).0, Traffic { slow_start: Some(slow), ..Traffic::default() }).await;
     service.list(1, &[(1, 1), (2, 1), (3, 1)]);
     let state = service.at(1).await;
-    assert!(state.endpoints.iter().all(|endpoint| !endpoint.cell.is_young()), "the first ones get all of it");
+    assert!(state.endpoints.iter().all(|endpoint| !endpoint.cell.is_in_slow_start()), "the first ones get all of it");
     service.list(2, &[(1, 1), (2, 1), (3, 1), (4, 1)]);
     let state = service.at(2).await;
     let share = |state: &ServiceState| {
         let picks = 4000;
         (0..picks).filter(|_| pick(state, &[]) == Pick::Endpoint(3)).count() as f64 / f64::from(picks)
     };
-    assert!(state.endpoints[3].cell.is_young());
+    assert!(state.endpoints[3].cell.is_in_slow_start());
     let first = share(&state);
     tokio::time::sleep(Duration::from_secs(50)).await;
     let half = share(&state);
@@ -568,8 +568,8 @@ async fn an_endpoint_that_joins_gets_a_growing_share() {
     // What it does not take at its turn it may be offered again by chance, so that half of a
     // quarter is a little more.
     assert!(first < 0.01 && (0.11..0.20).contains(&half) && (all - 0.25).abs() < 0.001, "{first} {half} {all}");
-    assert!(!state.endpoints[3].cell.is_young());
-    // Better a young one than none.
+    assert!(!state.endpoints[3].cell.is_in_slow_start());
+    // Better one in slow start than none.
     service.list(3, &[(5, 1)]);
     assert_eq!(pick(&*service.at(3).await, &[]), Pick::Endpoint(0));
 }

@@ -131,7 +131,7 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         calls: cell.calls(),
         failures: cell.failures(),
         failure_rate: cell.failure_rate(),
-        young: cell.is_young(),
+        young: cell.is_in_slow_start(),
         load: load(cell),
     }
 }

@@ -24,14 +24,14 @@ use waymark_runtime::processor_time;
 use super::{Candidate, Command, Published, ServiceSetup, Shared, SwapError, SwapTimes};
 use crate::{
     builders::Pace,
+    duplicates::{self, Duplicates, Key},
     ejection::{self, Ejections},
     endpoint::{EndpointCell, EndpointState},
     gate::Gate,
-    history::{Entry, Failures, PolicyInfo, PolicyOutcome},
+    history::{HistoryEntry, PolicyFailures, PolicyInfo, PolicyOutcome},
+    slow_start::{self, SlowStarts},
     standing::Fitness,
     state::{Common, FailureSink, Fallback, Generation, NoFailures, ServiceState},
-    twins::{self, Key, Twins},
-    youth::{self, Youth},
 };
 
 /// Starts the task of one service. It ends with the last handle.
@@ -55,13 +55,13 @@ pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::
         history: RwLock::default(),
     });
     let span = info_span!("balancer", service = %setup.service);
-    let mut twins = Twins::default();
+    let mut duplicates = Duplicates::default();
     let task = Task {
         scope: Scope { service: setup.service.clone(), zone: Arc::clone(&setup.zone) },
         shared: Arc::clone(&shared),
         published,
-        snapshot: twins.take_out(reader.current()),
-        twins,
+        snapshot: duplicates.take_out(reader.current()),
+        duplicates,
         cells: HashMap::new(),
         made_for: Arc::default(),
         running: None,
@@ -72,7 +72,7 @@ pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::
         build_again: false,
         slow: None,
         ejections: Ejections::new(setup.traffic.outlier.clone()),
-        youth: setup.traffic.slow_start.clone().map(Youth::new),
+        slow_starts: setup.traffic.slow_start.clone().map(SlowStarts::new),
         common,
         notify: Arc::default(),
         setup,
@@ -86,7 +86,7 @@ pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::
 struct Runnable {
     version: u64,
     policy: Arc<dyn Policy>,
-    failures: Arc<Failures>,
+    failures: Arc<PolicyFailures>,
     pace: Arc<Pace>,
 }
 
@@ -98,7 +98,7 @@ struct Task {
     /// The snapshot that the published generation is made of.
     snapshot: Arc<Snapshot>,
     /// Who is registered at the address of another.
-    twins: Twins,
+    duplicates: Duplicates,
     /// What is kept for each endpoint, by all instances that it stands for.
     cells: HashMap<Key, Arc<EndpointCell>>,
     /// The endpoints that `cells` and the published list were made for.
@@ -122,8 +122,8 @@ struct Task {
     slow: Option<Instant>,
     /// Who is ejected, if the service's traffic asks for it.
     ejections: Option<Ejections>,
-    /// Who joined lately, if the service's traffic asks for a slow start.
-    youth: Option<Youth>,
+    /// The endpoints in slow start, if the service's traffic asks for one.
+    slow_starts: Option<SlowStarts>,
     /// What each generation shares with those before it.
     common: Common,
     /// Wakes the task when picks fail too often or take too much.
@@ -177,7 +177,7 @@ impl Task {
             let notify = Arc::clone(&self.notify);
             tokio::select! {
                 snapshot = reader.changed(), if followed => match snapshot {
-                    Ok(snapshot) => pending = Some(self.twins.take_out(snapshot)),
+                    Ok(snapshot) => pending = Some(self.duplicates.take_out(snapshot)),
                     // The last snapshot stays what is served.
                     Err(snapshot::Closed) => followed = false,
                 },
@@ -204,7 +204,7 @@ impl Task {
                 },
                 () = notify.notified() => self.heed(),
                 () = at(self.slow) => self.tell_slow(),
-                () = youth::due(self.youth.as_ref()) => self.youth.iter_mut().for_each(Youth::grow),
+                () = slow_start::due(self.slow_starts.as_ref()) => self.slow_starts.iter_mut().for_each(SlowStarts::grow),
                 () = ejection::due(self.ejections.as_ref()) => {
                     let endpoints = Arc::clone(&self.shared.state.load().endpoints);
                     let ejected = self.ejections.as_mut().map_or(0, |ejections| ejections.sweep(&endpoints));
@@ -319,18 +319,18 @@ impl Task {
         }
         let mut cells = HashMap::with_capacity(endpoints.len());
         // Those of the first list are as old as the others.
-        let mut youth = self.youth.as_mut().filter(|_| !self.made_for.is_empty());
+        let mut slow_starts = self.slow_starts.as_mut().filter(|_| !self.made_for.is_empty());
         let list = endpoints.iter().map(|endpoint| {
-            let key = twins::key(endpoint);
-            let others = self.twins.others(&key);
+            let key = duplicates::key(endpoint);
+            let others = self.duplicates.others(&key);
             let known = [&key].into_iter().chain(others).find_map(|key| self.cells.remove(key));
             let cell = known.unwrap_or_else(|| {
                 let cell = Arc::new(EndpointCell::new(Arc::clone(&self.common.gate)));
                 if self.setup.traffic.health.is_some() {
                     cell.set_fitness(Fitness::Unchecked);
                 }
-                if let Some(youth) = youth.as_mut() {
-                    youth.join(&cell);
+                if let Some(slow_starts) = slow_starts.as_mut() {
+                    slow_starts.join(&cell);
                 }
                 cell
             });
@@ -351,7 +351,7 @@ impl Task {
 
     fn publish(&mut self, plans: Plans) -> u64 {
         let endpoints = self.endpoints();
-        self.setup.seat.set_full(!endpoints.is_empty());
+        self.setup.reservation.set_has_endpoints(!endpoints.is_empty());
         let generation = self.shared.state.load().generation + 1;
         let failures: Arc<dyn FailureSink> = match &plans.by {
             Some(by) => Arc::clone(&by.failures) as _,
@@ -437,7 +437,7 @@ impl Task {
     fn refuse(&self, info: PolicyInfo, reason: String) {
         let (failures, version) = self.number(&info.name);
         self.common.counters.add_refused();
-        let entry = Entry {
+        let entry = HistoryEntry {
             version,
             info,
             at: SystemTime::now(),
@@ -572,10 +572,11 @@ impl Task {
         error!(policy = bad.policy.name(), version = bad.version, reason, now, ?replaced_in, "policy quarantined");
     }
 
-    fn number(&self, policy: &Arc<str>) -> (Arc<Failures>, u64) {
+    fn number(&self, policy: &Arc<str>) -> (Arc<PolicyFailures>, u64) {
         let number = self.shared.history().next_version();
         let service = self.scope.service.as_str();
-        let failures = Failures::new(service, Arc::clone(policy), self.setup.quarantine, Arc::clone(&self.notify));
+        let failures =
+            PolicyFailures::new(service, Arc::clone(policy), self.setup.quarantine, Arc::clone(&self.notify));
         (Arc::new(failures), number)
     }
 
@@ -587,7 +588,7 @@ impl Task {
     }
 
     fn push(&self, version: &Runnable, info: PolicyInfo, plan: &'static str, outcome: PolicyOutcome, reason: String) {
-        let entry = Entry {
+        let entry = HistoryEntry {
             version: version.version,
             info,
             at: SystemTime::now(),

@@ -8,38 +8,38 @@ use waymark_core::traffic::SlowStart;
 
 use super::endpoint::EndpointCell;
 
-/// The endpoints of a service that joined lately.
-pub(super) struct Youth {
+/// The endpoints of a service that are in slow start: those that joined within its window.
+pub(super) struct SlowStarts {
     config: SlowStart,
-    young: Vec<(Arc<EndpointCell>, Instant)>,
+    endpoints: Vec<(Arc<EndpointCell>, Instant)>,
     due: Instant,
 }
 
-impl Youth {
-    /// Nobody is young.
+impl SlowStarts {
+    /// No endpoint is in slow start yet.
     pub(super) fn new(config: SlowStart) -> Self {
-        Self { config, young: Vec::new(), due: Instant::now() }
+        Self { config, endpoints: Vec::new(), due: Instant::now() }
     }
 
-    /// This endpoint joins.
+    /// This endpoint has joined the service: its slow start begins.
     pub(super) fn join(&mut self, cell: &Arc<EndpointCell>) {
         let now = Instant::now();
-        if self.young.is_empty() {
+        if self.endpoints.is_empty() {
             self.due = now + self.pace();
         }
-        cell.set_part(self.config.part(Duration::ZERO));
-        self.young.push((Arc::clone(cell), now));
+        cell.set_slow_start_share(self.config.part(Duration::ZERO));
+        self.endpoints.push((Arc::clone(cell), now));
     }
 
-    /// Tells each what part it gets now. Those that are grown up, or that nobody else knows any
-    /// more, are forgotten.
+    /// Tells each what part of its share it gets now. Those whose window is over, or that nobody
+    /// else knows any more, are forgotten.
     pub(super) fn grow(&mut self) {
         let now = Instant::now();
         self.due = now + self.pace();
         let config = &self.config;
-        self.young.retain(|(cell, joined)| {
+        self.endpoints.retain(|(cell, joined)| {
             let part = config.part(now - *joined);
-            cell.set_part(part);
+            cell.set_slow_start_share(part);
             part < 1.0 && Arc::strong_count(cell) > 1
         });
     }
@@ -50,10 +50,10 @@ impl Youth {
     }
 }
 
-/// Ready when it is time to grow; never while nobody is young.
-pub(super) async fn due(youth: Option<&Youth>) {
-    match youth.filter(|youth| !youth.young.is_empty()) {
-        Some(youth) => tokio::time::sleep_until(youth.due).await,
+/// Ready when it is time to grow; never while no endpoint is in slow start.
+pub(super) async fn due(slow_starts: Option<&SlowStarts>) {
+    match slow_starts.filter(|starts| !starts.endpoints.is_empty()) {
+        Some(starts) => tokio::time::sleep_until(starts.due).await,
         None => std::future::pending().await,
     }
 }
