@@ -1,5 +1,5 @@
-//! How many services a node balances at once, and which of those without endpoints is displaced when
-//! another comes.
+//! How many services a node balances at once, and which of those without endpoints is displaced
+//! when another comes.
 //!
 //! ```text
 //!              named by a caller                 endpoints came

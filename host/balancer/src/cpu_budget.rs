@@ -3,7 +3,7 @@
 //! One leaky bucket a thread. What picks use flows in; what they may use flows out, which is a part
 //! of the time that passes. So a burst is borne, a little too much for long is not, and nothing has
 //! to be reset. A thread for itself, because what picks take away is the time of the calls that
-//! budget their thread; how many threads there are does not matter. And of the time that passes only
+//! share their thread; how many threads there are does not matter. And of the time that passes only
 //! that counts in which the thread could run: on a machine that leaves a node little, the same
 //! picks take more of it.
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use waymark_core::policy::PickTook;
 
-/// The threads that are told apart. With more than so many, two budget a bucket.
+/// The threads that are told apart. With more than so many, two share a bucket.
 const THREADS: usize = 256;
 
 /// What part of a thread's time picks may use, and what they used lately.

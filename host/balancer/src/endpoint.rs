@@ -19,9 +19,9 @@ use waymark_core::{
 };
 
 use super::{
-    gate::Gate,
+    call_limiter::CallLimiter,
     report::Reported,
-    standing::{Connectivity, Fitness, Standing, flag},
+    status::{Connectivity, EndpointStatus, Health, flag},
 };
 
 /// How a call on an endpoint ended.
@@ -79,15 +79,15 @@ pub struct EndpointCell {
     attempt_at: AtomicU32,
     /// What its instance says of its own load, if it ever did.
     reported: OnceLock<Box<Reported>>,
-    gate: Arc<Gate>,
+    limiter: Arc<CallLimiter>,
     /// What the upstream keeps with it: of one type for all endpoints of the same services.
     attached: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl EndpointCell {
-    /// What is kept for an endpoint of a service with this gate.
-    pub fn new(gate: Arc<Gate>) -> Self {
-        let limited = if gate.per_endpoint() == u32::MAX { 0 } else { flag::LIMITED };
+    /// What is kept for an endpoint of the service with this limiter.
+    pub fn new(limiter: Arc<CallLimiter>) -> Self {
+        let limited = if limiter.per_endpoint() == u32::MAX { 0 } else { flag::LIMITED };
         let (_, idle) = flag::of_connectivity(Connectivity::Idle);
         Self {
             in_flight: AtomicU32::new(0),
@@ -99,7 +99,7 @@ impl EndpointCell {
             unanswered: AtomicU32::new(0),
             attempt_at: AtomicU32::new(0),
             reported: OnceLock::new(),
-            gate,
+            limiter,
             attached: OnceLock::new(),
         }
     }
@@ -217,13 +217,13 @@ impl EndpointCell {
         }
     }
 
-    /// Whether picks may choose it, its places and its weight aside.
+    /// Whether picks may choose it, its limit of calls and its weight aside.
     pub fn is_usable(&self) -> bool {
         self.flags.load(Relaxed) & flag::UNUSABLE == 0
     }
 
-    /// Whether it can be reached and is fit: picks may choose it, its places, its weight and an
-    /// ejection aside.
+    /// Whether it can be reached and is healthy: picks may choose it, its limit of calls, its
+    /// weight and an ejection aside.
     pub fn is_reachable(&self) -> bool {
         self.flags.load(Relaxed) & flag::UNREACHABLE == 0
     }
@@ -243,19 +243,19 @@ impl EndpointCell {
     }
 
     /// What its check says of it.
-    pub fn fitness(&self) -> Fitness {
-        flag::fitness(self.flags.load(Relaxed))
+    pub fn health(&self) -> Health {
+        flag::health(self.flags.load(Relaxed))
     }
 
     /// Says what its check says of it. Its check is the only caller.
-    pub fn set_fitness(&self, fitness: Fitness) {
-        let (clear, set) = flag::of_fitness(fitness);
+    pub fn set_health(&self, health: Health) {
+        let (clear, set) = flag::of_health(health);
         self.change(clear, set);
     }
 
     /// All of it in one word.
-    pub fn standing(&self) -> Standing {
-        flag::standing(self.flags.load(Relaxed))
+    pub fn status(&self) -> EndpointStatus {
+        flag::status(self.flags.load(Relaxed))
     }
 
     /// Whether its check is about to say whether it may be used.
@@ -312,22 +312,22 @@ impl EndpointCell {
         let now = before & !clear | set;
         let (was_connected, is_connected) = (flag::is_connected(before), flag::is_connected(now));
         if was_connected != is_connected {
-            self.gate.count_connected(is_connected);
+            self.limiter.count_connected(is_connected);
         }
         if (before ^ now) & flag::CONNECTING != 0 {
-            self.gate.count_connecting(now & flag::CONNECTING != 0);
+            self.limiter.count_connecting(now & flag::CONNECTING != 0);
         }
         let usable = now & flag::UNUSABLE == 0;
         let usable = usable && (before & flag::UNUSABLE != 0 || (is_connected && !was_connected));
         // Who waits for the word of its check is told a bad one, too.
         if usable || (flag::pending(before) && !flag::pending(now)) {
-            self.gate.ready();
+            self.limiter.ready();
         }
     }
 
     /// Whether as many calls run on it as may.
     pub fn is_full(&self) -> bool {
-        self.in_flight() >= self.gate.per_endpoint()
+        self.in_flight() >= self.limiter.per_endpoint()
     }
 
     /// What the upstream keeps with this endpoint, made at first use.
@@ -343,10 +343,10 @@ impl Drop for EndpointCell {
     fn drop(&mut self) {
         let flags = *self.flags.get_mut();
         if flag::is_connected(flags) {
-            self.gate.count_connected(false);
+            self.limiter.count_connected(false);
         }
         if flags & flag::CONNECTING != 0 {
-            self.gate.count_connecting(false);
+            self.limiter.count_connecting(false);
         }
     }
 }
@@ -355,7 +355,7 @@ impl Drop for EndpointCell {
 impl EndpointCell {
     /// Counts one more call that runs. False where as many run as may: then nothing is counted.
     pub(super) fn enter(&self) -> bool {
-        if self.in_flight.fetch_add(1, Relaxed) >= self.gate.per_endpoint() {
+        if self.in_flight.fetch_add(1, Relaxed) >= self.limiter.per_endpoint() {
             self.leave();
             return false;
         }
@@ -369,8 +369,8 @@ impl EndpointCell {
     /// A call that ran has ended, as [`Self::count_ended`] was told before.
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
-        if self.gate.per_endpoint() != u32::MAX {
-            self.gate.free();
+        if self.limiter.per_endpoint() != u32::MAX {
+            self.limiter.free();
         }
     }
 
@@ -400,7 +400,7 @@ impl EndpointCell {
 impl EndpointCell {
     /// After how many unanswered calls in a row it is taken out; 0 for never.
     pub(super) fn most_unanswered(&self) -> u32 {
-        self.gate.unanswered()
+        self.limiter.unanswered()
     }
 
     /// Counts a call that began then and was not answered in its time. Answers how many there are
@@ -492,7 +492,7 @@ mod tests {
 
     fn cell(limits: &CallLimits) -> Arc<EndpointCell> {
         let traffic = Traffic { limits: limits.clone(), ..Traffic::default() };
-        Arc::new(EndpointCell::new(Arc::new(Gate::new(&traffic))))
+        Arc::new(EndpointCell::new(Arc::new(CallLimiter::new(&traffic))))
     }
 
     #[tokio::test(start_paused = true)]
@@ -533,11 +533,11 @@ mod tests {
         assert!(cell.is_full() && cell.begin().is_none());
         // What was not begun is neither in flight nor counted.
         assert_eq!((cell.in_flight(), cell.calls()), (2, 2));
-        let gate = Arc::clone(&cell.gate);
-        assert!(gate.freed().now_or_never().is_some(), "the attempt above may have misled another one");
-        assert!(gate.freed().now_or_never().is_none());
+        let limiter = Arc::clone(&cell.limiter);
+        assert!(limiter.freed().now_or_never().is_some(), "the attempt above may have misled another one");
+        assert!(limiter.freed().now_or_never().is_none());
         drop(first);
-        assert!(gate.freed().now_or_never().is_some() && !cell.is_full());
+        assert!(limiter.freed().now_or_never().is_some() && !cell.is_full());
         drop((second, cell.begin().unwrap()));
         assert_eq!((cell.in_flight(), cell.calls()), (0, 3));
     }
@@ -561,18 +561,18 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_told_what_a_check_says_be_it_good_or_bad() {
         let cell = cell(&CallLimits::default());
-        let gate = Arc::clone(&cell.gate);
-        for word in [Fitness::Fit, Fitness::Unfit] {
-            cell.set_fitness(Fitness::Unchecked);
+        let limiter = Arc::clone(&cell.limiter);
+        for word in [Health::Healthy, Health::Unhealthy] {
+            cell.set_health(Health::Unknown);
             assert!(cell.is_pending() && !cell.is_usable() && !cell.takes_calls_if_need_be());
-            let told = gate.readied();
-            cell.set_fitness(word);
-            assert!(told.now_or_never().is_some() && cell.fitness() == word);
-            assert_eq!((cell.is_usable(), cell.is_pending()), (word == Fitness::Fit, false));
+            let told = limiter.readied();
+            cell.set_health(word);
+            assert!(told.now_or_never().is_some() && cell.health() == word);
+            assert_eq!((cell.is_usable(), cell.is_pending()), (word == Health::Healthy, false));
         }
         // What cannot be connected to is not waited for.
-        cell.set_fitness(Fitness::Unchecked);
-        let told = gate.readied();
+        cell.set_health(Health::Unknown);
+        let told = limiter.readied();
         cell.set_connectivity(Connectivity::BackingOff);
         assert!(told.now_or_never().is_some() && !cell.is_pending());
     }
@@ -580,15 +580,15 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_told_when_an_endpoint_can_be_used_again() {
         let cell = cell(&CallLimits::default());
-        let gate = Arc::clone(&cell.gate);
+        let limiter = Arc::clone(&cell.limiter);
         cell.set_connectivity(Connectivity::BackingOff);
         assert!(!cell.is_usable());
-        let mut readied = std::pin::pin!(gate.readied());
+        let mut readied = std::pin::pin!(limiter.readied());
         assert!(readied.as_mut().now_or_never().is_none());
         cell.set_connectivity(Connectivity::Ready);
         assert!(readied.now_or_never().is_some() && cell.is_usable());
         // It was usable before: no news.
-        let mut readied = std::pin::pin!(gate.readied());
+        let mut readied = std::pin::pin!(limiter.readied());
         assert!(readied.as_mut().now_or_never().is_none());
         cell.set_connectivity(Connectivity::Ready);
         assert!(readied.now_or_never().is_none());

@@ -21,11 +21,11 @@ use waymark_core::{
 };
 
 use super::{
+    call_limiter::CallLimiter,
     endpoint::{EndpointCell, EndpointState},
-    gate::Gate,
     hash::HashKey,
     pick_times::PickTimes,
-    standing::flag,
+    status::flag,
     upstream::AnyUpstream,
 };
 
@@ -76,7 +76,7 @@ pub struct ServiceState {
     /// What is said of the service's calls.
     pub traffic: Arc<Traffic>,
     /// What lets its calls in, over all its generations.
-    pub gate: Arc<Gate>,
+    pub limiter: Arc<CallLimiter>,
     pub(super) hash_key: Option<HashKey>,
     pub(super) plan: Arc<Plan>,
     /// Only beside a plan that can fail.
@@ -91,7 +91,7 @@ pub(super) struct Common {
     pub(super) service: ServiceName,
     pub(super) idempotent: bool,
     pub(super) traffic: Arc<Traffic>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) limiter: Arc<CallLimiter>,
     pub(super) hash_key: Option<HashKey>,
     pub(super) counters: Arc<ServiceCounters>,
     pub(super) upstream: Arc<dyn AnyUpstream>,
@@ -211,10 +211,10 @@ pub struct PickRequest<'a> {
     pub headers: &'a http::HeaderMap,
     /// Who sent it, for services whose key is the peer.
     pub peer: Option<IpAddr>,
-    /// Its place in the rotation, from [`ServiceState::next_place`]: the same for all attempts of a
-    /// request. Otherwise, of two endpoints the one that refuses everything would always be asked
-    /// first.
-    pub place: u32,
+    /// Its number in the rotation, from [`ServiceState::next_sequence`]: the same for all attempts
+    /// of a request. Otherwise, of two endpoints the one that refuses everything would always be
+    /// asked first.
+    pub sequence: u32,
     /// Endpoints (indexes into the same generation) that failed an earlier attempt.
     pub tried: &'a [u32],
 }
@@ -266,7 +266,7 @@ pub const GRACE: Duration = Duration::from_millis(20);
 impl ServiceState {
     /// One generation of a service.
     pub(super) fn new(common: &Common, generation: Generation<'_>) -> Self {
-        let Common { service, idempotent, traffic, gate, hash_key, counters, upstream } = common;
+        let Common { service, idempotent, traffic, limiter, hash_key, counters, upstream } = common;
         let Generation { number, snapshot, endpoints, policy_version, policy_name, degraded, plan, fallback, failures } =
             generation;
         Self {
@@ -283,7 +283,7 @@ impl ServiceState {
             listed: snapshot.listed,
             idempotent: *idempotent,
             traffic: Arc::clone(traffic),
-            gate: Arc::clone(gate),
+            limiter: Arc::clone(limiter),
             hash_key: hash_key.clone(),
             plan,
             fallback,
@@ -303,8 +303,8 @@ impl ServiceState {
         &self.counters
     }
 
-    /// The place of the next request in the rotation. It wraps.
-    pub fn next_place(&self) -> u32 {
+    /// The number of the next request in the rotation. It wraps.
+    pub fn next_sequence(&self) -> u32 {
         self.counters.sequence.fetch_add(1, Relaxed)
     }
 
@@ -315,7 +315,7 @@ impl ServiceState {
         if self.endpoints.is_empty() {
             return Pick::NoEndpoints { listed: self.listed };
         }
-        let asking = Asking { request, sequence: request.place, flags_too: self.speaks_against() };
+        let asking = Asking { request, sequence: request.sequence, flags_too: self.speaks_against() };
         if let Some(pick) = self.try_plan(&self.plan, &*self.failures, &asking) {
             return pick;
         }
@@ -332,7 +332,7 @@ impl ServiceState {
     /// What speaks against an endpoint beside the usual: where any is connected to, that one is
     /// not.
     fn speaks_against(&self) -> u32 {
-        if self.gate.connected() > 0 { flag::UNCONNECTED } else { 0 }
+        if self.limiter.connected() > 0 { flag::UNCONNECTED } else { 0 }
     }
 
     /// None when it fails, which is told of, or when it failed too often and is asked no more.
@@ -392,7 +392,7 @@ impl ServiceState {
         self.hash_key.as_ref()?.hash(request.path, request.headers, request.peer)
     }
 
-    /// The first usable entry of a plan from its place in the sequence on; `spread` says that any
+    /// The first usable entry of a plan from the request's number on; `spread` says that any
     /// other entry is as good as the next.
     fn walk(&self, list: &[u32], spread: bool, asking: &Asking<'_>) -> Pick {
         if list.is_empty() {
@@ -514,7 +514,7 @@ impl ServiceState {
     /// Whether another endpoint than this one, and than those that were tried, is connected to and
     /// takes calls now.
     pub fn has_other_connected(&self, than: &EndpointState, tried: &[u32]) -> bool {
-        self.gate.connected() > 0 && self.has_other_without(than, tried, flag::UNCONNECTED)
+        self.limiter.connected() > 0 && self.has_other_without(than, tried, flag::UNCONNECTED)
     }
 
     fn has_other_without(&self, than: &EndpointState, tried: &[u32], flags_too: u32) -> bool {
@@ -527,7 +527,7 @@ impl ServiceState {
         self.endpoints.iter().enumerate().any(other)
     }
 
-    /// Whether any endpoint may be chosen, its places aside.
+    /// Whether any endpoint may be chosen, the limits of their calls aside.
     pub fn any_usable(&self) -> bool {
         self.endpoints.iter().any(|state| state.endpoint.weight > 0 && state.cell.is_usable())
     }
@@ -550,7 +550,7 @@ impl ServiceState {
 #[derive(Clone, Copy)]
 struct Asking<'a> {
     request: &'a PickRequest<'a>,
-    /// Its place in the rotation.
+    /// Its number in the rotation.
     sequence: u32,
     /// What speaks against an endpoint beside the usual; see [`flag`].
     flags_too: u32,
@@ -637,7 +637,7 @@ mod tests {
         Common {
             service: ServiceName::new("svc").unwrap(),
             idempotent: true,
-            gate: Arc::new(Gate::new(&traffic)),
+            limiter: Arc::new(CallLimiter::new(&traffic)),
             traffic,
             hash_key: None,
             counters: Arc::default(),
@@ -651,7 +651,7 @@ mod tests {
             path: "/a.B/C",
             headers: &headers,
             peer: None,
-            place: state.next_place(),
+            sequence: state.next_sequence(),
             tried: &[],
         })
     }
@@ -666,7 +666,7 @@ mod tests {
 
         let listed = Snapshot { revision: Revision(7), listed: true, skipped: 2, ..empty.clone() };
         let endpoint = Endpoint::at("192.0.2.1:80".parse().unwrap());
-        let cell = Arc::new(EndpointCell::new(Arc::clone(&common.gate)));
+        let cell = Arc::new(EndpointCell::new(Arc::clone(&common.limiter)));
         let first = Generation {
             number: 1,
             endpoints: [EndpointState { endpoint, cell }].into(),
@@ -677,7 +677,7 @@ mod tests {
         let first = ServiceState::new(&common, first);
         assert_eq!((first.generation, first.revision, first.skipped), (1, Revision(7), 2));
         assert_eq!(pick(&first), Pick::Endpoint(0));
-        assert!(first.idempotent && Arc::ptr_eq(&zero.gate, &first.gate));
+        assert!(first.idempotent && Arc::ptr_eq(&zero.limiter, &first.limiter));
         assert_eq!(zero.counters().picks(), 2, "both count together");
     }
 }

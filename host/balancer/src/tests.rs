@@ -179,11 +179,11 @@ impl Service {
 }
 
 fn pick(state: &ServiceState, tried: &[u32]) -> Pick {
-    pick_at(state, state.next_place(), tried)
+    pick_at(state, state.next_sequence(), tried)
 }
 
-fn pick_at(state: &ServiceState, place: u32, tried: &[u32]) -> Pick {
-    state.pick(&PickRequest { path: "/a.B/C", headers: &HeaderMap::new(), peer: None, place, tried })
+fn pick_at(state: &ServiceState, sequence: u32, tried: &[u32]) -> Pick {
+    state.pick(&PickRequest { path: "/a.B/C", headers: &HeaderMap::new(), peer: None, sequence, tried })
 }
 
 #[tokio::test]
@@ -211,10 +211,10 @@ async fn a_rotation_skips_what_cannot_be_used_and_keeps_a_request_at_its_place()
     // only.
     let firsts: Vec<_> = (0..8)
         .map(|_| {
-            let place = state.next_place();
-            let first = pick_at(&state, place, &[]);
+            let sequence = state.next_sequence();
+            let first = pick_at(&state, sequence, &[]);
             let Pick::Endpoint(index) = first else { panic!("{first:?}") };
-            pick_at(&state, place, &[index]);
+            pick_at(&state, sequence, &[index]);
             index
         })
         .collect();
@@ -223,7 +223,7 @@ async fn a_rotation_skips_what_cannot_be_used_and_keeps_a_request_at_its_place()
 
 #[tokio::test]
 async fn all_attempts_of_a_request_have_its_place_whoever_comes_between() {
-    let (told, places) = std::sync::mpsc::channel();
+    let (told, sequences) = std::sync::mpsc::channel();
     let told = Mutex::new(told);
     let (policy, _) = fake("tells", move |_: &[Endpoint]| {
         let told = told.lock().unwrap().clone();
@@ -236,13 +236,13 @@ async fn all_attempts_of_a_request_have_its_place_whoever_comes_between() {
     service.list(1, &[(1, 1), (2, 1), (3, 1)]);
     let state = service.at(1).await;
     // What the trial asked.
-    while places.try_recv().is_ok() {}
-    let place = state.next_place();
-    assert_eq!(pick_at(&state, place, &[]), Pick::Endpoint(0));
+    while sequences.try_recv().is_ok() {}
+    let sequence = state.next_sequence();
+    assert_eq!(pick_at(&state, sequence, &[]), Pick::Endpoint(0));
     (0..5).for_each(|_| drop(pick(&state, &[])));
-    assert_eq!(pick_at(&state, place, &[0]), Pick::Endpoint(1));
-    let told: Vec<_> = places.try_iter().collect();
-    assert_eq!((told.first(), told.last()), (Some(&place), Some(&place)), "{told:?}");
+    assert_eq!(pick_at(&state, sequence, &[0]), Pick::Endpoint(1));
+    let told: Vec<_> = sequences.try_iter().collect();
+    assert_eq!((told.first(), told.last()), (Some(&sequence), Some(&sequence)), "{told:?}");
 }
 
 #[tokio::test]

@@ -90,12 +90,12 @@ mod tests {
     use waymark_core::traffic::Traffic;
 
     use super::*;
-    use crate::{CallGuard, Gate, Outcome, Standing};
+    use crate::{CallGuard, CallLimiter, EndpointStatus, Outcome};
 
     const TIMEOUT: Duration = Duration::from_secs(2);
 
     fn cell() -> Arc<EndpointCell> {
-        Arc::new(EndpointCell::new(Arc::new(Gate::new(&Traffic { unanswered: 3, ..Traffic::default() }))))
+        Arc::new(EndpointCell::new(Arc::new(CallLimiter::new(&Traffic { unanswered: 3, ..Traffic::default() }))))
     }
 
     fn begin(cell: &Arc<EndpointCell>, time: Duration) -> CallGuard {
@@ -125,7 +125,7 @@ mod tests {
         assert!(cell.takes_calls());
         times_out(&cell, 1, TIMEOUT).await;
         assert!(!cell.takes_calls() && cell.is_reachable());
-        assert_eq!(cell.standing(), Standing::Silent);
+        assert_eq!(cell.status(), EndpointStatus::Silent);
         sleep(PAUSE.0 + LOOK).await;
         assert!(cell.takes_calls(), "one may try");
         let trial = begin(&cell, TIMEOUT);
@@ -172,7 +172,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_can_be_turned_off_and_its_watch_ends_with_the_endpoint() {
-        let off = Arc::new(EndpointCell::new(Arc::new(Gate::new(&Traffic { unanswered: 0, ..Traffic::default() }))));
+        let off =
+            Arc::new(EndpointCell::new(Arc::new(CallLimiter::new(&Traffic { unanswered: 0, ..Traffic::default() }))));
         times_out(&off, 20, TIMEOUT).await;
         assert!(!off.is_silent());
         let cell = cell();

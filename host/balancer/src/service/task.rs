@@ -24,14 +24,14 @@ use waymark_runtime::processor_time;
 use super::{Candidate, Command, Published, ServiceSetup, Shared, SwapError, SwapTimes};
 use crate::{
     builders::Pace,
+    call_limiter::CallLimiter,
     duplicates::{self, Duplicates, Key},
     ejection::{self, Ejections},
     endpoint::{EndpointCell, EndpointState},
-    gate::Gate,
     history::{HistoryEntry, PolicyFailures, PolicyInfo, PolicyOutcome},
     slow_start::{self, SlowStarts},
-    standing::Fitness,
     state::{Common, FailureSink, Fallback, Generation, NoFailures, ServiceState},
+    status::Health,
 };
 
 /// Starts the task of one service. It ends with the last handle.
@@ -40,7 +40,7 @@ pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::
         service: setup.service.clone(),
         idempotent: setup.idempotent,
         traffic: Arc::clone(&setup.traffic),
-        gate: Arc::new(Gate::new(&setup.traffic)),
+        limiter: Arc::new(CallLimiter::new(&setup.traffic)),
         hash_key: setup.hash_key.clone(),
         counters: Arc::default(),
         upstream: Arc::clone(&setup.upstream),
@@ -325,9 +325,9 @@ impl Task {
             let others = self.duplicates.others(&key);
             let known = [&key].into_iter().chain(others).find_map(|key| self.cells.remove(key));
             let cell = known.unwrap_or_else(|| {
-                let cell = Arc::new(EndpointCell::new(Arc::clone(&self.common.gate)));
+                let cell = Arc::new(EndpointCell::new(Arc::clone(&self.common.limiter)));
                 if self.setup.traffic.health.is_some() {
-                    cell.set_fitness(Fitness::Unchecked);
+                    cell.set_health(Health::Unknown);
                 }
                 if let Some(slow_starts) = slow_starts.as_mut() {
                     slow_starts.join(&cell);

@@ -24,7 +24,7 @@ impl<B: RequestBody> Call<'_, B> {
         while self.source.can_replay()
             && let Some((code, pushback)) = failed(&outcome).or_else(|| unreached(&outcome))
         {
-            let wait = match self.retries.ended(policy, state.gate.tokens(), code, pushback, fastrand::f64()) {
+            let wait = match self.retries.ended(policy, state.limiter.tokens(), code, pushback, fastrand::f64()) {
                 Verdict::After(wait) => wait,
                 Verdict::Final => break,
                 Verdict::Withheld => {
