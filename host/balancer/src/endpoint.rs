@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use waymark_core::{
     model::Endpoint,
     policy::LoadReport,
-    traffic::{Answered, Code},
+    traffic::{CallCounts, Code},
 };
 
-use super::{
+use crate::{
     call_limiter::CallLimiter,
     report::Reported,
     status::{Connectivity, EndpointStatus, Health, flag},
@@ -295,10 +295,10 @@ impl EndpointCell {
         self.flags.load(Relaxed) & (flag::SILENT | flag::UNANSWERING | flag::TRIAL) != 0
     }
 
-    /// What its calls that ended say of it.
-    pub(super) fn answered(&self) -> Answered {
-        let badly = self.ended(Outcome::Errored) + self.ended(Outcome::Failed);
-        Answered { well: self.ended(Outcome::Succeeded), badly }
+    /// How its calls ended, for the outlier detection.
+    pub(super) fn call_counts(&self) -> CallCounts {
+        let failed = self.ended(Outcome::Errored) + self.ended(Outcome::Failed);
+        CallCounts { succeeded: self.ended(Outcome::Succeeded), failed }
     }
 
     fn set(&self, flag: u32, on: bool) {

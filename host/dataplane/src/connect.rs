@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waymark_core::model::Address;
-use waymark_net::{reach::NoWay, resolve::race};
+use waymark_net::{reach::ReachError, resolve::race};
 
 use super::{
     header_size,
@@ -65,7 +65,7 @@ impl Target {
 #[derive(Debug, Error)]
 pub(super) enum ConnectError {
     #[error(transparent)]
-    NoWay(#[from] NoWay),
+    Reach(#[from] ReachError),
     #[error("cannot connect")]
     Socket(#[source] io::Error),
     #[error("no connection within {} ms", .after.as_millis())]
@@ -136,7 +136,7 @@ pub(super) async fn connect(
 async fn establish(target: &Target, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
     let address = &target.address;
     if let Some(path) = address.unix_path() {
-        let refused = |refusal| NoWay::Refused { at: address.to_string(), refusal };
+        let refused = |refusal| ReachError::Refused { at: address.to_string(), refusal };
         options.reach.check_unix(path.as_ref()).map_err(refused)?;
         let socket = UnixStream::connect(path).await.map(Socket::Unix).map_err(ConnectError::Socket)?;
         return agree(target, socket, options).await;

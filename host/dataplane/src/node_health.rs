@@ -14,7 +14,7 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use waymark_core::traffic::Code;
-use waymark_net::health::Own;
+use waymark_net::health::HealthService;
 
 use super::{body::ResponseBody, client::OpenCall, code::WireCode as _, route::NoRoute};
 
@@ -42,7 +42,7 @@ pub(super) async fn answer(open: &OpenCall, request: Request<Incoming>) -> Respo
         let state = handle.state();
         Some(!client.is_draining() && state.endpoints.iter().any(|endpoint| endpoint.cell.is_reachable()))
     };
-    let (head, body) = Own::new(status, leave).answer(request).await.into_parts();
+    let (head, body) = HealthService::new(status, leave).answer(request).await.into_parts();
     if let Some(code) = Code::of(&head.headers) {
         record.set_code(code);
         return Response::from_parts(head, ResponseBody::empty());

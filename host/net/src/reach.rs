@@ -67,7 +67,7 @@ pub enum Refusal {
 /// Why an address leads nowhere.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum NoWay {
+pub enum ReachError {
     /// Its name has no address.
     #[error("cannot find the address of {host:?}")]
     Unknown {
@@ -211,13 +211,13 @@ impl Reach {
     /// # Cancel safety
     ///
     /// Safe.
-    pub async fn resolve(&self, address: &Address) -> Result<Vec<SocketAddr>, NoWay> {
-        let refused = |at: &dyn fmt::Display, refusal| NoWay::Refused { at: at.to_string(), refusal };
+    pub async fn resolve(&self, address: &Address) -> Result<Vec<SocketAddr>, ReachError> {
+        let refused = |at: &dyn fmt::Display, refusal| ReachError::Refused { at: at.to_string(), refusal };
         self.check(address).map_err(|refusal| refused(address, refusal))?;
         let port = address.port();
         let look_up = async |host: String| match self.inner.resolver.addresses(&host).await {
             Ok(found) => Ok(found.iter().map(|ip| SocketAddr::from((*ip, port))).collect::<Vec<_>>()),
-            Err(cause) => Err(NoWay::Unknown { host, cause }),
+            Err(cause) => Err(ReachError::Unknown { host, cause }),
         };
         let registry = join_all(self.registry_names(port).into_iter().map(|name| timeout(REGISTRY, look_up(name))));
         let (found, registry) = join(look_up(address.host().to_owned()), registry).await;

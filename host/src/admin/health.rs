@@ -14,7 +14,7 @@ use tonic::server::NamedService;
 use tonic_health::pb::health_server::Health;
 
 use super::{api::NodeApi, proto::node_server::NodeServer, readiness::Readiness};
-use crate::{balancer::Services, health::Own};
+use crate::{balancer::Services, health::HealthService};
 
 /// Answers health checks.
 pub(super) fn api(services: Services, readiness: Arc<Readiness>, closing: CancellationToken) -> impl Health {
@@ -29,5 +29,5 @@ pub(super) fn api(services: Services, readiness: Arc<Readiness>, closing: Cancel
         let state = handle.state();
         Some(!closing && state.endpoints.iter().any(|endpoint| endpoint.cell.is_reachable()))
     };
-    Own::new(status, closing)
+    HealthService::new(status, closing)
 }

@@ -36,7 +36,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service;
 use tracing::{Instrument as _, debug, debug_span, info};
 use waymark_balancer::Health;
-use waymark_net::health::{self, Check, CheckConfig, Verdict};
+use waymark_net::health::{self, Check, CheckConfig, HealthStatus};
 
 use super::{Connection, Phase, Sender, Shared};
 use crate::{backoff::Backoff, received::Received};
@@ -146,11 +146,11 @@ impl Shared {
         (origin.scheme, origin.authority) = (Some(self.scheme()), Some(self.authority.clone()));
         origin.path_and_query = Some(uri::PathAndQuery::from_static("/"));
         let origin = Uri::from_parts(origin).expect("scheme, authority and path make a URI");
-        let begun = timeout(patience, health::Stream::begin(Wire(request.clone()), origin, service)).await;
+        let begun = timeout(patience, health::HealthWatch::begin(Wire(request.clone()), origin, service)).await;
         let (mut stream, mut verdict) = match begun {
             Ok(Ok(begun)) => begun,
-            Ok(Err(health::Ended::Unimplemented)) => return Ended::Unimplemented,
-            Ok(Err(health::Ended::Failed(reason))) => return Ended::Unanswered(reason.into()),
+            Ok(Err(health::WatchEnded::Unimplemented)) => return Ended::Unimplemented,
+            Ok(Err(health::WatchEnded::Failed(reason))) => return Ended::Unanswered(reason.into()),
             Err(_) => {
                 let whose = if service.is_empty() { "its server" } else { service };
                 let millis = patience.as_millis();
@@ -191,10 +191,10 @@ impl Shared {
         retired || closing
     }
 
-    fn heed(&self, verdict: &Verdict) {
+    fn heed(&self, verdict: &HealthStatus) {
         match verdict {
-            Verdict::Fit => self.judge(Health::Healthy),
-            Verdict::Unfit(reason) => self.judge_unfit(reason),
+            HealthStatus::Healthy => self.judge(Health::Healthy),
+            HealthStatus::Unhealthy(reason) => self.judge_unfit(reason),
         }
     }
 

@@ -139,11 +139,11 @@ async fn what_a_name_comes_to_is_asked_about_again() {
     for address in ["127.1:7001", "2130706433:7001", "0x7f000001:7001"] {
         assert_eq!(it.check(&at(address)), Ok(()));
         let refused = it.resolve(&at(address)).await.unwrap_err();
-        assert!(matches!(&refused, NoWay::Refused { refusal: Refusal::Own(_), .. }), "{address}: {refused}");
+        assert!(matches!(&refused, ReachError::Refused { refusal: Refusal::Own(_), .. }), "{address}: {refused}");
         assert!(reach(&[]).resolve(&at(address)).await.unwrap_err().to_string().contains("loopback"));
     }
     assert_eq!(it.resolve(&at("127.1:7002")).await.unwrap(), ["127.0.0.1:7002".parse().unwrap()]);
     it.registry("http://localhost:2379");
-    assert!(matches!(it.resolve(&at("127.1:2379")).await, Err(NoWay::Refused { refusal: Refusal::Registry, .. })));
-    assert!(matches!(it.resolve(&at("no.such.invalid:80")).await, Err(NoWay::Unknown { .. })));
+    assert!(matches!(it.resolve(&at("127.1:2379")).await, Err(ReachError::Refused { refusal: Refusal::Registry, .. })));
+    assert!(matches!(it.resolve(&at("no.such.invalid:80")).await, Err(ReachError::Unknown { .. })));
 }

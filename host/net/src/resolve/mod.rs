@@ -14,7 +14,7 @@
 //! answer is kept for as long as its name server said, and used a while longer when the name server
 //! says nothing more (RFC 8767): what was right a minute ago is better than no address.
 
-mod numbers;
+mod ip_literal;
 mod query;
 mod race;
 mod system;
@@ -109,12 +109,13 @@ pub struct Resolver {
 
 struct Inner {
     source: Box<dyn Source>,
-    names: Mutex<HashMap<Arc<str>, Entry>>,
+    names: Mutex<HashMap<Arc<str>, CachedName>>,
     turns: Semaphore,
 }
 
+/// What is known of one name, and the look-up of it that runs.
 #[derive(Default)]
-struct Entry {
+struct CachedName {
     known: Option<Known>,
     failed: Option<(NotFound, Instant)>,
     /// The look-up that runs.
@@ -126,7 +127,7 @@ struct Known {
     until: Instant,
 }
 
-impl Entry {
+impl CachedName {
     fn stale(&self, now: Instant) -> Option<Arc<[IpAddr]>> {
         let known = self.known.as_ref().filter(|known| now < known.until + STALE)?;
         Some(Arc::clone(&known.addresses))
@@ -180,7 +181,7 @@ impl Resolver {
     ///
     /// Safe: a look-up that was begun goes on, for whoever asks next.
     pub async fn addresses(&self, host: &str) -> Result<Arc<[IpAddr]>, NotFound> {
-        if let Some(ip) = numbers::address(host) {
+        if let Some(ip) = ip_literal::address(host) {
             return Ok([ip].into());
         }
         // A name is the same in any case (RFC 4343).
@@ -230,7 +231,7 @@ impl Resolver {
 }
 
 impl Inner {
-    fn names(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<Arc<str>, CachedName>> {
         // Nothing that runs under it can panic half-way.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -260,12 +261,15 @@ impl Inner {
             Ok(Answer { addresses, lives }) => {
                 let addresses: Arc<[IpAddr]> = addresses.into();
                 let until = now + lives.min(STALE);
-                *entry = Entry { known: Some(Known { addresses: Arc::clone(&addresses), until }), ..Entry::default() };
+                *entry = CachedName {
+                    known: Some(Known { addresses: Arc::clone(&addresses), until }),
+                    ..CachedName::default()
+                };
                 Ok(addresses)
             }
             Err(Failed { why: why @ NotFound::NoSuchName(_), lives }) => {
                 let until = now + lives.unwrap_or(FAILED).min(NEGATIVE_MOST);
-                *entry = Entry { failed: Some((why.clone(), until)), ..Entry::default() };
+                *entry = CachedName { failed: Some((why.clone(), until)), ..CachedName::default() };
                 Err(why)
             }
             Err(Failed { why, .. }) => {

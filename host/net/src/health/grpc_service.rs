@@ -29,12 +29,12 @@ const LARGEST_QUESTION: usize = 4096;
 /// Answers health checks. `status` says whether a service serves, none where there is no such
 /// service; it is told whether the process is ending.
 #[derive(Clone)]
-pub struct Own<F> {
+pub struct HealthService<F> {
     status: F,
     closing: CancellationToken,
 }
 
-impl<F: Fn(&str, bool) -> Option<bool> + Clone + Send + Sync + 'static> Own<F> {
+impl<F: Fn(&str, bool) -> Option<bool> + Clone + Send + Sync + 'static> HealthService<F> {
     /// By this source. A Watch ends with the last word after `closing` was cancelled.
     pub fn new(status: F, closing: CancellationToken) -> Self {
         Self { status, closing }
@@ -77,7 +77,7 @@ impl<F: Fn(&str, bool) -> Option<bool> + Clone + Send + Sync + 'static> Own<F> {
 }
 
 #[tonic::async_trait]
-impl<F: Fn(&str, bool) -> Option<bool> + Clone + Send + Sync + 'static> Health for Own<F> {
+impl<F: Fn(&str, bool) -> Option<bool> + Clone + Send + Sync + 'static> Health for HealthService<F> {
     async fn check(
         &self,
         request: tonic::Request<HealthCheckRequest>,
