@@ -11,7 +11,7 @@ use crate::{
     candidate::{self, CandidateError, Wanted},
     config::{ClientConfig, PluginChoice},
     error::StartError,
-    follow::follow,
+    file_watch::watch_files,
     load::PluginError,
     policy_file::{ConfiguredPolicy, PolicyFile},
 };
@@ -114,7 +114,7 @@ impl Defaults {
                 zone: zone.into(),
             };
             let handled = configured.candidate().info.sha256;
-            followers.spawn(follow(file, vec![path], handled));
+            followers.spawn(watch_files(file, vec![path], handled));
         }
         followers
     }
