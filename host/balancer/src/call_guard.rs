@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 use waymark_core::policy::LoadReport;
 
-use super::{
+use crate::{
     endpoint::{EndpointCell, Outcome},
     unresponsive,
 };

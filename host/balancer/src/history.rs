@@ -15,7 +15,7 @@ use tracing::warn;
 use waymark_core::policy::{PickError, PickTook, Policy};
 use waymark_runtime::Grants;
 
-use super::{
+use crate::{
     cpu_budget::{CpuBudget, CpuUse},
     state::FailureSink,
 };

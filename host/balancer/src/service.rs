@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use waymark_core::{model::ServiceName, policy::Policy, snapshot, traffic::Traffic};
 use waymark_runtime::WasmPolicy;
 
-use super::{
+use crate::{
     builders::Builders,
     capacity::Reservation,
     hash::HashKey,

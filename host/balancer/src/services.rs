@@ -16,7 +16,7 @@ use tokio::{
 use waymark_core::{model::ServiceName, naming::NamingError, snapshot, traffic::Traffic};
 use waymark_runtime::Limits;
 
-use super::{
+use crate::{
     builders::Builders,
     capacity::{AtCapacity, Capacity, Census, Reservation},
     changes::{Followers, ServiceChanges},

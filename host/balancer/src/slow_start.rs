@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use waymark_core::traffic::SlowStart;
 
-use super::endpoint::EndpointCell;
+use crate::endpoint::EndpointCell;
 
 /// The endpoints of a service that are in slow start: those that joined within its window.
 pub(super) struct SlowStarts {

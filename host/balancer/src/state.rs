@@ -20,7 +20,7 @@ use waymark_core::{
     traffic::Traffic,
 };
 
-use super::{
+use crate::{
     call_limiter::CallLimiter,
     endpoint::{EndpointCell, EndpointState},
     hash::HashKey,

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tracing::info;
 
-use super::endpoint::EndpointCell;
+use crate::endpoint::EndpointCell;
 
 /// A call that had less time says nothing: its caller may have been in too much of a hurry.
 const LONG: Duration = Duration::from_secs(1);
