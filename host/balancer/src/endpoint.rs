@@ -135,17 +135,17 @@ impl EndpointCell {
     }
 
     /// The same where these flags, too, speak against it.
-    pub(super) fn takes_calls_without(&self, flags_too: u32) -> bool {
+    pub(super) fn takes_calls_without(&self, extra_flags: u32) -> bool {
         let flags = self.flags.load(Relaxed);
-        flags & (flag::ASKED | flags_too) == 0
-            || (flags & (flag::UNUSABLE | flags_too) == 0
+        flags & (flag::ASKED | extra_flags) == 0
+            || (flags & (flag::UNUSABLE | extra_flags) == 0
                 && !self.is_full()
                 && (flags & flag::SLOW_START == 0 || fastrand::u32(..) <= self.slow_start_share.load(Relaxed)))
     }
 
     /// Whether it could be chosen but for its slow start; where these flags, too, speak against it.
-    pub(super) fn takes_calls_despite_slow_start(&self, flags_too: u32) -> bool {
-        self.flags.load(Relaxed) & (flag::UNUSABLE | flags_too) == 0 && !self.is_full()
+    pub(super) fn takes_calls_despite_slow_start(&self, extra_flags: u32) -> bool {
+        self.flags.load(Relaxed) & (flag::UNUSABLE | extra_flags) == 0 && !self.is_full()
     }
 
     /// Whether there is no connection to it, though nothing speaks against one.
@@ -270,7 +270,7 @@ impl EndpointCell {
     }
 
     /// Whether it could be chosen but for an ejection.
-    pub(super) fn takes_calls_if_need_be(&self) -> bool {
+    pub(super) fn takes_calls_despite_ejection(&self) -> bool {
         self.is_reachable() && !self.is_full()
     }
 
@@ -564,7 +564,7 @@ mod tests {
         let limiter = Arc::clone(&cell.limiter);
         for word in [Health::Healthy, Health::Unhealthy] {
             cell.set_health(Health::Unknown);
-            assert!(cell.is_pending() && !cell.is_usable() && !cell.takes_calls_if_need_be());
+            assert!(cell.is_pending() && !cell.is_usable() && !cell.takes_calls_despite_ejection());
             let told = limiter.readied();
             cell.set_health(word);
             assert!(told.now_or_never().is_some() && cell.health() == word);

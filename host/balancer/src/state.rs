@@ -315,48 +315,48 @@ impl ServiceState {
         if self.endpoints.is_empty() {
             return Pick::NoEndpoints { listed: self.listed };
         }
-        let asking = Asking { request, sequence: request.sequence, flags_too: self.speaks_against() };
-        if let Some(pick) = self.try_plan(&self.plan, &*self.failures, &asking) {
+        let attempt = Attempt { request, sequence: request.sequence, extra_flags: self.extra_flags() };
+        if let Some(pick) = self.try_plan(&self.plan, &*self.failures, &attempt) {
             return pick;
         }
         self.counters.fallback_picks.fetch_add(1, Relaxed);
         if let Some(Fallback { plan, failures }) = &self.fallback {
-            if let Some(pick) = self.try_plan(plan, &**failures, &asking) {
+            if let Some(pick) = self.try_plan(plan, &**failures, &attempt) {
                 return pick;
             }
             self.counters.fallback_failures.fetch_add(1, Relaxed);
         }
-        self.rotate(&asking, None)
+        self.rotate(&attempt, None)
     }
 
     /// What speaks against an endpoint beside the usual: where any is connected to, that one is
     /// not.
-    fn speaks_against(&self) -> u32 {
+    fn extra_flags(&self) -> u32 {
         if self.limiter.connected() > 0 { flag::UNCONNECTED } else { 0 }
     }
 
     /// None when it fails, which is told of, or when it failed too often and is asked no more.
-    fn try_plan(&self, plan: &Plan, failures: &dyn FailureSink, asking: &Asking<'_>) -> Option<Pick> {
+    fn try_plan(&self, plan: &Plan, failures: &dyn FailureSink, attempt: &Attempt<'_>) -> Option<Pick> {
         if matches!(plan, Plan::EachRequest(_)) && failures.is_quarantined() {
             return None;
         }
-        self.ask(plan, failures, asking).inspect_err(|error| failures.pick_failed(error)).ok()
+        self.ask(plan, failures, attempt).inspect_err(|error| failures.pick_failed(error)).ok()
     }
 
-    fn ask(&self, plan: &Plan, failures: &dyn FailureSink, asking: &Asking<'_>) -> Result<Pick, PickError> {
-        let request = asking.request;
+    fn ask(&self, plan: &Plan, failures: &dyn FailureSink, attempt: &Attempt<'_>) -> Result<Pick, PickError> {
+        let request = attempt.request;
         match plan {
-            Plan::Rotation(list) => Ok(self.walk(list, true, asking)),
+            Plan::Rotation(list) => Ok(self.walk(list, true, attempt)),
             Plan::HashTable(table) => {
                 let hash = self.hash(request).unwrap_or_else(|| fastrand::u32(..));
                 // Who stands in where nobody near can be used is the same for all calls of a key.
-                Ok(self.walk(table, false, &Asking { sequence: hash, ..*asking }))
+                Ok(self.walk(table, false, &Attempt { sequence: hash, ..*attempt }))
             }
             Plan::EachRequest(picker) => {
                 let mut facts = Facts { state: self, request, failures, refused: Refused::default() };
                 let random = fastrand::u64(..);
                 let mut context = PickContext {
-                    sequence: asking.sequence,
+                    sequence: attempt.sequence,
                     random: ((random >> 32) as u32, random as u32),
                     hash: self.hash(request),
                     attempt: request.tried.len() as u32,
@@ -369,21 +369,21 @@ impl ServiceState {
                             // One that wants for a connection would lose to the other for ever.
                             [a, b]
                                 .into_iter()
-                                .filter(|index| self.merely_wants(*index, asking))
+                                .filter(|index| self.lacks_only_connection(*index, attempt))
                                 .for_each(|index| self.connect(index));
-                            self.less_loaded(a, b, asking)
+                            self.less_loaded(a, b, attempt)
                         }
                         Decision::Queue => return Ok(Pick::Queue),
                         Decision::Fail(message) => return Ok(Pick::Fail(message)),
                         Decision::Drop(message) => return Ok(Pick::Drop(message)),
                     };
-                    if self.usable(index, asking) || self.may_wait(index, &mut chosen, asking) {
+                    if self.usable(index, attempt) || self.may_wait(index, &mut chosen, attempt) {
                         return Ok(Pick::Endpoint(index));
                     }
                     facts.refused.push(index);
                     context.attempt += 1;
                 }
-                Ok(self.rotate(asking, chosen))
+                Ok(self.rotate(attempt, chosen))
             }
         }
     }
@@ -394,15 +394,15 @@ impl ServiceState {
 
     /// The first usable entry of a plan from the request's number on; `spread` says that any
     /// other entry is as good as the next.
-    fn walk(&self, list: &[u32], spread: bool, asking: &Asking<'_>) -> Pick {
+    fn walk(&self, list: &[u32], spread: bool, attempt: &Attempt<'_>) -> Pick {
         if list.is_empty() {
-            return self.none_usable(asking.request);
+            return self.none_usable(attempt.request);
         }
         let mut chosen = None;
-        let mut at = asking.sequence as usize % list.len();
+        let mut at = attempt.sequence as usize % list.len();
         for _ in 0..list.len().min(LOOK_AHEAD) {
             let index = list[at];
-            if self.usable(index, asking) || self.may_wait(index, &mut chosen, asking) {
+            if self.usable(index, attempt) || self.may_wait(index, &mut chosen, attempt) {
                 return Pick::Endpoint(index);
             }
             if spread {
@@ -416,23 +416,23 @@ impl ServiceState {
                 at = 0;
             }
         }
-        self.rotate(asking, chosen)
+        self.rotate(attempt, chosen)
     }
 
     /// The one native way to choose: rotate over the usable endpoints that have a weight. It is
     /// used when a policy failed and nothing else is left, or when what a policy chose cannot be
     /// used. `chosen` is an endpoint that it chose and that is not connected to.
-    fn rotate(&self, asking: &Asking<'_>, chosen: Option<u32>) -> Pick {
+    fn rotate(&self, attempt: &Attempt<'_>, chosen: Option<u32>) -> Pick {
         let len = self.endpoints.len();
         let find = |takes: &dyn Fn(&EndpointCell) -> bool| {
-            let indexes = (0..len).map(|offset| (asking.sequence as usize + offset) % len);
+            let indexes = (0..len).map(|offset| (attempt.sequence as usize + offset) % len);
             let fits = |index: &usize| {
                 let EndpointState { endpoint, cell } = &self.endpoints[*index];
-                endpoint.weight > 0 && !asking.has_tried(*index as u32) && takes(cell)
+                endpoint.weight > 0 && !attempt.has_tried(*index as u32) && takes(cell)
             };
             indexes.into_iter().find(fits).map(|index| index as u32)
         };
-        let unlike = asking.flags_too;
+        let unlike = attempt.extra_flags;
         // Whoever is connected to takes none of it: then one that is not, as the plan has it. One
         // that was ejected is better than none.
         let found = find(&|cell| cell.takes_calls_without(unlike))
@@ -440,15 +440,15 @@ impl ServiceState {
             .or(chosen)
             .or_else(|| find(&|cell| unlike != 0 && cell.takes_calls()))
             .or_else(|| find(&|cell| unlike != 0 && cell.takes_calls_despite_slow_start(0)))
-            .or_else(|| find(&EndpointCell::takes_calls_if_need_be));
-        found.map_or_else(|| self.none_usable(asking.request), Pick::Endpoint)
+            .or_else(|| find(&EndpointCell::takes_calls_despite_ejection));
+        found.map_or_else(|| self.none_usable(attempt.request), Pick::Endpoint)
     }
 
     /// Of an endpoint that the policy chose and that cannot be used: whether the call may go there
     /// because it is about to be connected to. Of those that merely want for a connection the first
     /// is remembered, and connected to beside the call.
-    fn may_wait(&self, index: u32, chosen: &mut Option<u32>, asking: &Asking<'_>) -> bool {
-        if chosen.is_some() || !self.merely_wants(index, asking) {
+    fn may_wait(&self, index: u32, chosen: &mut Option<u32>, attempt: &Attempt<'_>) -> bool {
+        if chosen.is_some() || !self.lacks_only_connection(index, attempt) {
             return false;
         }
         *chosen = Some(index);
@@ -457,9 +457,9 @@ impl ServiceState {
     }
 
     /// Whether an endpoint could be chosen if it were connected to.
-    fn merely_wants(&self, index: u32, asking: &Asking<'_>) -> bool {
+    fn lacks_only_connection(&self, index: u32, attempt: &Attempt<'_>) -> bool {
         let cell = &self.endpoints[index as usize].cell;
-        asking.flags_too != 0 && cell.is_unconnected() && cell.takes_calls() && !asking.has_tried(index)
+        attempt.extra_flags != 0 && cell.is_unconnected() && cell.takes_calls() && !attempt.has_tried(index)
     }
 
     /// Has an endpoint connected to, if it is not and no attempt runs.
@@ -502,8 +502,8 @@ impl ServiceState {
         Pick::NoneUsable { known: self.endpoints.len(), backing_off, full, pending }
     }
 
-    fn usable(&self, index: u32, asking: &Asking<'_>) -> bool {
-        !asking.has_tried(index) && self.endpoints[index as usize].cell.takes_calls_without(asking.flags_too)
+    fn usable(&self, index: u32, attempt: &Attempt<'_>) -> bool {
+        !attempt.has_tried(index) && self.endpoints[index as usize].cell.takes_calls_without(attempt.extra_flags)
     }
 
     /// Whether another endpoint than this one, and than those that were tried, takes calls now.
@@ -517,12 +517,12 @@ impl ServiceState {
         self.limiter.connected() > 0 && self.has_other_without(than, tried, flag::UNCONNECTED)
     }
 
-    fn has_other_without(&self, than: &EndpointState, tried: &[u32], flags_too: u32) -> bool {
+    fn has_other_without(&self, than: &EndpointState, tried: &[u32], extra_flags: u32) -> bool {
         let other = |(index, state): (usize, &EndpointState)| {
             state.endpoint.weight > 0
                 && !Arc::ptr_eq(&state.cell, &than.cell)
                 && !tried.contains(&(index as u32))
-                && state.cell.takes_calls_without(flags_too)
+                && state.cell.takes_calls_without(extra_flags)
         };
         self.endpoints.iter().enumerate().any(other)
     }
@@ -532,8 +532,8 @@ impl ServiceState {
         self.endpoints.iter().any(|state| state.endpoint.weight > 0 && state.cell.is_usable())
     }
 
-    fn less_loaded(&self, a: u32, b: u32, asking: &Asking<'_>) -> u32 {
-        match (self.usable(a, asking), self.usable(b, asking)) {
+    fn less_loaded(&self, a: u32, b: u32, attempt: &Attempt<'_>) -> u32 {
+        match (self.usable(a, attempt), self.usable(b, attempt)) {
             (true, false) => return a,
             (false, true) => return b,
             _ => {}
@@ -546,17 +546,17 @@ impl ServiceState {
     }
 }
 
-/// A request that an endpoint is looked for.
+/// One attempt of a request, which an endpoint is looked for.
 #[derive(Clone, Copy)]
-struct Asking<'a> {
+struct Attempt<'a> {
     request: &'a PickRequest<'a>,
     /// Its number in the rotation.
     sequence: u32,
     /// What speaks against an endpoint beside the usual; see [`flag`].
-    flags_too: u32,
+    extra_flags: u32,
 }
 
-impl Asking<'_> {
+impl Attempt<'_> {
     fn has_tried(&self, index: u32) -> bool {
         self.request.tried.contains(&index)
     }
