@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::Notify;
 use waymark_core::model::ServiceName;
 
-use super::service::ServiceHandle;
+use crate::service::ServiceHandle;
 
 /// One service more or less.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use waymark_core::{
     traffic::{Detector, OutlierDetection},
 };
 
-use super::endpoint::EndpointState;
+use crate::endpoint::EndpointState;
 
 /// The ejections of one service.
 pub(super) struct Ejections {
@@ -32,7 +32,7 @@ impl Ejections {
         let now = Instant::now();
         self.due = now + self.detector.config().interval;
         let key = |state: &EndpointState| (state.endpoint.id.clone(), state.endpoint.address.clone());
-        let observed: Vec<_> = endpoints.iter().map(|state| (key(state), state.cell.answered())).collect();
+        let observed: Vec<_> = endpoints.iter().map(|state| (key(state), state.cell.call_counts())).collect();
         self.detector.sweep(now.saturating_duration_since(self.began), &observed, || fastrand::u32(0..100));
         let ejected: Vec<_> = observed.iter().map(|(key, _)| self.detector.is_ejected(key)).collect();
         let mut newly = 0;

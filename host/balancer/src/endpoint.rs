@@ -15,14 +15,13 @@ use tokio::time::Instant;
 use waymark_core::{
     model::Endpoint,
     policy::LoadReport,
-    traffic::{Answered, Code},
+    traffic::{CallCounts, Code},
 };
 
-use super::{
-    gate::Gate,
+use crate::{
+    call_limiter::CallLimiter,
     report::Reported,
-    standing::{Connectivity, Fitness, Standing, flag},
-    unanswering,
+    status::{Connectivity, EndpointStatus, Health, flag},
 };
 
 /// How a call on an endpoint ended.
@@ -69,8 +68,8 @@ pub struct EndpointCell {
     /// Calls that have ended, by [`Outcome`].
     ended: [AtomicU64; 4],
     latency: PeakEwma,
-    /// While it is young: the part of its share that it gets, of `u32::MAX`.
-    part: AtomicU32,
+    /// While it is in slow start: the part of its share that it gets, of `u32::MAX`.
+    slow_start_share: AtomicU32,
     /// How many of its calls failed lately, of `u32::MAX`.
     failing: AtomicU32,
     /// How many calls in a row were not answered in time, with no other answered meanwhile.
@@ -80,27 +79,27 @@ pub struct EndpointCell {
     attempt_at: AtomicU32,
     /// What its instance says of its own load, if it ever did.
     reported: OnceLock<Box<Reported>>,
-    gate: Arc<Gate>,
+    limiter: Arc<CallLimiter>,
     /// What the upstream keeps with it: of one type for all endpoints of the same services.
     attached: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl EndpointCell {
-    /// What is kept for an endpoint of a service with this gate.
-    pub fn new(gate: Arc<Gate>) -> Self {
-        let limited = if gate.per_endpoint() == u32::MAX { 0 } else { flag::LIMITED };
+    /// What is kept for an endpoint of the service with this limiter.
+    pub fn new(limiter: Arc<CallLimiter>) -> Self {
+        let limited = if limiter.per_endpoint() == u32::MAX { 0 } else { flag::LIMITED };
         let (_, idle) = flag::of_connectivity(Connectivity::Idle);
         Self {
             in_flight: AtomicU32::new(0),
             flags: AtomicU32::new(limited | idle),
             ended: Default::default(),
             latency: PeakEwma::new(Instant::now()),
-            part: AtomicU32::new(u32::MAX),
+            slow_start_share: AtomicU32::new(u32::MAX),
             failing: AtomicU32::new(0),
             unanswered: AtomicU32::new(0),
             attempt_at: AtomicU32::new(0),
             reported: OnceLock::new(),
-            gate,
+            limiter,
             attached: OnceLock::new(),
         }
     }
@@ -136,17 +135,17 @@ impl EndpointCell {
     }
 
     /// The same where these flags, too, speak against it.
-    pub(super) fn takes_calls_without(&self, flags_too: u32) -> bool {
+    pub(super) fn takes_calls_without(&self, extra_flags: u32) -> bool {
         let flags = self.flags.load(Relaxed);
-        flags & (flag::ASKED | flags_too) == 0
-            || (flags & (flag::UNUSABLE | flags_too) == 0
+        flags & (flag::ASKED | extra_flags) == 0
+            || (flags & (flag::UNUSABLE | extra_flags) == 0
                 && !self.is_full()
-                && (flags & flag::YOUNG == 0 || fastrand::u32(..) <= self.part.load(Relaxed)))
+                && (flags & flag::SLOW_START == 0 || fastrand::u32(..) <= self.slow_start_share.load(Relaxed)))
     }
 
-    /// Whether it could be chosen but for its youth; where these flags, too, speak against it.
-    pub(super) fn takes_calls_though_young(&self, flags_too: u32) -> bool {
-        self.flags.load(Relaxed) & (flag::UNUSABLE | flags_too) == 0 && !self.is_full()
+    /// Whether it could be chosen but for its slow start; where these flags, too, speak against it.
+    pub(super) fn takes_calls_despite_slow_start(&self, extra_flags: u32) -> bool {
+        self.flags.load(Relaxed) & (flag::UNUSABLE | extra_flags) == 0 && !self.is_full()
     }
 
     /// Whether there is no connection to it, though nothing speaks against one.
@@ -174,15 +173,15 @@ impl EndpointCell {
         self.latency.origin.elapsed().as_millis() as u32
     }
 
-    /// Whether it joined lately, and gets a part of its share.
-    pub fn is_young(&self) -> bool {
-        self.flags.load(Relaxed) & flag::YOUNG != 0
+    /// Whether it is in slow start: it joined lately, and gets a part of its share.
+    pub fn is_in_slow_start(&self) -> bool {
+        self.flags.load(Relaxed) & flag::SLOW_START != 0
     }
 
     /// Says which part of its share it gets, from 0 to 1. The service's task is the only caller.
-    pub(super) fn set_part(&self, part: f64) {
-        self.part.store((part * f64::from(u32::MAX)) as u32, Relaxed);
-        self.set(flag::YOUNG, part < 1.0);
+    pub(super) fn set_slow_start_share(&self, part: f64) {
+        self.slow_start_share.store((part * f64::from(u32::MAX)) as u32, Relaxed);
+        self.set(flag::SLOW_START, part < 1.0);
     }
 
     /// How many of its calls failed or were answered by an error, from 0 to 1: an average over
@@ -218,13 +217,13 @@ impl EndpointCell {
         }
     }
 
-    /// Whether picks may choose it, its places and its weight aside.
+    /// Whether picks may choose it, its limit of calls and its weight aside.
     pub fn is_usable(&self) -> bool {
         self.flags.load(Relaxed) & flag::UNUSABLE == 0
     }
 
-    /// Whether it can be reached and is fit: picks may choose it, its places, its weight and an
-    /// ejection aside.
+    /// Whether it can be reached and is healthy: picks may choose it, its limit of calls, its
+    /// weight and an ejection aside.
     pub fn is_reachable(&self) -> bool {
         self.flags.load(Relaxed) & flag::UNREACHABLE == 0
     }
@@ -244,19 +243,19 @@ impl EndpointCell {
     }
 
     /// What its check says of it.
-    pub fn fitness(&self) -> Fitness {
-        flag::fitness(self.flags.load(Relaxed))
+    pub fn health(&self) -> Health {
+        flag::health(self.flags.load(Relaxed))
     }
 
     /// Says what its check says of it. Its check is the only caller.
-    pub fn set_fitness(&self, fitness: Fitness) {
-        let (clear, set) = flag::of_fitness(fitness);
+    pub fn set_health(&self, health: Health) {
+        let (clear, set) = flag::of_health(health);
         self.change(clear, set);
     }
 
     /// All of it in one word.
-    pub fn standing(&self) -> Standing {
-        flag::standing(self.flags.load(Relaxed))
+    pub fn status(&self) -> EndpointStatus {
+        flag::status(self.flags.load(Relaxed))
     }
 
     /// Whether its check is about to say whether it may be used.
@@ -271,7 +270,7 @@ impl EndpointCell {
     }
 
     /// Whether it could be chosen but for an ejection.
-    pub(super) fn takes_calls_if_need_be(&self) -> bool {
+    pub(super) fn takes_calls_despite_ejection(&self) -> bool {
         self.is_reachable() && !self.is_full()
     }
 
@@ -296,23 +295,10 @@ impl EndpointCell {
         self.flags.load(Relaxed) & (flag::SILENT | flag::UNANSWERING | flag::TRIAL) != 0
     }
 
-    /// A call that began then was not answered in its time.
-    fn note_unanswered(self: &Arc<Self>, began: Instant) {
-        let most = self.gate.unanswered();
-        if most == 0 || began.elapsed() < unanswering::LONG {
-            return;
-        }
-        if self.latency.recorded_since(began) {
-            self.unanswered.store(0, Relaxed);
-        } else if self.unanswered.fetch_add(1, Relaxed) + 1 >= most {
-            unanswering::begin(self);
-        }
-    }
-
-    /// What its calls that ended say of it.
-    pub(super) fn answered(&self) -> Answered {
-        let badly = self.ended(Outcome::Errored) + self.ended(Outcome::Failed);
-        Answered { well: self.ended(Outcome::Succeeded), badly }
+    /// How its calls ended, for the outlier detection.
+    pub(super) fn call_counts(&self) -> CallCounts {
+        let failed = self.ended(Outcome::Errored) + self.ended(Outcome::Failed);
+        CallCounts { succeeded: self.ended(Outcome::Succeeded), failed }
     }
 
     fn set(&self, flag: u32, on: bool) {
@@ -326,44 +312,22 @@ impl EndpointCell {
         let now = before & !clear | set;
         let (was_connected, is_connected) = (flag::is_connected(before), flag::is_connected(now));
         if was_connected != is_connected {
-            self.gate.count_connected(is_connected);
+            self.limiter.count_connected(is_connected);
         }
         if (before ^ now) & flag::CONNECTING != 0 {
-            self.gate.count_connecting(now & flag::CONNECTING != 0);
+            self.limiter.count_connecting(now & flag::CONNECTING != 0);
         }
         let usable = now & flag::UNUSABLE == 0;
         let usable = usable && (before & flag::UNUSABLE != 0 || (is_connected && !was_connected));
         // Who waits for the word of its check is told a bad one, too.
         if usable || (flag::pending(before) && !flag::pending(now)) {
-            self.gate.ready();
+            self.limiter.ready();
         }
     }
 
     /// Whether as many calls run on it as may.
     pub fn is_full(&self) -> bool {
-        self.in_flight() >= self.gate.per_endpoint()
-    }
-
-    /// Begins a call. The returned guard ends it, as cancelled if nothing else is said. None where
-    /// as many run as may.
-    pub fn begin(self: &Arc<Self>) -> Option<CallGuard> {
-        if self.in_flight.fetch_add(1, Relaxed) >= self.gate.per_endpoint() {
-            self.leave();
-            return None;
-        }
-        if self.flags.load(Relaxed) & flag::TRIAL != 0 {
-            // This is the one that tries.
-            self.change(flag::TRIAL, flag::UNANSWERING);
-        }
-        let (began, outcome) = (Instant::now(), Outcome::Cancelled);
-        Some(CallGuard { cell: Arc::clone(self), began, due: None, answered: false, outcome })
-    }
-
-    fn leave(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
-        if self.gate.per_endpoint() != u32::MAX {
-            self.gate.free();
-        }
+        self.in_flight() >= self.limiter.per_endpoint()
     }
 
     /// What the upstream keeps with this endpoint, made at first use.
@@ -379,16 +343,76 @@ impl Drop for EndpointCell {
     fn drop(&mut self) {
         let flags = *self.flags.get_mut();
         if flag::is_connected(flags) {
-            self.gate.count_connected(false);
+            self.limiter.count_connected(false);
         }
         if flags & flag::CONNECTING != 0 {
-            self.gate.count_connecting(false);
+            self.limiter.count_connecting(false);
         }
     }
 }
 
-/// For [`unanswering`], which watches one that answers no calls.
+/// For [`CallGuard`](super::CallGuard), which says how calls go.
 impl EndpointCell {
+    /// Counts one more call that runs. False where as many run as may: then nothing is counted.
+    pub(super) fn enter(&self) -> bool {
+        if self.in_flight.fetch_add(1, Relaxed) >= self.limiter.per_endpoint() {
+            self.leave();
+            return false;
+        }
+        if self.flags.load(Relaxed) & flag::TRIAL != 0 {
+            // This is the one that tries.
+            self.change(flag::TRIAL, flag::UNANSWERING);
+        }
+        true
+    }
+
+    /// A call that ran has ended, as [`Self::count_ended`] was told before.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        if self.limiter.per_endpoint() != u32::MAX {
+            self.limiter.free();
+        }
+    }
+
+    /// Counts how a call ended, also towards the failure rate.
+    pub(super) fn count_ended(&self, outcome: Outcome) {
+        self.ended[outcome as usize].fetch_add(1, Relaxed);
+        match outcome {
+            Outcome::Succeeded => self.note(false),
+            Outcome::Errored | Outcome::Failed => self.note(true),
+            Outcome::Cancelled => {}
+        }
+    }
+
+    /// The answer to a call that began then has begun to come: that counts towards the latency.
+    pub(super) fn record_latency(&self, began: Instant) {
+        let now = Instant::now();
+        self.latency.record(now - began, now);
+    }
+
+    /// Keeps what the instance says of its load, with these metrics of its own by name.
+    pub(super) fn keep_report(&self, report: &LoadReport, named: BTreeMap<String, f64>) {
+        self.reported.get_or_init(|| Box::new(Reported::new())).keep(report, named);
+    }
+}
+
+/// For [`unresponsive`](super::unresponsive), which decides who answers no calls.
+impl EndpointCell {
+    /// After how many unanswered calls in a row it is taken out; 0 for never.
+    pub(super) fn most_unanswered(&self) -> u32 {
+        self.limiter.unanswered()
+    }
+
+    /// Counts a call that began then and was not answered in its time. Answers how many there are
+    /// in a row: none if the endpoint has answered another call meanwhile.
+    pub(super) fn count_unanswered(&self, began: Instant) -> u32 {
+        if self.latency.recorded_since(began) {
+            self.unanswered.store(0, Relaxed);
+            return 0;
+        }
+        self.unanswered.fetch_add(1, Relaxed) + 1
+    }
+
     /// Takes it out because it answers no calls. False: it is out already.
     pub(super) fn fall_unanswering(&self) -> bool {
         let out = |flags| (flags & (flag::UNANSWERING | flag::TRIAL) == 0).then_some(flags | flag::UNANSWERING);
@@ -408,59 +432,6 @@ impl EndpointCell {
             self.change(flag::UNANSWERING | flag::TRIAL, 0);
         }
         back
-    }
-}
-
-/// A call that runs on an endpoint. Dropping it ends the call.
-pub struct CallGuard {
-    cell: Arc<EndpointCell>,
-    began: Instant,
-    /// When its time is over, if that is said.
-    due: Option<Instant>,
-    answered: bool,
-    outcome: Outcome,
-}
-
-impl CallGuard {
-    /// When the call's time is over: one that is not answered by then counts against the endpoint.
-    pub fn set_due(&mut self, at: Option<Instant>) {
-        self.due = at;
-    }
-
-    /// The head of the answer has come: its time counts as the endpoint's latency.
-    pub fn answered(&mut self) {
-        if !self.answered {
-            self.answered = true;
-            let now = Instant::now();
-            self.cell.latency.record(now - self.began, now);
-        }
-    }
-
-    /// The instance spoke of its load, with these metrics of its own by name.
-    pub fn reported(&self, report: &LoadReport, named: BTreeMap<String, f64>) {
-        self.cell.reported.get_or_init(|| Box::new(Reported::new())).keep(report, named);
-    }
-
-    /// How the call ended; the last word counts.
-    pub fn set_outcome(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl Drop for CallGuard {
-    fn drop(&mut self) {
-        // First that it ended, then that it runs no more: who adds both up may count it twice for a
-        // moment, and never misses it.
-        self.cell.ended[self.outcome as usize].fetch_add(1, Relaxed);
-        match self.outcome {
-            Outcome::Succeeded => self.cell.note(false),
-            Outcome::Errored | Outcome::Failed => self.cell.note(true),
-            Outcome::Cancelled => {}
-        }
-        if !self.answered && self.due.is_some_and(|due| due <= Instant::now() + unanswering::NEARLY) {
-            self.cell.note_unanswered(self.began);
-        }
-        self.cell.leave();
     }
 }
 
@@ -521,7 +492,7 @@ mod tests {
 
     fn cell(limits: &CallLimits) -> Arc<EndpointCell> {
         let traffic = Traffic { limits: limits.clone(), ..Traffic::default() };
-        Arc::new(EndpointCell::new(Arc::new(Gate::new(&traffic))))
+        Arc::new(EndpointCell::new(Arc::new(CallLimiter::new(&traffic))))
     }
 
     #[tokio::test(start_paused = true)]
@@ -562,11 +533,11 @@ mod tests {
         assert!(cell.is_full() && cell.begin().is_none());
         // What was not begun is neither in flight nor counted.
         assert_eq!((cell.in_flight(), cell.calls()), (2, 2));
-        let gate = Arc::clone(&cell.gate);
-        assert!(gate.freed().now_or_never().is_some(), "the attempt above may have misled another one");
-        assert!(gate.freed().now_or_never().is_none());
+        let limiter = Arc::clone(&cell.limiter);
+        assert!(limiter.freed().now_or_never().is_some(), "the attempt above may have misled another one");
+        assert!(limiter.freed().now_or_never().is_none());
         drop(first);
-        assert!(gate.freed().now_or_never().is_some() && !cell.is_full());
+        assert!(limiter.freed().now_or_never().is_some() && !cell.is_full());
         drop((second, cell.begin().unwrap()));
         assert_eq!((cell.in_flight(), cell.calls()), (0, 3));
     }
@@ -590,18 +561,18 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_told_what_a_check_says_be_it_good_or_bad() {
         let cell = cell(&CallLimits::default());
-        let gate = Arc::clone(&cell.gate);
-        for word in [Fitness::Fit, Fitness::Unfit] {
-            cell.set_fitness(Fitness::Unchecked);
-            assert!(cell.is_pending() && !cell.is_usable() && !cell.takes_calls_if_need_be());
-            let told = gate.readied();
-            cell.set_fitness(word);
-            assert!(told.now_or_never().is_some() && cell.fitness() == word);
-            assert_eq!((cell.is_usable(), cell.is_pending()), (word == Fitness::Fit, false));
+        let limiter = Arc::clone(&cell.limiter);
+        for word in [Health::Healthy, Health::Unhealthy] {
+            cell.set_health(Health::Unknown);
+            assert!(cell.is_pending() && !cell.is_usable() && !cell.takes_calls_despite_ejection());
+            let told = limiter.readied();
+            cell.set_health(word);
+            assert!(told.now_or_never().is_some() && cell.health() == word);
+            assert_eq!((cell.is_usable(), cell.is_pending()), (word == Health::Healthy, false));
         }
         // What cannot be connected to is not waited for.
-        cell.set_fitness(Fitness::Unchecked);
-        let told = gate.readied();
+        cell.set_health(Health::Unknown);
+        let told = limiter.readied();
         cell.set_connectivity(Connectivity::BackingOff);
         assert!(told.now_or_never().is_some() && !cell.is_pending());
     }
@@ -609,15 +580,15 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_told_when_an_endpoint_can_be_used_again() {
         let cell = cell(&CallLimits::default());
-        let gate = Arc::clone(&cell.gate);
+        let limiter = Arc::clone(&cell.limiter);
         cell.set_connectivity(Connectivity::BackingOff);
         assert!(!cell.is_usable());
-        let mut readied = std::pin::pin!(gate.readied());
+        let mut readied = std::pin::pin!(limiter.readied());
         assert!(readied.as_mut().now_or_never().is_none());
         cell.set_connectivity(Connectivity::Ready);
         assert!(readied.now_or_never().is_some() && cell.is_usable());
         // It was usable before: no news.
-        let mut readied = std::pin::pin!(gate.readied());
+        let mut readied = std::pin::pin!(limiter.readied());
         assert!(readied.as_mut().now_or_never().is_none());
         cell.set_connectivity(Connectivity::Ready);
         assert!(readied.now_or_never().is_none());

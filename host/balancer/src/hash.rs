@@ -21,6 +21,7 @@ pub enum HashKey {
 /// A text that names no [`HashKey`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("hash key {} {problem}", text::shown(format_args!("{text:?}"), text::NAME))]
+#[non_exhaustive]
 pub struct HashKeyError {
     text: String,
     problem: &'static str,

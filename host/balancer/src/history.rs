@@ -15,8 +15,8 @@ use tracing::warn;
 use waymark_core::policy::{PickError, PickTook, Policy};
 use waymark_runtime::Grants;
 
-use super::{
-    share::{Share, Verdict},
+use crate::{
+    cpu_budget::{CpuBudget, CpuUse},
     state::FailureSink,
 };
 
@@ -97,7 +97,7 @@ pub struct PolicyVersion {
 }
 
 /// One version with what is needed to run it again.
-pub(super) struct Entry {
+pub(super) struct HistoryEntry {
     pub(super) version: u64,
     pub(super) info: PolicyInfo,
     pub(super) at: SystemTime,
@@ -106,11 +106,11 @@ pub(super) struct Entry {
     pub(super) reason: String,
     /// None when it could not even be loaded.
     pub(super) policy: Option<Arc<dyn Policy>>,
-    pub(super) failures: Arc<Failures>,
+    pub(super) failures: Arc<PolicyFailures>,
     pub(super) replaced_in: Option<Duration>,
 }
 
-impl Entry {
+impl HistoryEntry {
     fn public(&self) -> PolicyVersion {
         PolicyVersion {
             version: self.version,
@@ -132,7 +132,7 @@ const REMEMBERED: usize = 32;
 /// A service's policy versions, oldest first.
 #[derive(Default)]
 pub(super) struct History {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<HistoryEntry>,
     last_version: u64,
 }
 
@@ -145,7 +145,7 @@ impl History {
     /// Adds a version. Past [`REMEMBERED`] one is forgotten: the oldest that was refused, since
     /// nobody can go back to it, else the oldest that does not run and is not `keep`. So a file
     /// that is broken again and again costs no way back.
-    pub(super) fn push(&mut self, entry: Entry, keep: Option<u64>) {
+    pub(super) fn push(&mut self, entry: HistoryEntry, keep: Option<u64>) {
         self.entries.push_back(entry);
         if self.entries.len() > REMEMBERED {
             let newest = self.last_version;
@@ -157,22 +157,22 @@ impl History {
         }
     }
 
-    pub(super) fn get_mut(&mut self, version: u64) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, version: u64) -> Option<&mut HistoryEntry> {
         self.entries.iter_mut().find(|entry| entry.version == version)
     }
 
-    pub(super) fn get(&self, version: u64) -> Option<&Entry> {
+    pub(super) fn get(&self, version: u64) -> Option<&HistoryEntry> {
         self.entries.iter().find(|entry| entry.version == version)
     }
 
     /// The newest version before `version` that once ran.
-    pub(super) fn before(&self, version: u64) -> Option<&Entry> {
+    pub(super) fn before(&self, version: u64) -> Option<&HistoryEntry> {
         self.entries.iter().rev().find(|e| e.version < version && e.outcome == PolicyOutcome::Superseded)
     }
 
     /// All versions, newest first.
     pub(super) fn list(&self) -> Vec<PolicyVersion> {
-        self.entries.iter().rev().map(Entry::public).collect()
+        self.entries.iter().rev().map(HistoryEntry::public).collect()
     }
 }
 
@@ -184,22 +184,22 @@ pub(super) struct Quarantine {
     /// … within this time.
     pub(super) window: Duration,
     /// The part of a thread's time that they may use for long, in percent.
-    pub(super) share: u32,
+    pub(super) cpu_percent: u32,
 }
 
 /// Counts the failing picks of one policy version, and what its picks take.
-pub(super) struct Failures {
+pub(super) struct PolicyFailures {
     service: String,
     policy: Arc<str>,
     quarantine: Quarantine,
     recent: Mutex<Recent>,
     /// Set with [`Recent::exceeded`], for picks.
-    condemned: AtomicBool,
+    is_quarantined: AtomicBool,
     /// Wakes the service's task.
     notify: Arc<Notify>,
     /// Locked only where a pick was charged, which each thread is some hundred times a second at
     /// most.
-    share: Mutex<Share>,
+    cpu_budget: Mutex<CpuBudget>,
     /// Whether its picks take too much, as the task was told.
     slow: AtomicBool,
 }
@@ -212,16 +212,16 @@ struct Recent {
     exceeded: Option<(Instant, String)>,
 }
 
-impl Failures {
+impl PolicyFailures {
     pub(super) fn new(service: &str, policy: Arc<str>, quarantine: Quarantine, notify: Arc<Notify>) -> Self {
         Self {
             service: service.into(),
             policy,
             quarantine,
             recent: Mutex::default(),
-            condemned: AtomicBool::new(false),
+            is_quarantined: AtomicBool::new(false),
             notify,
-            share: Mutex::new(Share::new(quarantine.share)),
+            cpu_budget: Mutex::new(CpuBudget::new(quarantine.cpu_percent)),
             slow: AtomicBool::new(false),
         }
     }
@@ -237,8 +237,8 @@ impl Failures {
 
     /// Says in a sentence that its picks take too much of the workers' time, while they do.
     pub(super) fn slow(&self) -> Option<String> {
-        let verdict = self.slow.load(Relaxed).then(|| self.share().look(Instant::now()));
-        if let Some(Verdict::Degraded(percent) | Verdict::Condemned(percent)) = verdict {
+        let cpu_use = self.slow.load(Relaxed).then(|| self.cpu_budget().use_at(Instant::now()));
+        if let Some(CpuUse::Over(percent) | CpuUse::Exhausted(percent)) = cpu_use {
             return Some(self.too_much(percent));
         }
         self.slow.store(false, Relaxed);
@@ -246,14 +246,14 @@ impl Failures {
     }
 
     fn too_much(&self, percent: u32) -> String {
-        let allowed = self.quarantine.share;
+        let allowed = self.quarantine.cpu_percent;
         format!("its picks take {percent} % of a worker's processor time, more than {allowed} % (`pick-share-percent`)")
     }
 
-    fn condemn(&self, recent: &mut Recent, now: Instant, reason: String) {
+    fn quarantine(&self, recent: &mut Recent, now: Instant, reason: String) {
         if recent.exceeded.is_none() {
             recent.exceeded = Some((now, reason));
-            self.condemned.store(true, Relaxed);
+            self.is_quarantined.store(true, Relaxed);
             self.notify.notify_one();
         }
     }
@@ -263,14 +263,14 @@ impl Failures {
         let mut recent = self.lock();
         recent.at.clear();
         recent.exceeded = None;
-        self.share().forget();
+        self.cpu_budget().reset();
         self.slow.store(false, Relaxed);
-        self.condemned.store(false, Relaxed);
+        self.is_quarantined.store(false, Relaxed);
     }
 
-    fn share(&self) -> std::sync::MutexGuard<'_, Share> {
+    fn cpu_budget(&self) -> std::sync::MutexGuard<'_, CpuBudget> {
         // As below.
-        self.share.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cpu_budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -279,7 +279,7 @@ impl Failures {
     }
 }
 
-impl FailureSink for Failures {
+impl FailureSink for PolicyFailures {
     fn pick_failed(&self, error: &PickError) {
         // It was not asked: what kept it from being asked is counted itself, and the fallback's
         // picks are for themselves.
@@ -302,7 +302,7 @@ impl FailureSink for Failures {
         if recent.at.len() >= self.quarantine.failures {
             let Quarantine { failures, window, .. } = self.quarantine;
             let reason = format!("after {failures} failed picks within {window:?}: {error}");
-            self.condemn(&mut recent, now, reason);
+            self.quarantine(&mut recent, now, reason);
         }
     }
 
@@ -311,23 +311,23 @@ impl FailureSink for Failures {
             return;
         }
         let now = Instant::now();
-        let verdict = self.share().add(took, now);
-        match verdict {
-            Verdict::Fine => {}
-            Verdict::Degraded(_) => {
+        let cpu_use = self.cpu_budget().add(took, now);
+        match cpu_use {
+            CpuUse::Within => {}
+            CpuUse::Over(_) => {
                 if !self.slow.swap(true, Relaxed) {
                     self.notify.notify_one();
                 }
             }
-            Verdict::Condemned(percent) => {
+            CpuUse::Exhausted(percent) => {
                 let reason = format!("because {}", self.too_much(percent));
-                self.condemn(&mut self.lock(), now, reason);
+                self.quarantine(&mut self.lock(), now, reason);
             }
         }
     }
 
-    fn condemned(&self) -> bool {
-        self.condemned.load(Relaxed)
+    fn is_quarantined(&self) -> bool {
+        self.is_quarantined.load(Relaxed)
     }
 }
 
@@ -339,24 +339,24 @@ mod tests {
 
     #[test]
     fn failures_are_counted_each_and_logged_once_with_their_reason_until_a_pardon() {
-        let quarantine = Quarantine { failures: 3, window: Duration::from_secs(60), share: 25 };
-        let failures = Failures::new("svc", "mine".into(), quarantine, Arc::default());
+        let quarantine = Quarantine { failures: 3, window: Duration::from_secs(60), cpu_percent: 25 };
+        let failures = PolicyFailures::new("svc", "mine".into(), quarantine, Arc::default());
         let fail = |n| (0..n).for_each(|_| failures.pick_failed(&PickError::Trapped("wasm unreachable".into())));
         let page = logged(|| fail(500));
         assert_eq!(page.lines().count(), 1, "{page}");
         assert!(page.contains("WARN") && page.contains("wasm unreachable") && page.contains("mine"), "{page}");
         assert_eq!(failures.total(), 500);
-        assert!(failures.condemned() && failures.exceeded().is_some());
+        assert!(failures.is_quarantined() && failures.exceeded().is_some());
         failures.pardon();
-        assert!(!failures.condemned() && failures.exceeded().is_none());
+        assert!(!failures.is_quarantined() && failures.exceeded().is_none());
         assert_eq!(logged(|| fail(2)).lines().count(), 1);
-        assert!(!failures.condemned());
+        assert!(!failures.is_quarantined());
     }
 
     #[test]
     fn picks_that_take_too_much_are_told_of_once_and_then_take_it_out() {
-        let quarantine = Quarantine { failures: 3, window: Duration::from_secs(60), share: 25 };
-        let failures = Failures::new("svc", "mine".into(), quarantine, Arc::default());
+        let quarantine = Quarantine { failures: 3, window: Duration::from_secs(60), cpu_percent: 25 };
+        let failures = PolicyFailures::new("svc", "mine".into(), quarantine, Arc::default());
         let took = |charged| {
             failures.pick_took(&PickTook { measured: None, charged, thread: 0, kept_waiting: Duration::ZERO });
         };
@@ -365,12 +365,12 @@ mod tests {
         took(Duration::from_millis(200));
         let slow = failures.slow().unwrap_or_default();
         assert!(slow.starts_with("its picks take 100 % of a worker's") && slow.contains("25 %"), "{slow}");
-        assert!(!failures.condemned());
+        assert!(!failures.is_quarantined());
         took(Duration::from_millis(700));
-        assert!(failures.condemned() && failures.total() == 0);
+        assert!(failures.is_quarantined() && failures.total() == 0);
         let (reason, _) = failures.exceeded().unwrap_or_else(|| panic!("it is not taken out"));
         assert!(reason.starts_with("because its picks take"), "{reason}");
         failures.pardon();
-        assert!(!failures.condemned() && failures.slow().is_none());
+        assert!(!failures.is_quarantined() && failures.slow().is_none());
     }
 }

@@ -10,38 +10,40 @@
 #![forbid(unsafe_code)]
 
 mod builders;
+mod call_guard;
+mod call_limiter;
+mod capacity;
 mod changes;
+mod cpu_budget;
 mod discovery;
+mod duplicates;
 mod ejection;
 mod endpoint;
-mod gate;
 mod hash;
 mod history;
 mod pick_times;
 mod report;
-mod seats;
 mod service;
 mod services;
-mod share;
-mod standing;
+mod slow_start;
 mod state;
+mod status;
 #[cfg(test)]
 mod tests;
-mod twins;
-mod unanswering;
+mod unresponsive;
 mod upstream;
-mod youth;
 
+pub use call_guard::CallGuard;
+pub use call_limiter::{CallLimiter, CallPermit, Overloaded, PendingCall};
+pub use capacity::Census;
 pub use changes::{ServiceChange, ServiceChanges};
 pub use discovery::{Discoverable, Pattern};
-pub use endpoint::{CallGuard, EndpointCell, EndpointState, Outcome};
-pub use gate::{Gate, Overloaded, Pending, Place};
+pub use endpoint::{EndpointCell, EndpointState, Outcome};
 pub use hash::{HashKey, HashKeyError};
 pub use history::{PolicyInfo, PolicyOutcome, PolicyVersion};
 pub use pick_times::PickTimes;
-pub use seats::Census;
 pub use service::{Candidate, Published, ServiceClosed, ServiceHandle, StateReader, SwapError, SwapTimes};
 pub use services::{DiscoverError, Following, ServiceDefaults, Services, ServicesConfig};
-pub use standing::{Connectivity, Fitness, Standing};
 pub use state::{FailureSink, GRACE, Pick, PickRequest, ServiceCounters, ServiceState};
+pub use status::{Connectivity, EndpointStatus, Health};
 pub use upstream::Upstream;

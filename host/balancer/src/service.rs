@@ -24,11 +24,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use waymark_core::{model::ServiceName, policy::Policy, snapshot, traffic::Traffic};
 use waymark_runtime::WasmPolicy;
 
-use super::{
+use crate::{
     builders::Builders,
+    capacity::Reservation,
     hash::HashKey,
     history::{History, PolicyInfo, PolicyVersion, Quarantine},
-    seats::Seat,
     state::ServiceState,
     upstream::AnyUpstream,
 };
@@ -88,6 +88,7 @@ pub struct Published {
 
 /// A swap that did not happen: the running policy is untouched.
 #[derive(Debug, Clone, Error)]
+#[non_exhaustive]
 pub enum SwapError {
     /// The candidate failed its checks against the live endpoints.
     #[error("{service} keeps its policy: {reason}")]
@@ -127,7 +128,7 @@ pub(super) struct ServiceSetup {
     pub(super) traffic: Arc<Traffic>,
     pub(super) upstream: Arc<dyn AnyUpstream>,
     pub(super) builders: Arc<Builders>,
-    pub(super) seat: Arc<Seat>,
+    pub(super) reservation: Arc<Reservation>,
     pub(super) coalesce: Duration,
     pub(super) quarantine: Quarantine,
 }

@@ -16,13 +16,13 @@ use tokio::{
 use waymark_core::{model::ServiceName, naming::NamingError, snapshot, traffic::Traffic};
 use waymark_runtime::Limits;
 
-use super::{
+use crate::{
     builders::Builders,
+    capacity::{AtCapacity, Capacity, Census, Reservation},
     changes::{Followers, ServiceChanges},
     discovery::Discoverable,
     hash::HashKey,
     history::Quarantine,
-    seats::{Census, Full, Seat, Seats},
     service::{Candidate, ServiceHandle, ServiceSetup},
     upstream::{AnyUpstream, NoUpstream, Upstream},
 };
@@ -69,7 +69,7 @@ pub struct ServicesConfig {
     pub max_services: usize,
     /// How many of them may be services that callers brought about and that never had an endpoint.
     /// Default 1,000. The oldest of them goes when another comes, so that made-up names only ever
-    /// take the place of made-up names.
+    /// displace made-up names.
     pub max_empty: usize,
     /// How long a caller waits for a service's first list; a deadline that comes first wins, and so
     /// does the word that the registry does not answer, which its own time limit brings in seconds.
@@ -104,6 +104,7 @@ impl ServicesConfig {
 
 /// Why a service cannot be balanced here.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum DiscoverError {
     /// The key scheme cannot name it. Do not retry.
     #[error(transparent)]
@@ -144,10 +145,10 @@ pub struct Services {
 
 struct Inner {
     config: ServicesConfig,
-    map: DashMap<ServiceName, Slot>,
+    map: DashMap<ServiceName, Balanced>,
     /// Locked while `map` changes; calls read that without.
     followers: Mutex<Followers>,
-    seats: Arc<Seats>,
+    capacity: Arc<Capacity>,
     /// Services that are being begun: whoever asks for one of them waits for the same beginning.
     begun: Mutex<HashMap<ServiceName, Beginning>>,
     turns: Semaphore,
@@ -155,9 +156,10 @@ struct Inner {
     upstream: Arc<dyn AnyUpstream>,
 }
 
-struct Slot {
+/// A service that is balanced.
+struct Balanced {
     handle: ServiceHandle,
-    seat: Arc<Seat>,
+    reservation: Arc<Reservation>,
 }
 
 type Beginning = Arc<OnceCell<Result<ServiceHandle, DiscoverError>>>;
@@ -187,13 +189,13 @@ impl Services {
 
     /// No services yet. `upstream` will connect to their endpoints, check them, and forget them.
     pub fn with_upstream<U: Upstream>(config: ServicesConfig, upstream: Arc<U>) -> Self {
-        let seats = Seats::new(config.max_services, config.max_empty);
+        let capacity = Capacity::new(config.max_services, config.max_empty);
         Self {
             inner: Arc::new(Inner {
                 config,
                 map: DashMap::new(),
                 followers: Mutex::default(),
-                seats,
+                capacity,
                 begun: Mutex::default(),
                 turns: Semaphore::new(BEGUN_AT_ONCE),
                 builders: Arc::new(Builders::of_machine()),
@@ -204,7 +206,7 @@ impl Services {
 
     /// A service that is balanced already.
     pub fn get(&self, name: &str) -> Option<ServiceHandle> {
-        self.inner.map.get(name).map(|slot| slot.handle.clone())
+        self.inner.map.get(name).map(|balanced| balanced.handle.clone())
     }
 
     /// What policies of this service may take.
@@ -234,7 +236,7 @@ impl Services {
 
     /// How many there are.
     pub fn census(&self) -> Census {
-        self.inner.seats.census()
+        self.inner.capacity.census()
     }
 
     /// Balances a service from now on, if it is not balanced yet: one that whoever runs the node
@@ -257,9 +259,9 @@ impl Services {
     }
 
     fn pin(&self, name: &ServiceName) -> Option<ServiceHandle> {
-        let slot = self.inner.map.get(name)?;
-        slot.seat.pin();
-        Some(slot.handle.clone())
+        let balanced = self.inner.map.get(name)?;
+        balanced.reservation.pin();
+        Some(balanced.handle.clone())
     }
 
     /// Whether callers may bring this service about.
@@ -314,14 +316,13 @@ impl Services {
         if let Some(handle) = self.get(name.as_str()) {
             return Ok(handle);
         }
-        // Before anything is waited for: however many come at once, no more are begun than there
-        // are places.
-        let (seat, displaced) = self.inner.seats.take(name, pinned).map_err(|Full { limit }| {
+        // Before anything is waited for: however many come at once, no more are begun than may be.
+        let (reservation, displaced) = self.inner.capacity.reserve(name, pinned).map_err(|AtCapacity { limit }| {
             let service = name.clone();
             DiscoverError::TooMany { service, limit }
         })?;
-        for seat in &displaced {
-            self.displace(seat);
+        for reservation in &displaced {
+            self.displace(reservation);
         }
         let config = &self.inner.config;
         let reader = (config.follow)(name.clone()).await?;
@@ -337,37 +338,38 @@ impl Services {
             traffic: defaults.traffic,
             upstream: Arc::clone(&self.inner.upstream),
             builders: Arc::clone(&self.inner.builders),
-            seat: Arc::clone(&seat),
+            reservation: Arc::clone(&reservation),
             coalesce: config.coalesce,
             quarantine: Quarantine {
                 failures: defaults.limits.quarantine_failures.max(1),
                 window: defaults.limits.quarantine_window,
-                share: defaults.limits.pick_share,
+                cpu_percent: defaults.limits.pick_share,
             },
         };
         let handle = ServiceHandle::spawn(setup, reader);
-        self.inner.map.insert(name.clone(), Slot { handle: handle.clone(), seat: Arc::clone(&seat) });
+        self.inner.map.insert(name.clone(), Balanced { handle: handle.clone(), reservation: Arc::clone(&reservation) });
         followers.added(&handle);
         drop(followers);
-        seat.show();
+        reservation.allow_displacing();
         Ok(handle)
     }
 
     /// Stops balancing a service: its task ends with the last request.
     pub fn remove(&self, name: &ServiceName) -> bool {
         let removed = self.inner.take_out(name, |_| true);
-        if let Some((name, slot)) = &removed {
-            slot.seat.give_up();
+        if let Some((name, balanced)) = &removed {
+            balanced.reservation.release();
             self.inner.upstream.forget(name);
         }
         removed.is_some()
     }
 
-    /// Forgets a service that has lost its place. Calls that wait for its endpoints hear of it.
-    fn displace(&self, seat: &Arc<Seat>) {
-        let removed = self.inner.take_out(seat.name(), |slot| Arc::ptr_eq(&slot.seat, seat));
-        if let Some((name, slot)) = removed {
-            slot.handle.close();
+    /// Forgets a service that was displaced. Calls that wait for its endpoints hear of it.
+    fn displace(&self, reservation: &Arc<Reservation>) {
+        let removed =
+            self.inner.take_out(reservation.name(), |balanced| Arc::ptr_eq(&balanced.reservation, reservation));
+        if let Some((name, balanced)) = removed {
+            balanced.handle.close();
             self.inner.upstream.forget(&name);
         }
     }
@@ -380,15 +382,15 @@ impl Inner {
     }
 
     fn list(&self) -> Vec<ServiceHandle> {
-        let mut list: Vec<_> = self.map.iter().map(|slot| slot.handle.clone()).collect();
+        let mut list: Vec<_> = self.map.iter().map(|balanced| balanced.handle.clone()).collect();
         list.sort_by(|a, b| a.name().cmp(b.name()));
         list
     }
 
     /// Takes a service out of the map, if it is there and is the one that is meant.
-    fn take_out(&self, name: &ServiceName, meant: impl FnOnce(&Slot) -> bool) -> Option<(ServiceName, Slot)> {
+    fn take_out(&self, name: &ServiceName, meant: impl FnOnce(&Balanced) -> bool) -> Option<(ServiceName, Balanced)> {
         let mut followers = self.followers();
-        let removed = self.map.remove_if(name, |_, slot| meant(slot))?;
+        let removed = self.map.remove_if(name, |_, balanced| meant(balanced))?;
         followers.removed(name);
         Some(removed)
     }

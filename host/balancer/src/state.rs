@@ -16,16 +16,16 @@ use std::{
 use waymark_core::{
     model::{Revision, ServiceName, Skips},
     policy::{Decision, LoadReport, PickContext, PickError, PickTook, Plan, RequestFacts},
-    snapshot::Staleness,
+    snapshot::{Snapshot, Staleness},
     traffic::Traffic,
 };
 
-use super::{
+use crate::{
+    call_limiter::CallLimiter,
     endpoint::{EndpointCell, EndpointState},
-    gate::Gate,
     hash::HashKey,
     pick_times::PickTimes,
-    standing::flag,
+    status::flag,
     upstream::AnyUpstream,
 };
 
@@ -39,7 +39,7 @@ pub trait FailureSink: Send + Sync + 'static {
 
     /// Whether it failed too often, or takes too much: it is asked no more, and what replaces it is
     /// about to be published.
-    fn condemned(&self) -> bool {
+    fn is_quarantined(&self) -> bool {
         false
     }
 }
@@ -76,7 +76,7 @@ pub struct ServiceState {
     /// What is said of the service's calls.
     pub traffic: Arc<Traffic>,
     /// What lets its calls in, over all its generations.
-    pub gate: Arc<Gate>,
+    pub limiter: Arc<CallLimiter>,
     pub(super) hash_key: Option<HashKey>,
     pub(super) plan: Arc<Plan>,
     /// Only beside a plan that can fail.
@@ -84,6 +84,58 @@ pub struct ServiceState {
     pub(super) counters: Arc<ServiceCounters>,
     pub(super) failures: Arc<dyn FailureSink>,
     pub(super) upstream: Arc<dyn AnyUpstream>,
+}
+
+/// What all generations of one service have in common.
+pub(super) struct Common {
+    pub(super) service: ServiceName,
+    pub(super) idempotent: bool,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) limiter: Arc<CallLimiter>,
+    pub(super) hash_key: Option<HashKey>,
+    pub(super) counters: Arc<ServiceCounters>,
+    pub(super) upstream: Arc<dyn AnyUpstream>,
+}
+
+/// What one generation of a service brings with it.
+pub(super) struct Generation<'a> {
+    /// See [`ServiceState::generation`].
+    pub(super) number: u64,
+    /// What the registry had when it was made, its endpoints aside.
+    pub(super) snapshot: &'a Snapshot,
+    /// The endpoints of that snapshot, with what is kept for each.
+    pub(super) endpoints: Arc<[EndpointState]>,
+    pub(super) policy_version: u64,
+    pub(super) policy_name: Arc<str>,
+    pub(super) degraded: Option<Arc<str>>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) fallback: Option<Fallback>,
+    /// Told when a pick of `plan` fails.
+    pub(super) failures: Arc<dyn FailureSink>,
+}
+
+impl<'a> Generation<'a> {
+    /// The one before the first: an empty snapshot, under the policy that will be the first.
+    pub(super) fn zero(snapshot: &'a Snapshot, policy_name: Arc<str>) -> Self {
+        Self {
+            number: 0,
+            snapshot,
+            endpoints: Arc::default(),
+            policy_version: 0,
+            policy_name,
+            degraded: None,
+            plan: Arc::new(Plan::Rotation(Box::default())),
+            fallback: None,
+            failures: Arc::new(NoFailures),
+        }
+    }
+}
+
+/// For plans that cannot fail.
+pub(super) struct NoFailures;
+
+impl FailureSink for NoFailures {
+    fn pick_failed(&self, _: &PickError) {}
 }
 
 /// The last good policy's plan for the same endpoints.
@@ -159,10 +211,10 @@ pub struct PickRequest<'a> {
     pub headers: &'a http::HeaderMap,
     /// Who sent it, for services whose key is the peer.
     pub peer: Option<IpAddr>,
-    /// Its place in the rotation, from [`ServiceState::next_place`]: the same for all attempts of a
-    /// request. Otherwise, of two endpoints the one that refuses everything would always be asked
-    /// first.
-    pub place: u32,
+    /// Its number in the rotation, from [`ServiceState::next_sequence`]: the same for all attempts
+    /// of a request. Otherwise, of two endpoints the one that refuses everything would always be
+    /// asked first.
+    pub sequence: u32,
     /// Endpoints (indexes into the same generation) that failed an earlier attempt.
     pub tried: &'a [u32],
 }
@@ -212,6 +264,35 @@ const LOOK_AHEAD: usize = 32;
 pub const GRACE: Duration = Duration::from_millis(20);
 
 impl ServiceState {
+    /// One generation of a service.
+    pub(super) fn new(common: &Common, generation: Generation<'_>) -> Self {
+        let Common { service, idempotent, traffic, limiter, hash_key, counters, upstream } = common;
+        let Generation { number, snapshot, endpoints, policy_version, policy_name, degraded, plan, fallback, failures } =
+            generation;
+        Self {
+            service: service.clone(),
+            revision: snapshot.revision,
+            generation: number,
+            policy_version,
+            policy_name,
+            endpoints,
+            stale: snapshot.stale.clone(),
+            degraded,
+            skipped: snapshot.skipped,
+            skips: snapshot.skips.clone(),
+            listed: snapshot.listed,
+            idempotent: *idempotent,
+            traffic: Arc::clone(traffic),
+            limiter: Arc::clone(limiter),
+            hash_key: hash_key.clone(),
+            plan,
+            fallback,
+            counters: Arc::clone(counters),
+            failures,
+            upstream: Arc::clone(upstream),
+        }
+    }
+
     /// The plan's kind: `rotation`, `hash-table` or `each-request`.
     pub fn plan_kind(&self) -> &'static str {
         self.plan.kind()
@@ -222,8 +303,8 @@ impl ServiceState {
         &self.counters
     }
 
-    /// The place of the next request in the rotation. It wraps.
-    pub fn next_place(&self) -> u32 {
+    /// The number of the next request in the rotation. It wraps.
+    pub fn next_sequence(&self) -> u32 {
         self.counters.sequence.fetch_add(1, Relaxed)
     }
 
@@ -234,48 +315,48 @@ impl ServiceState {
         if self.endpoints.is_empty() {
             return Pick::NoEndpoints { listed: self.listed };
         }
-        let asking = Asking { request, sequence: request.place, flags_too: self.speaks_against() };
-        if let Some(pick) = self.try_plan(&self.plan, &*self.failures, &asking) {
+        let attempt = Attempt { request, sequence: request.sequence, extra_flags: self.extra_flags() };
+        if let Some(pick) = self.try_plan(&self.plan, &*self.failures, &attempt) {
             return pick;
         }
         self.counters.fallback_picks.fetch_add(1, Relaxed);
         if let Some(Fallback { plan, failures }) = &self.fallback {
-            if let Some(pick) = self.try_plan(plan, &**failures, &asking) {
+            if let Some(pick) = self.try_plan(plan, &**failures, &attempt) {
                 return pick;
             }
             self.counters.fallback_failures.fetch_add(1, Relaxed);
         }
-        self.rotate(&asking, None)
+        self.rotate(&attempt, None)
     }
 
     /// What speaks against an endpoint beside the usual: where any is connected to, that one is
     /// not.
-    fn speaks_against(&self) -> u32 {
-        if self.gate.connected() > 0 { flag::UNCONNECTED } else { 0 }
+    fn extra_flags(&self) -> u32 {
+        if self.limiter.connected() > 0 { flag::UNCONNECTED } else { 0 }
     }
 
     /// None when it fails, which is told of, or when it failed too often and is asked no more.
-    fn try_plan(&self, plan: &Plan, failures: &dyn FailureSink, asking: &Asking<'_>) -> Option<Pick> {
-        if matches!(plan, Plan::EachRequest(_)) && failures.condemned() {
+    fn try_plan(&self, plan: &Plan, failures: &dyn FailureSink, attempt: &Attempt<'_>) -> Option<Pick> {
+        if matches!(plan, Plan::EachRequest(_)) && failures.is_quarantined() {
             return None;
         }
-        self.ask(plan, failures, asking).inspect_err(|error| failures.pick_failed(error)).ok()
+        self.ask(plan, failures, attempt).inspect_err(|error| failures.pick_failed(error)).ok()
     }
 
-    fn ask(&self, plan: &Plan, failures: &dyn FailureSink, asking: &Asking<'_>) -> Result<Pick, PickError> {
-        let request = asking.request;
+    fn ask(&self, plan: &Plan, failures: &dyn FailureSink, attempt: &Attempt<'_>) -> Result<Pick, PickError> {
+        let request = attempt.request;
         match plan {
-            Plan::Rotation(list) => Ok(self.walk(list, true, asking)),
+            Plan::Rotation(list) => Ok(self.walk(list, true, attempt)),
             Plan::HashTable(table) => {
                 let hash = self.hash(request).unwrap_or_else(|| fastrand::u32(..));
                 // Who stands in where nobody near can be used is the same for all calls of a key.
-                Ok(self.walk(table, false, &Asking { sequence: hash, ..*asking }))
+                Ok(self.walk(table, false, &Attempt { sequence: hash, ..*attempt }))
             }
             Plan::EachRequest(picker) => {
                 let mut facts = Facts { state: self, request, failures, refused: Refused::default() };
                 let random = fastrand::u64(..);
                 let mut context = PickContext {
-                    sequence: asking.sequence,
+                    sequence: attempt.sequence,
                     random: ((random >> 32) as u32, random as u32),
                     hash: self.hash(request),
                     attempt: request.tried.len() as u32,
@@ -288,21 +369,21 @@ impl ServiceState {
                             // One that wants for a connection would lose to the other for ever.
                             [a, b]
                                 .into_iter()
-                                .filter(|index| self.merely_wants(*index, asking))
+                                .filter(|index| self.lacks_only_connection(*index, attempt))
                                 .for_each(|index| self.connect(index));
-                            self.less_loaded(a, b, asking)
+                            self.less_loaded(a, b, attempt)
                         }
                         Decision::Queue => return Ok(Pick::Queue),
                         Decision::Fail(message) => return Ok(Pick::Fail(message)),
                         Decision::Drop(message) => return Ok(Pick::Drop(message)),
                     };
-                    if self.usable(index, asking) || self.may_wait(index, &mut chosen, asking) {
+                    if self.usable(index, attempt) || self.may_wait(index, &mut chosen, attempt) {
                         return Ok(Pick::Endpoint(index));
                     }
                     facts.refused.push(index);
                     context.attempt += 1;
                 }
-                Ok(self.rotate(asking, chosen))
+                Ok(self.rotate(attempt, chosen))
             }
         }
     }
@@ -311,17 +392,17 @@ impl ServiceState {
         self.hash_key.as_ref()?.hash(request.path, request.headers, request.peer)
     }
 
-    /// The first usable entry of a plan from its place in the sequence on; `spread` says that any
+    /// The first usable entry of a plan from the request's number on; `spread` says that any
     /// other entry is as good as the next.
-    fn walk(&self, list: &[u32], spread: bool, asking: &Asking<'_>) -> Pick {
+    fn walk(&self, list: &[u32], spread: bool, attempt: &Attempt<'_>) -> Pick {
         if list.is_empty() {
-            return self.none_usable(asking.request);
+            return self.none_usable(attempt.request);
         }
         let mut chosen = None;
-        let mut at = asking.sequence as usize % list.len();
+        let mut at = attempt.sequence as usize % list.len();
         for _ in 0..list.len().min(LOOK_AHEAD) {
             let index = list[at];
-            if self.usable(index, asking) || self.may_wait(index, &mut chosen, asking) {
+            if self.usable(index, attempt) || self.may_wait(index, &mut chosen, attempt) {
                 return Pick::Endpoint(index);
             }
             if spread {
@@ -335,39 +416,39 @@ impl ServiceState {
                 at = 0;
             }
         }
-        self.rotate(asking, chosen)
+        self.rotate(attempt, chosen)
     }
 
     /// The one native way to choose: rotate over the usable endpoints that have a weight. It is
     /// used when a policy failed and nothing else is left, or when what a policy chose cannot be
     /// used. `chosen` is an endpoint that it chose and that is not connected to.
-    fn rotate(&self, asking: &Asking<'_>, chosen: Option<u32>) -> Pick {
+    fn rotate(&self, attempt: &Attempt<'_>, chosen: Option<u32>) -> Pick {
         let len = self.endpoints.len();
         let find = |takes: &dyn Fn(&EndpointCell) -> bool| {
-            let indexes = (0..len).map(|offset| (asking.sequence as usize + offset) % len);
+            let indexes = (0..len).map(|offset| (attempt.sequence as usize + offset) % len);
             let fits = |index: &usize| {
                 let EndpointState { endpoint, cell } = &self.endpoints[*index];
-                endpoint.weight > 0 && !asking.has_tried(*index as u32) && takes(cell)
+                endpoint.weight > 0 && !attempt.has_tried(*index as u32) && takes(cell)
             };
             indexes.into_iter().find(fits).map(|index| index as u32)
         };
-        let unlike = asking.flags_too;
+        let unlike = attempt.extra_flags;
         // Whoever is connected to takes none of it: then one that is not, as the plan has it. One
         // that was ejected is better than none.
         let found = find(&|cell| cell.takes_calls_without(unlike))
-            .or_else(|| find(&|cell| cell.takes_calls_though_young(unlike)))
+            .or_else(|| find(&|cell| cell.takes_calls_despite_slow_start(unlike)))
             .or(chosen)
             .or_else(|| find(&|cell| unlike != 0 && cell.takes_calls()))
-            .or_else(|| find(&|cell| unlike != 0 && cell.takes_calls_though_young(0)))
-            .or_else(|| find(&EndpointCell::takes_calls_if_need_be));
-        found.map_or_else(|| self.none_usable(asking.request), Pick::Endpoint)
+            .or_else(|| find(&|cell| unlike != 0 && cell.takes_calls_despite_slow_start(0)))
+            .or_else(|| find(&EndpointCell::takes_calls_despite_ejection));
+        found.map_or_else(|| self.none_usable(attempt.request), Pick::Endpoint)
     }
 
     /// Of an endpoint that the policy chose and that cannot be used: whether the call may go there
     /// because it is about to be connected to. Of those that merely want for a connection the first
     /// is remembered, and connected to beside the call.
-    fn may_wait(&self, index: u32, chosen: &mut Option<u32>, asking: &Asking<'_>) -> bool {
-        if chosen.is_some() || !self.merely_wants(index, asking) {
+    fn may_wait(&self, index: u32, chosen: &mut Option<u32>, attempt: &Attempt<'_>) -> bool {
+        if chosen.is_some() || !self.lacks_only_connection(index, attempt) {
             return false;
         }
         *chosen = Some(index);
@@ -376,9 +457,9 @@ impl ServiceState {
     }
 
     /// Whether an endpoint could be chosen if it were connected to.
-    fn merely_wants(&self, index: u32, asking: &Asking<'_>) -> bool {
+    fn lacks_only_connection(&self, index: u32, attempt: &Attempt<'_>) -> bool {
         let cell = &self.endpoints[index as usize].cell;
-        asking.flags_too != 0 && cell.is_unconnected() && cell.takes_calls() && !asking.has_tried(index)
+        attempt.extra_flags != 0 && cell.is_unconnected() && cell.takes_calls() && !attempt.has_tried(index)
     }
 
     /// Has an endpoint connected to, if it is not and no attempt runs.
@@ -404,7 +485,7 @@ impl ServiceState {
         let all = from_anywhere(self.endpoints.len()).map(|index| index as u32);
         let wanting = |index: &u32| {
             let EndpointState { endpoint, cell } = &self.endpoints[*index as usize];
-            endpoint.weight > 0 && cell.is_idle() && cell.takes_calls_though_young(0)
+            endpoint.weight > 0 && cell.is_idle() && cell.takes_calls_despite_slow_start(0)
         };
         // One that is begun wants no more: none is counted twice.
         listed.chain(all).filter(wanting).take(most).map(|index| self.connect(index)).count()
@@ -421,8 +502,8 @@ impl ServiceState {
         Pick::NoneUsable { known: self.endpoints.len(), backing_off, full, pending }
     }
 
-    fn usable(&self, index: u32, asking: &Asking<'_>) -> bool {
-        !asking.has_tried(index) && self.endpoints[index as usize].cell.takes_calls_without(asking.flags_too)
+    fn usable(&self, index: u32, attempt: &Attempt<'_>) -> bool {
+        !attempt.has_tried(index) && self.endpoints[index as usize].cell.takes_calls_without(attempt.extra_flags)
     }
 
     /// Whether another endpoint than this one, and than those that were tried, takes calls now.
@@ -433,26 +514,26 @@ impl ServiceState {
     /// Whether another endpoint than this one, and than those that were tried, is connected to and
     /// takes calls now.
     pub fn has_other_connected(&self, than: &EndpointState, tried: &[u32]) -> bool {
-        self.gate.connected() > 0 && self.has_other_without(than, tried, flag::UNCONNECTED)
+        self.limiter.connected() > 0 && self.has_other_without(than, tried, flag::UNCONNECTED)
     }
 
-    fn has_other_without(&self, than: &EndpointState, tried: &[u32], flags_too: u32) -> bool {
+    fn has_other_without(&self, than: &EndpointState, tried: &[u32], extra_flags: u32) -> bool {
         let other = |(index, state): (usize, &EndpointState)| {
             state.endpoint.weight > 0
                 && !Arc::ptr_eq(&state.cell, &than.cell)
                 && !tried.contains(&(index as u32))
-                && state.cell.takes_calls_without(flags_too)
+                && state.cell.takes_calls_without(extra_flags)
         };
         self.endpoints.iter().enumerate().any(other)
     }
 
-    /// Whether any endpoint may be chosen, its places aside.
+    /// Whether any endpoint may be chosen, the limits of their calls aside.
     pub fn any_usable(&self) -> bool {
         self.endpoints.iter().any(|state| state.endpoint.weight > 0 && state.cell.is_usable())
     }
 
-    fn less_loaded(&self, a: u32, b: u32, asking: &Asking<'_>) -> u32 {
-        match (self.usable(a, asking), self.usable(b, asking)) {
+    fn less_loaded(&self, a: u32, b: u32, attempt: &Attempt<'_>) -> u32 {
+        match (self.usable(a, attempt), self.usable(b, attempt)) {
             (true, false) => return a,
             (false, true) => return b,
             _ => {}
@@ -465,17 +546,17 @@ impl ServiceState {
     }
 }
 
-/// A request that an endpoint is looked for.
+/// One attempt of a request, which an endpoint is looked for.
 #[derive(Clone, Copy)]
-struct Asking<'a> {
+struct Attempt<'a> {
     request: &'a PickRequest<'a>,
-    /// Its place in the rotation.
+    /// Its number in the rotation.
     sequence: u32,
     /// What speaks against an endpoint beside the usual; see [`flag`].
-    flags_too: u32,
+    extra_flags: u32,
 }
 
-impl Asking<'_> {
+impl Attempt<'_> {
     fn has_tried(&self, index: u32) -> bool {
         self.request.tried.contains(&index)
     }
@@ -540,5 +621,63 @@ impl RequestFacts for Facts<'_> {
             self.state.counters.pick_times.add(time);
         }
         self.failures.pick_took(&took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use waymark_core::model::Endpoint;
+
+    use super::*;
+    use crate::upstream::NoUpstream;
+
+    fn common() -> Common {
+        let traffic = Arc::<Traffic>::default();
+        Common {
+            service: ServiceName::new("svc").unwrap(),
+            idempotent: true,
+            limiter: Arc::new(CallLimiter::new(&traffic)),
+            traffic,
+            hash_key: None,
+            counters: Arc::default(),
+            upstream: Arc::new(NoUpstream),
+        }
+    }
+
+    fn pick(state: &ServiceState) -> Pick {
+        let headers = http::HeaderMap::new();
+        state.pick(&PickRequest {
+            path: "/a.B/C",
+            headers: &headers,
+            peer: None,
+            sequence: state.next_sequence(),
+            tried: &[],
+        })
+    }
+
+    #[tokio::test]
+    async fn generations_share_what_is_of_the_service_and_have_their_own_snapshot_and_plan() {
+        let common = common();
+        let empty = Snapshot::empty(common.service.clone());
+        let zero = ServiceState::new(&common, Generation::zero(&empty, "first".into()));
+        assert_eq!((zero.generation, zero.policy_version, zero.revision), (0, 0, Revision(0)));
+        assert_eq!(pick(&zero), Pick::NoEndpoints { listed: false });
+
+        let listed = Snapshot { revision: Revision(7), listed: true, skipped: 2, ..empty.clone() };
+        let endpoint = Endpoint::at("192.0.2.1:80".parse().unwrap());
+        let cell = Arc::new(EndpointCell::new(Arc::clone(&common.limiter)));
+        let first = Generation {
+            number: 1,
+            endpoints: [EndpointState { endpoint, cell }].into(),
+            policy_version: 1,
+            plan: Arc::new(Plan::Rotation([0].into())),
+            ..Generation::zero(&listed, "first".into())
+        };
+        let first = ServiceState::new(&common, first);
+        assert_eq!((first.generation, first.revision, first.skipped), (1, Revision(7), 2));
+        assert_eq!(pick(&first), Pick::Endpoint(0));
+        assert!(first.idempotent && Arc::ptr_eq(&zero.limiter, &first.limiter));
+        assert_eq!(zero.counters().picks(), 2, "both count together");
     }
 }

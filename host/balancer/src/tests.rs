@@ -179,11 +179,11 @@ impl Service {
 }
 
 fn pick(state: &ServiceState, tried: &[u32]) -> Pick {
-    pick_at(state, state.next_place(), tried)
+    pick_at(state, state.next_sequence(), tried)
 }
 
-fn pick_at(state: &ServiceState, place: u32, tried: &[u32]) -> Pick {
-    state.pick(&PickRequest { path: "/a.B/C", headers: &HeaderMap::new(), peer: None, place, tried })
+fn pick_at(state: &ServiceState, sequence: u32, tried: &[u32]) -> Pick {
+    state.pick(&PickRequest { path: "/a.B/C", headers: &HeaderMap::new(), peer: None, sequence, tried })
 }
 
 #[tokio::test]
@@ -211,10 +211,10 @@ async fn a_rotation_skips_what_cannot_be_used_and_keeps_a_request_at_its_place()
     // only.
     let firsts: Vec<_> = (0..8)
         .map(|_| {
-            let place = state.next_place();
-            let first = pick_at(&state, place, &[]);
+            let sequence = state.next_sequence();
+            let first = pick_at(&state, sequence, &[]);
             let Pick::Endpoint(index) = first else { panic!("{first:?}") };
-            pick_at(&state, place, &[index]);
+            pick_at(&state, sequence, &[index]);
             index
         })
         .collect();
@@ -223,7 +223,7 @@ async fn a_rotation_skips_what_cannot_be_used_and_keeps_a_request_at_its_place()
 
 #[tokio::test]
 async fn all_attempts_of_a_request_have_its_place_whoever_comes_between() {
-    let (told, places) = std::sync::mpsc::channel();
+    let (told, sequences) = std::sync::mpsc::channel();
     let told = Mutex::new(told);
     let (policy, _) = fake("tells", move |_: &[Endpoint]| {
         let told = told.lock().unwrap().clone();
@@ -236,13 +236,13 @@ async fn all_attempts_of_a_request_have_its_place_whoever_comes_between() {
     service.list(1, &[(1, 1), (2, 1), (3, 1)]);
     let state = service.at(1).await;
     // What the trial asked.
-    while places.try_recv().is_ok() {}
-    let place = state.next_place();
-    assert_eq!(pick_at(&state, place, &[]), Pick::Endpoint(0));
+    while sequences.try_recv().is_ok() {}
+    let sequence = state.next_sequence();
+    assert_eq!(pick_at(&state, sequence, &[]), Pick::Endpoint(0));
     (0..5).for_each(|_| drop(pick(&state, &[])));
-    assert_eq!(pick_at(&state, place, &[0]), Pick::Endpoint(1));
-    let told: Vec<_> = places.try_iter().collect();
-    assert_eq!((told.first(), told.last()), (Some(&place), Some(&place)), "{told:?}");
+    assert_eq!(pick_at(&state, sequence, &[0]), Pick::Endpoint(1));
+    let told: Vec<_> = sequences.try_iter().collect();
+    assert_eq!((told.first(), told.last()), (Some(&sequence), Some(&sequence)), "{told:?}");
 }
 
 #[tokio::test]
@@ -552,14 +552,14 @@ async fn an_endpoint_that_joins_gets_a_growing_share() {
         Service::with(fake("all", everyone).0, Traffic { slow_start: Some(slow), ..Traffic::default() }).await;
     service.list(1, &[(1, 1), (2, 1), (3, 1)]);
     let state = service.at(1).await;
-    assert!(state.endpoints.iter().all(|endpoint| !endpoint.cell.is_young()), "the first ones get all of it");
+    assert!(state.endpoints.iter().all(|endpoint| !endpoint.cell.is_in_slow_start()), "the first ones get all of it");
     service.list(2, &[(1, 1), (2, 1), (3, 1), (4, 1)]);
     let state = service.at(2).await;
     let share = |state: &ServiceState| {
         let picks = 4000;
         (0..picks).filter(|_| pick(state, &[]) == Pick::Endpoint(3)).count() as f64 / f64::from(picks)
     };
-    assert!(state.endpoints[3].cell.is_young());
+    assert!(state.endpoints[3].cell.is_in_slow_start());
     let first = share(&state);
     tokio::time::sleep(Duration::from_secs(50)).await;
     let half = share(&state);
@@ -568,8 +568,8 @@ async fn an_endpoint_that_joins_gets_a_growing_share() {
     // What it does not take at its turn it may be offered again by chance, so that half of a
     // quarter is a little more.
     assert!(first < 0.01 && (0.11..0.20).contains(&half) && (all - 0.25).abs() < 0.001, "{first} {half} {all}");
-    assert!(!state.endpoints[3].cell.is_young());
-    // Better a young one than none.
+    assert!(!state.endpoints[3].cell.is_in_slow_start());
+    // Better one in slow start than none.
     service.list(3, &[(5, 1)]);
     assert_eq!(pick(&*service.at(3).await, &[]), Pick::Endpoint(0));
 }

@@ -2,7 +2,7 @@
 
 use waymark_core::{check::CheckConfig, model::ServiceName};
 
-use super::endpoint::EndpointState;
+use crate::endpoint::EndpointState;
 
 /// Connects to endpoints and checks them when the balancer says so: the data plane. No method may
 /// block, and each may be called on any thread within the async runtime.

@@ -97,7 +97,7 @@ impl Way {
             let requests = Requests::new();
             let run = move |times: u64| {
                 for n in 0..times {
-                    pick(&state, &requests.get(n, state.next_place()));
+                    pick(&state, &requests.get(n, state.next_sequence()));
                 }
             };
             Box::new(run) as Box<dyn Fn(u64) + Sync>
@@ -114,7 +114,7 @@ impl Way {
                 for n in 0..times {
                     let handle = services.get(black_box(name)).expect("it was started");
                     let state = Arc::clone(&handle.state());
-                    pick(&state, &requests.get(n, state.next_place()));
+                    pick(&state, &requests.get(n, state.next_sequence()));
                 }
             };
             Box::new(run) as Box<dyn Fn(u64) + Sync>
@@ -190,9 +190,9 @@ impl Requests {
         Self((0..Self::COUNT as u32).map(request).collect())
     }
 
-    fn get(&self, n: u64, place: u32) -> PickRequest<'_> {
+    fn get(&self, n: u64, sequence: u32) -> PickRequest<'_> {
         let headers = &self.0[n as usize % Self::COUNT];
-        PickRequest { path: "/bench.Echo/Echo", headers, peer: None, place, tried: &[] }
+        PickRequest { path: "/bench.Echo/Echo", headers, peer: None, sequence, tried: &[] }
     }
 }
 

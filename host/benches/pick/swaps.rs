@@ -98,7 +98,8 @@ pub(super) fn quarantine(runtime: &Runtime, options: &Options) -> anyhow::Result
             runtime.block_on(handle.set_policy(candidate))?;
             let generation = handle.state().generation;
             let headers = HeaderMap::new();
-            let request = PickRequest { path: "/bench.Echo/Echo", headers: &headers, peer: None, place: 0, tried: &[] };
+            let request =
+                PickRequest { path: "/bench.Echo/Echo", headers: &headers, peer: None, sequence: 0, tried: &[] };
             let failed = handle.state().counters().fallback_picks();
             let mut last = Instant::now();
             while handle.state().counters().fallback_picks() == failed {

@@ -45,7 +45,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn empty(service: ServiceName) -> Self {
+    /// Before the first list: nothing is known of the service.
+    pub fn empty(service: ServiceName) -> Self {
         Self {
             service,
             revision: Revision(0),

@@ -59,13 +59,13 @@ pub(super) async fn elsewhere(
     let mut more = cell.is_unconnected();
     loop {
         // Before the look, so that nothing is missed after it.
-        let readied = state.gate.readied();
-        let nobody = state.gate.connected() == 0;
+        let readied = state.limiter.readied();
+        let nobody = state.limiter.connected() == 0;
         if cell.is_unconnected() && state.has_other_connected(endpoint, tried) {
             return;
         }
         if nobody && more && Instant::now() >= next {
-            let room = AT_ONCE.saturating_sub(state.gate.connecting()) as usize;
+            let room = AT_ONCE.saturating_sub(state.limiter.connecting()) as usize;
             more = room == 0 || state.connect_some(most.min(room)) > 0;
             most = most.saturating_mul(2);
             next = Instant::now() + PACE;

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, Sleep},
 };
-use waymark_balancer::{CallGuard, Outcome, Place};
+use waymark_balancer::{CallGuard, CallPermit, Outcome};
 use waymark_core::{
     model::{Address, ServiceName},
     traffic::{Code, Tokens},
@@ -59,7 +59,7 @@ pub(super) struct Stream {
     pub(super) address: Address,
     pub(super) guard: CallGuard,
     /// Its place in the service.
-    pub(super) _place: Place,
+    pub(super) _place: CallPermit,
     pub(super) record: RequestRecord,
     /// The retry budget that gets something back if it ends well.
     pub(super) tokens: Option<Arc<Tokens>>,

@@ -35,7 +35,7 @@ use bytes::Bytes;
 use http::{Request, Response, request};
 use http_body::Body;
 use tokio::time::Instant;
-use waymark_balancer::{PickRequest, Place, ServiceHandle, ServiceState, Services};
+use waymark_balancer::{CallPermit, PickRequest, ServiceHandle, ServiceState, Services};
 use waymark_core::{
     model::ServiceName,
     text,
@@ -78,8 +78,8 @@ struct Call<'a, B> {
     has_timeout: bool,
     /// Whether the service's calls may be carried out twice.
     idempotent: bool,
-    /// Its place in the rotation, since its first attempt.
-    place: Option<u32>,
+    /// Its number in the rotation, since its first attempt.
+    sequence: Option<u32>,
     tried: Vec<u32>,
     /// The first endpoint that refused it unseen, and whether it was asked again for that.
     refused: Option<u32>,
@@ -153,7 +153,7 @@ pub(super) async fn call<B: RequestBody>(
         attempts: 0,
         last: None,
         repeat: None,
-        place: None,
+        sequence: None,
         retries: Retries::default(),
     };
     let found = match known(&wanted) {
@@ -296,12 +296,12 @@ impl<B: RequestBody> Call<'_, B> {
     }
 
     /// A place in the service.
-    async fn enter(&mut self, state: &ServiceState) -> Result<Place, Failure> {
+    async fn enter(&mut self, state: &ServiceState) -> Result<CallPermit, Failure> {
         let client = self.origin.client;
         let has_few = |limit| client.is_none_or(|client| client.share.is_modest(limit));
-        match state.gate.try_enter(has_few) {
+        match state.limiter.try_acquire(has_few) {
             Some(place) => Ok(place),
-            None => Box::pin(wait::place(&self.shared.options, &state.gate, has_few, self.deadline.at())).await,
+            None => Box::pin(wait::place(&self.shared.options, &state.limiter, has_few, self.deadline.at())).await,
         }
     }
 
@@ -335,7 +335,7 @@ impl<B: RequestBody> Call<'_, B> {
         record: &mut RequestRecord,
     ) -> Result<Answered, Failure> {
         let Some(repeat) = self.repeat.clone() else { return self.attempt_all(handle, &mut state, record).await };
-        let tokens = Arc::clone(state.gate.tokens());
+        let tokens = Arc::clone(state.limiter.tokens());
         let outcome = match &*repeat {
             Repeat::Retry(policy) => self.retried(handle, &mut state, policy, record).await,
             // Boxed: its future is large, and most calls need none of it.
@@ -360,12 +360,12 @@ impl<B: RequestBody> Call<'_, B> {
         AnswerLimit { node: self.shared.options.connect.max_header_bytes, client }
     }
 
-    /// What the pick of the next attempt needs to know. All attempts have the place of the first
+    /// What the pick of the next attempt needs to know. All attempts have the number of the first
     /// one.
     fn pick_request(&mut self, state: &ServiceState) -> PickRequest<'_> {
-        let place = *self.place.get_or_insert_with(|| state.next_place());
+        let sequence = *self.sequence.get_or_insert_with(|| state.next_sequence());
         PickRequest {
-            place,
+            sequence,
             path: self.head.uri.path(),
             headers: &self.head.headers,
             peer: self.origin.peer,

@@ -1,9 +1,9 @@
 //! What a call waits for before it can be sent: a place, another generation, an endpoint that can
 //! be used.
 //!
-//! How many wait is bounded by the service's [`Gate`], how long by the call's deadline; and by
-//! [`Options::queue_timeout`] where nobody asked to wait. A call that waits for readiness was asked
-//! to, and waits for as long as its caller does.
+//! How many wait is bounded by the service's [`CallLimiter`], how long by the call's deadline; and
+//! by [`Options::queue_timeout`] where nobody asked to wait. A call that waits for readiness was
+//! asked to, and waits for as long as its caller does.
 //!
 //! [`Options::queue_timeout`]: super::Options::queue_timeout
 
@@ -11,7 +11,7 @@ use std::{future::Future, pin::pin, sync::Arc};
 
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
-use waymark_balancer::{Gate, Pending, Place, ServiceHandle, ServiceState};
+use waymark_balancer::{CallLimiter, CallPermit, PendingCall, ServiceHandle, ServiceState};
 use waymark_core::model::Address;
 
 use super::{
@@ -54,12 +54,12 @@ pub(super) async fn within<F: Future>(deadline: Option<Instant>, future: F) -> O
 /// Waits until a place in the service is free.
 pub(super) async fn place(
     options: &Options,
-    gate: &Gate,
+    limiter: &CallLimiter,
     has_few: impl FnOnce(u32) -> bool,
     deadline: Option<Instant>,
-) -> Result<Place, Failure> {
-    let _pending = queue(gate, Waiting::Place)?;
-    bounded(options, deadline, Waiting::Place, gate.enter(has_few)).await
+) -> Result<CallPermit, Failure> {
+    let _pending = queue(limiter, Waiting::Place)?;
+    bounded(options, deadline, Waiting::Place, limiter.acquire(has_few)).await
 }
 
 /// Waits until a place at an endpoint may be free, or a check has said what it says of one, and
@@ -71,12 +71,12 @@ pub(super) async fn endpoint(
     why: Waiting,
     deadline: Option<Instant>,
 ) -> Result<Arc<ServiceState>, Failure> {
-    let _pending = queue(&state.gate, why.clone())?;
+    let _pending = queue(&state.limiter, why.clone())?;
     let mut reader = handle.subscribe();
-    let mut freed = pin!(state.gate.freed());
+    let mut freed = pin!(state.limiter.freed());
     // What was given back or said from here on is noticed, and what was before is seen now.
     freed.as_mut().enable();
-    let readied = state.gate.readied();
+    let readied = state.limiter.readied();
     let weighty = || state.endpoints.iter().filter(|e| e.endpoint.weight > 0).map(|e| &e.cell);
     let some_place = weighty().any(|cell| cell.is_usable() && !cell.is_full());
     let some_hope = weighty().any(|cell| cell.is_pending() || (cell.is_usable() && cell.is_full()));
@@ -128,7 +128,7 @@ pub(super) async fn generation(
     let mut reader = handle.subscribe();
     // What was published between the pick and the subscription does not count as a change.
     if reader.current().generation == state.generation {
-        let _pending = queue(&state.gate, why())?;
+        let _pending = queue(&state.limiter, why())?;
         bounded(options, deadline, why(), reader.changed()).await?.map_err(|_| Failure::Closed)?;
     }
     Ok(reader.current())
@@ -155,9 +155,9 @@ pub(super) async fn ready(
         Failure::NoneReachable { .. } | Failure::NoneHealthy { .. } | Failure::AllTried { .. } => true,
         _ => return Err(failure),
     };
-    let _pending = queue(&state.gate, Waiting::Ready)?;
+    let _pending = queue(&state.limiter, Waiting::Ready)?;
     let mut reader = handle.subscribe();
-    let readied = state.gate.readied();
+    let readied = state.limiter.readied();
     if reader.current().generation != state.generation {
         return Ok(reader.current());
     }
@@ -179,8 +179,8 @@ pub(super) async fn ready(
     Ok(reader.current())
 }
 
-fn queue(gate: &Gate, why: Waiting) -> Result<Pending<'_>, Failure> {
-    gate.queue().map_err(|full| Failure::Overloaded { why, max_pending: full.max_pending })
+fn queue(limiter: &CallLimiter, why: Waiting) -> Result<PendingCall<'_>, Failure> {
+    limiter.queue().map_err(|full| Failure::Overloaded { why, max_pending: full.max_pending })
 }
 
 /// Waits as long as a call waits that did not ask to.

@@ -37,7 +37,7 @@ use waymark_core::{
     naming::Entry,
     text,
 };
-use waymark_net::health::{self, Verdict};
+use waymark_net::health::{self, HealthStatus};
 
 use self::alive::{Alive, Finding, Lease, refresh_interval};
 pub(super) use self::encoder::Encoder;
@@ -115,7 +115,7 @@ pub(super) struct Session {
     /// lease in the key).
     former: Vec<LeaseId>,
     /// What the instance's check says, if it is checked.
-    fitness: Option<watch::Receiver<Verdict>>,
+    fitness: Option<watch::Receiver<HealthStatus>>,
     told: watch::Sender<RegistrationState>,
     metrics: SessionMetrics,
 }
@@ -237,8 +237,8 @@ impl Session {
     /// Why the instance is not fit to serve, if it is checked and is not.
     fn unfit(&self) -> Option<Arc<str>> {
         match &*self.fitness.as_ref()?.borrow() {
-            Verdict::Fit => None,
-            Verdict::Unfit(reason) => Some(Arc::clone(reason)),
+            HealthStatus::Healthy => None,
+            HealthStatus::Unhealthy(reason) => Some(Arc::clone(reason)),
         }
     }
 
@@ -636,7 +636,7 @@ impl Session {
 }
 
 /// Waits for the next verdict, for ever where there is none to come.
-async fn checked(fitness: Option<&mut watch::Receiver<Verdict>>) {
+async fn checked(fitness: Option<&mut watch::Receiver<HealthStatus>>) {
     if let Some(fitness) = fitness
         && fitness.changed().await.is_ok()
     {

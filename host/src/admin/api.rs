@@ -213,6 +213,7 @@ fn not_discovered(error: &DiscoverError) -> Status {
         DiscoverError::Naming(_) => Status::invalid_argument(message),
         DiscoverError::TooMany { .. } => Status::resource_exhausted(message),
         DiscoverError::NotAllowed { .. } => Status::permission_denied(message),
+        _ => Status::internal(message),
     }
 }
 
@@ -222,5 +223,6 @@ fn not_swapped(error: &SwapError) -> Status {
         SwapError::Refused { .. } => Status::failed_precondition(message),
         SwapError::NoSuchVersion { .. } => Status::not_found(message),
         SwapError::Closed(_) => Status::unavailable(message),
+        _ => Status::internal(message),
     }
 }

@@ -14,7 +14,7 @@ pub use self::connect::Credentials;
 
 use super::proto::{self, node_client, set_policy_request::Source};
 use crate::{
-    balancer::Standing,
+    balancer::EndpointStatus,
     model::ServiceName,
     plugin::Grants,
     text::{SCREEN, shown},
@@ -148,7 +148,7 @@ pub struct Endpoint {
     pub metadata: BTreeMap<String, String>,
     /// Where it stands; written as a word. None, `unknown`: a state of a newer node.
     #[serde(serialize_with = "word")]
-    pub state: Option<Standing>,
+    pub state: Option<EndpointStatus>,
     /// Calls begun and not yet ended.
     pub in_flight: u32,
     /// Peak EWMA of the time to an answer, in microseconds; 0 while no call has ended.
@@ -433,8 +433,8 @@ impl ServiceWatch {
 }
 
 #[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-fn word<S: Serializer>(state: &Option<Standing>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(state.map_or("unknown", Standing::as_str))
+fn word<S: Serializer>(state: &Option<EndpointStatus>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(state.map_or("unknown", EndpointStatus::as_str))
 }
 
 /// An error and its causes, the innermost last.
@@ -473,14 +473,14 @@ impl From<proto::Endpoint> for Endpoint {
     fn from(from: proto::Endpoint) -> Self {
         use proto::endpoint::State;
         let state = match from.state() {
-            State::Ready => Some(Standing::Ready),
-            State::Idle => Some(Standing::Idle),
-            State::Connecting => Some(Standing::Connecting),
-            State::BackingOff => Some(Standing::BackingOff),
-            State::Silent => Some(Standing::Silent),
-            State::Ejected => Some(Standing::Ejected),
-            State::Unhealthy => Some(Standing::Unhealthy),
-            State::Checking => Some(Standing::Checking),
+            State::Ready => Some(EndpointStatus::Ready),
+            State::Idle => Some(EndpointStatus::Idle),
+            State::Connecting => Some(EndpointStatus::Connecting),
+            State::BackingOff => Some(EndpointStatus::BackingOff),
+            State::Silent => Some(EndpointStatus::Silent),
+            State::Ejected => Some(EndpointStatus::Ejected),
+            State::Unhealthy => Some(EndpointStatus::Unhealthy),
+            State::Checking => Some(EndpointStatus::Checking),
             State::Unspecified => None,
         };
         Self {

@@ -5,8 +5,8 @@ use std::time::UNIX_EPOCH;
 use super::proto;
 use crate::{
     balancer::{
-        EndpointCell, EndpointState, PolicyOutcome, PolicyVersion, Published, ServiceHandle, ServiceState, Standing,
-        SwapTimes,
+        EndpointCell, EndpointState, EndpointStatus, PolicyOutcome, PolicyVersion, Published, ServiceHandle,
+        ServiceState, SwapTimes,
     },
     conformance::slow_picks,
 };
@@ -115,15 +115,15 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         zone: endpoint.locality.zone.to_string(),
         weight: endpoint.weight,
         metadata: endpoint.metadata.iter().cloned().collect(),
-        state: match cell.standing() {
-            Standing::BackingOff => State::BackingOff,
-            Standing::Unhealthy => State::Unhealthy,
-            Standing::Checking => State::Checking,
-            Standing::Silent => State::Silent,
-            Standing::Ejected => State::Ejected,
-            Standing::Connecting => State::Connecting,
-            Standing::Ready => State::Ready,
-            Standing::Idle => State::Idle,
+        state: match cell.status() {
+            EndpointStatus::BackingOff => State::BackingOff,
+            EndpointStatus::Unhealthy => State::Unhealthy,
+            EndpointStatus::Checking => State::Checking,
+            EndpointStatus::Silent => State::Silent,
+            EndpointStatus::Ejected => State::Ejected,
+            EndpointStatus::Connecting => State::Connecting,
+            EndpointStatus::Ready => State::Ready,
+            EndpointStatus::Idle => State::Idle,
         }
         .into(),
         in_flight: cell.in_flight(),
@@ -131,7 +131,7 @@ fn endpoint(state: &EndpointState) -> proto::Endpoint {
         calls: cell.calls(),
         failures: cell.failures(),
         failure_rate: cell.failure_rate(),
-        young: cell.is_young(),
+        young: cell.is_in_slow_start(),
         load: load(cell),
     }
 }

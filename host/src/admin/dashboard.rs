@@ -141,15 +141,15 @@ fn write_service(html: &mut String, service: &ServiceHandle) -> fmt::Result {
     for one in state.endpoints.iter().take(SHOWN_ENDPOINTS) {
         let (endpoint, cell) = (&one.endpoint, &one.cell);
         let share = if total == 0 { 0.0 } else { 100.0 * cell.calls() as f64 / total as f64 };
-        let standing = cell.standing();
-        let class = if standing.is_usable() { "good" } else { "bad" };
+        let status = cell.status();
+        let class = if status.is_usable() { "good" } else { "bad" };
         let latency = match cell.latency_us() {
             0 => "–".to_owned(),
             micros => format!("{:.1} ms", f64::from(micros) / 1000.0),
         };
         writeln!(
             html,
-            r#"<tr><td title="{}">{}</td><td>{}</td><td class="n">{}</td><td class="{class}">{standing}</td><td class="n">{}</td><td class="n">{latency}</td><td class="n">{}</td><td class="n">{}</td><td><span class="bar" style="width: {:.0}px"></span> {share:.1} %</td></tr>"#,
+            r#"<tr><td title="{}">{}</td><td>{}</td><td class="n">{}</td><td class="{class}">{status}</td><td class="n">{}</td><td class="n">{latency}</td><td class="n">{}</td><td class="n">{}</td><td><span class="bar" style="width: {:.0}px"></span> {share:.1} %</td></tr>"#,
             Esc(&endpoint.id),
             Esc(&endpoint.address),
             Esc(&endpoint.locality.zone),

@@ -9,7 +9,7 @@ use std::{
 
 use thiserror::Error;
 use tracing::{info, warn};
-use waymark_stages::follow::{Refusal, Reload, Whole, follow, known_by};
+use waymark_stages::file_watch::{FileContents, Reload, ReloadError, known_by, watch_files};
 
 use crate::{
     admin::{Tokens, TokensError},
@@ -72,7 +72,7 @@ pub(super) fn load(path: &Path) -> Result<(Tokens, String), TokenFileError> {
 
 /// Follows a file that was loaded, until it is dropped.
 pub(super) async fn follow_tokens(path: PathBuf, tokens: Tokens, handled: String) {
-    follow(TokenFile(tokens), vec![path], handled).await;
+    watch_files(TokenFile(tokens), vec![path], handled).await;
 }
 
 struct TokenFile(Tokens);
@@ -82,24 +82,24 @@ impl Reload for TokenFile {
         LIMIT
     }
 
-    async fn take(&self, files: Vec<Whole>) -> Result<(), Refusal> {
+    async fn take(&self, files: Vec<FileContents>) -> Result<(), ReloadError> {
         let Some(whole) = files.into_iter().next() else { return Ok(()) };
         let path = &whole.path;
         if whole.sha256.is_none() {
-            return Err(Refusal::new(path, format!("it has {} bytes, over {LIMIT}", whole.size)));
+            return Err(ReloadError::new(path, format!("it has {} bytes, over {LIMIT}", whole.size)));
         }
-        let metadata = std::fs::metadata(path).map_err(|error| Refusal::new(path, error))?;
+        let metadata = std::fs::metadata(path).map_err(|error| ReloadError::new(path, error))?;
         if let Some(problem) = distrusted(&metadata) {
-            return Err(Refusal::new(path, format!("it {problem}")));
+            return Err(ReloadError::new(path, format!("it {problem}")));
         }
         self.0
             .replace(&whole.bytes)
-            .map_err(|error| Refusal { may_be_half: true, ..Refusal::new(path, format!("it {error}")) })?;
+            .map_err(|error| ReloadError { may_be_half: true, ..ReloadError::new(path, format!("it {error}")) })?;
         info!(file = %path.display(), "the tokens of the node's API changed");
         Ok(())
     }
 
-    async fn refuse(&self, refusal: Refusal) {
+    async fn refuse(&self, refusal: ReloadError) {
         let (file, reason) = (refusal.path.display(), refusal.reason);
         warn!(%file, reason, "the file of tokens changed and is refused; the old tokens stay");
     }

@@ -12,7 +12,7 @@ use tokio::{sync::watch, task::JoinSet};
 use super::output::{self, CommandError};
 use crate::{
     plugin,
-    stages::follow::{Refusal, Reload, Whole, follow, known_by},
+    stages::file_watch::{FileContents, Reload, ReloadError, known_by, watch_files},
 };
 
 /// The most bytes of the file that are read.
@@ -64,7 +64,7 @@ impl Followed {
             Err(error) => return Err(wrong(format!("cannot be read: {error}"))),
         };
         let (told, settings) = watch::channel(first);
-        follower.spawn(follow(File(Arc::new(told)), vec![PathBuf::from(path)], handled));
+        follower.spawn(watch_files(File(Arc::new(told)), vec![PathBuf::from(path)], handled));
         Ok(Self { settings, _follower: follower })
     }
 }
@@ -76,19 +76,19 @@ impl Reload for File {
         LIMIT
     }
 
-    async fn take(&self, files: Vec<Whole>) -> Result<(), Refusal> {
+    async fn take(&self, files: Vec<FileContents>) -> Result<(), ReloadError> {
         let Some(whole) = files.into_iter().next() else { return Ok(()) };
         if whole.sha256.is_none() {
-            return Err(Refusal::new(&whole.path, format!("has {} bytes, over {LIMIT}", whole.size)));
+            return Err(ReloadError::new(&whole.path, format!("has {} bytes, over {LIMIT}", whole.size)));
         }
         let settings = Settings::parse(&whole.bytes);
         let settings =
-            settings.map_err(|problem| Refusal { may_be_half: true, ..Refusal::new(&whole.path, problem) })?;
+            settings.map_err(|problem| ReloadError { may_be_half: true, ..ReloadError::new(&whole.path, problem) })?;
         self.0.send_replace(settings);
         Ok(())
     }
 
-    async fn refuse(&self, refusal: Refusal) {
+    async fn refuse(&self, refusal: ReloadError) {
         output::say(format_args!("warning: {} {}; what it said before counts", refusal.path.display(), refusal.reason));
     }
 }

@@ -80,7 +80,7 @@ impl Service {
             path: "/waymark.Check/Pick",
             headers: &headers,
             peer: None,
-            place: state.next_place(),
+            sequence: state.next_sequence(),
             tried,
         })
     }

@@ -254,7 +254,7 @@ fn count(state: &ServiceState, what: &Simulation, progress: &dyn Fn(u64)) -> Cou
             path: "/waymark.Simulate/Pick",
             headers: &headers,
             peer: None,
-            place: state.next_place(),
+            sequence: state.next_sequence(),
             tried: &[],
         };
         let began = Instant::now();

@@ -1,8 +1,8 @@
 //! Certificates in files: loaded at the start, and loaded again when the files change.
 //!
 //! A certificate and its key are two files, and whoever renews them writes one after the other.
-//! Until both fit, and for good if they never do, the old ones are used (`follow` waits, then says
-//! so). One that does not hold now is refused too while the old one does: whoever renews
+//! Until both fit, and for good if they never do, the old ones are used (`file_watch` waits, then
+//! says so). One that does not hold now is refused too while the old one does: whoever renews
 //! certificates may put back an old file, or have another clock. One that will hold later is taken
 //! then. At the start there is nothing better than what the files have, so an expired one is used,
 //! and said loudly.
@@ -18,7 +18,7 @@ use waymark_runtime as plugin;
 use crate::{
     config::{ClientConfig, Ports, TlsFiles, Transport},
     expiry,
-    follow::{Refusal, Reload, Whole, follow, known_by},
+    file_watch::{FileContents, Reload, ReloadError, known_by, watch_files},
 };
 
 /// How long one that will hold later waits at most until it is looked at again: clocks are set.
@@ -30,6 +30,7 @@ const LIMIT: usize = 4 << 20;
 
 /// Why a node does not start with its certificates.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum CertificateError {
     /// A file cannot be read.
     #[error("{setting}: cannot read {path}: {source}")]
@@ -145,7 +146,7 @@ impl Certificates {
                 into.spawn(expiry::watch(Arc::clone(&setting), in_use.subscribe(), metrics.clone()));
             }
             let subject = CertificateFiles { setting, files, in_use, replace, metrics: metrics.clone() };
-            into.spawn(follow(subject, paths, handled));
+            into.spawn(watch_files(subject, paths, handled));
         }
     }
 }
@@ -205,7 +206,7 @@ struct CertificateFiles {
 
 impl CertificateFiles {
     /// That this one does not hold now, while the one in use does.
-    fn check(&self, validity: Option<Validity>, path: &std::path::Path) -> Result<(), Refusal> {
+    fn check(&self, validity: Option<Validity>, path: &std::path::Path) -> Result<(), ReloadError> {
         let (Some(new), Some(in_use)) = (validity, &self.in_use) else { return Ok(()) };
         let now = unix_now();
         if new.holds(now) || !in_use.borrow().holds(now) {
@@ -213,7 +214,7 @@ impl CertificateFiles {
         }
         let wait = u64::try_from(new.not_before - now).ok().filter(|wait| *wait > 0);
         let again_in = wait.map(|wait| Duration::from_secs(wait.min(LOOK_AGAIN)));
-        Err(Refusal { again_in, ..Refusal::new(path, new.at(now)) })
+        Err(ReloadError { again_in, ..ReloadError::new(path, new.at(now)) })
     }
 }
 
@@ -222,15 +223,15 @@ impl Reload for CertificateFiles {
         LIMIT
     }
 
-    async fn take(&self, files: Vec<Whole>) -> Result<(), Refusal> {
+    async fn take(&self, files: Vec<FileContents>) -> Result<(), ReloadError> {
         if let Some(large) = files.iter().find(|whole| whole.sha256.is_none()) {
-            return Err(Refusal::new(&large.path, format!("has {} bytes, over {LIMIT}", large.size)));
+            return Err(ReloadError::new(&large.path, format!("has {} bytes, over {LIMIT}", large.size)));
         }
         let first = files.first().map(|whole| whole.path.clone()).unwrap_or_default();
         let pem = pem(&self.files, files.into_iter().map(|whole| whole.bytes));
         let refused = |error: TlsError| {
             let path = blamed(&self.files, &error).unwrap_or_else(|| first.clone());
-            Refusal { may_be_half: true, ..Refusal::new(&path, reason(&error)) }
+            ReloadError { may_be_half: true, ..ReloadError::new(&path, reason(&error)) }
         };
         let validity = Validity::of(&pem).map_err(refused)?;
         self.check(validity, &first)?;
@@ -243,7 +244,7 @@ impl Reload for CertificateFiles {
         Ok(())
     }
 
-    async fn refuse(&self, refusal: Refusal) {
+    async fn refuse(&self, refusal: ReloadError) {
         self.metrics.certificates_changed(false);
         let file = refusal.path.display();
         let reason = refusal.reason;

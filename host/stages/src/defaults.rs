@@ -11,7 +11,7 @@ use crate::{
     candidate::{self, CandidateError, Wanted},
     config::{ClientConfig, PluginChoice},
     error::StartError,
-    follow::follow,
+    file_watch::watch_files,
     load::PluginError,
     policy_file::{ConfiguredPolicy, PolicyFile},
 };
@@ -22,11 +22,11 @@ pub(super) struct Defaults {
     hash_key: Option<HashKey>,
     limits: Limits,
     traffic: Arc<Traffic>,
-    services: HashMap<ServiceName, Own>,
+    services: HashMap<ServiceName, Overrides>,
 }
 
-/// What one service has of its own.
-struct Own {
+/// What one service has in place of the defaults.
+struct Overrides {
     policy: Option<Arc<ConfiguredPolicy>>,
     hash_key: Option<HashKey>,
     idempotent: bool,
@@ -71,7 +71,7 @@ impl Defaults {
             };
             let (hash_key, limits) = (service.hash_key.clone(), service.limits.clone());
             let traffic = service.traffic.clone().map(Arc::new);
-            let own = Own { policy, hash_key, idempotent: service.idempotent, limits, traffic };
+            let own = Overrides { policy, hash_key, idempotent: service.idempotent, limits, traffic };
             services.insert(service.name.clone(), own);
         }
         Ok(Self {
@@ -114,7 +114,7 @@ impl Defaults {
                 zone: zone.into(),
             };
             let handled = configured.candidate().info.sha256;
-            followers.spawn(follow(file, vec![path], handled));
+            followers.spawn(watch_files(file, vec![path], handled));
         }
         followers
     }

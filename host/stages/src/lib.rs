@@ -14,7 +14,7 @@ pub mod config;
 mod defaults;
 mod error;
 mod expiry;
-pub mod follow;
+pub mod file_watch;
 pub mod load;
 pub mod metrics;
 mod plugins;

@@ -18,7 +18,7 @@ use std::{
 };
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
-use waymark_balancer::{Fitness, PolicyVersion, ServiceHandle, ServiceState, Services};
+use waymark_balancer::{Health, PolicyVersion, ServiceHandle, ServiceState, Services};
 use waymark_core::{
     exposition::{Families, Histogram, Labels, Writer, write_end},
     model::ServiceName,
@@ -140,7 +140,7 @@ impl Collector for Balancer {
             "snapshot_endpoints_unhealthy",
             "Endpoints that get no calls because their health check fails",
             each(|state| {
-                state.endpoints.iter().filter(|endpoint| endpoint.cell.fitness() == Fitness::Unfit).count() as u64
+                state.endpoints.iter().filter(|endpoint| endpoint.cell.health() == Health::Unhealthy).count() as u64
             }),
         )?;
         out.counters("ejections", "Endpoints ejected so far", each(|state| state.counters().ejections()))?;
@@ -181,12 +181,12 @@ impl Collector for Balancer {
         out.gauges(
             "calls_pending",
             "Calls that wait for a place, an endpoint or the policy",
-            each(|state| u64::from(state.gate.pending())),
+            each(|state| u64::from(state.limiter.pending())),
         )?;
         out.counters(
             "calls_refused",
             "Calls refused because as many waited as may",
-            each(|state| state.gate.refused()),
+            each(|state| state.limiter.refused()),
         )?;
         out.counters(
             "picks",

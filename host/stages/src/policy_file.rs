@@ -1,8 +1,8 @@
 //! Follows a policy that is a file: a change of the file becomes a new version of the policy, whole
 //! or not at all.
 //!
-//! When the file is read is `follow`'s business. What was set by hand stays until the bytes of the
-//! file change.
+//! When the file is read is `file_watch`'s business. What was set by hand stays until the bytes of
+//! the file change.
 
 use std::{
     path::Path,
@@ -17,7 +17,7 @@ use waymark_runtime::{Abandon, Engine, Limits, LoadError};
 use crate::{
     candidate::{self, CandidateError, Wanted},
     config::{PluginChoice, PluginRef},
-    follow::{Refusal, Reload, Whole},
+    file_watch::{FileContents, Reload, ReloadError},
     load::{PluginError, Source},
 };
 
@@ -74,14 +74,18 @@ impl Reload for PolicyFile {
         self.configured.limits.component_size
     }
 
-    async fn take(&self, files: Vec<Whole>) -> Result<(), Refusal> {
+    async fn take(&self, files: Vec<FileContents>) -> Result<(), ReloadError> {
         for whole in files {
             let path = whole.path.clone();
             let sha256 = whole.sha256.clone().unwrap_or_default();
             match self.load(whole).await {
                 Ok(candidate) => self.swap(&path, candidate).await,
                 Err(error) => {
-                    return Err(Refusal { sha256, may_be_half: may_be_half(&error), ..Refusal::new(&path, error) });
+                    return Err(ReloadError {
+                        sha256,
+                        may_be_half: may_be_half(&error),
+                        ..ReloadError::new(&path, error)
+                    });
                 }
             }
         }
@@ -89,8 +93,8 @@ impl Reload for PolicyFile {
     }
 
     /// Says it in the log and in the history of each service that would have had it.
-    async fn refuse(&self, refusal: Refusal) {
-        let Refusal { path, sha256, reason, .. } = refusal;
+    async fn refuse(&self, refusal: ReloadError) {
+        let ReloadError { path, sha256, reason, .. } = refusal;
         warn!(file = %path.display(), reason, "the file of a policy changed and is refused; what runs goes on running");
         let PluginChoice { config, allow, .. } = &self.configured.choice;
         let info = PolicyInfo::not_loaded(path.display().to_string(), sha256, config.clone(), *allow, BY);
@@ -104,7 +108,7 @@ impl Reload for PolicyFile {
 }
 
 impl PolicyFile {
-    async fn load(&self, whole: Whole) -> Result<Candidate, CandidateError> {
+    async fn load(&self, whole: FileContents) -> Result<Candidate, CandidateError> {
         let (origin, limit) = (whole.path.display().to_string(), self.limit());
         if whole.sha256.is_none() {
             return Err(PluginError::Load(LoadError::TooLarge { origin, size: whole.size as usize, limit }).into());

@@ -23,7 +23,7 @@ use waymark_node::{
         self, Admin, AdminError, ClientError, NodeClient, Readiness,
         client::{PolicySource, Service, SetPolicy},
     },
-    balancer::{Candidate, Connectivity, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig, Standing},
+    balancer::{Candidate, Connectivity, EndpointStatus, Pick, PickRequest, ServiceDefaults, Services, ServicesConfig},
     model::{Endpoint, Revision, ServiceName, Update},
     naming::NamingError,
     plugin::{Engine, EngineConfig, Grants, Kind},
@@ -175,8 +175,8 @@ fn component(bytes: Vec<u8>) -> SetPolicy {
 fn pick(door: &Door) -> Pick {
     let headers = http::HeaderMap::new();
     let state = door.services.get("svc").unwrap().state();
-    let place = state.next_place();
-    state.pick(&PickRequest { path: "/hello.Greeter1/SayHello1", headers: &headers, peer: None, place, tried: &[] })
+    let sequence = state.next_sequence();
+    state.pick(&PickRequest { path: "/hello.Greeter1/SayHello1", headers: &headers, peer: None, sequence, tried: &[] })
 }
 
 #[track_caller]
@@ -197,9 +197,9 @@ async fn a_service_is_told_as_it_is() {
     assert_eq!((service.policy.name.as_str(), service.policy.version), ("round_robin", 1));
     assert_eq!((service.plan.as_str(), service.endpoint_count), ("rotation", 3));
     assert_eq!(service.endpoints[2].address, "192.0.2.3:80");
-    assert_eq!(service.endpoints[2].state, Some(Standing::Idle));
+    assert_eq!(service.endpoints[2].state, Some(EndpointStatus::Idle));
     door.services.get("svc").unwrap().state().endpoints[2].cell.set_connectivity(Connectivity::BackingOff);
-    assert_eq!(client.service(&name("svc"), false).await.unwrap().endpoints[2].state, Some(Standing::BackingOff));
+    assert_eq!(client.service(&name("svc"), false).await.unwrap().endpoints[2].state, Some(EndpointStatus::BackingOff));
     let report = LoadReport { application_utilization: 0.5, rps: 12.0, ..LoadReport::default() };
     let call = door.services.get("svc").unwrap().state().endpoints[1].cell.begin().unwrap();
     call.reported(&report, [("queue".to_owned(), 7.0)].into());

@@ -161,7 +161,7 @@ impl Ten {
             path: "/a.B/C",
             headers: &headers,
             peer: None,
-            place: state.next_place(),
+            sequence: state.next_sequence(),
             tried: &[],
         }) {
             Pick::Endpoint(index) => {

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{Instrument as _, error, info, info_span, warn};
 use waymark_core::{
-    model::{Endpoint, Revision, Skips},
+    model::Endpoint,
     policy::{BuildError, Decision, NoRequest, PickContext, PickError, Picker, Plan, Policy, Scope},
     snapshot::{self, Snapshot},
 };
@@ -24,43 +24,29 @@ use waymark_runtime::processor_time;
 use super::{Candidate, Command, Published, ServiceSetup, Shared, SwapError, SwapTimes};
 use crate::{
     builders::Pace,
+    call_limiter::CallLimiter,
+    duplicates::{self, Duplicates, Key},
     ejection::{self, Ejections},
     endpoint::{EndpointCell, EndpointState},
-    gate::Gate,
-    history::{Entry, Failures, PolicyInfo, PolicyOutcome},
-    standing::Fitness,
-    state::{FailureSink, Fallback, ServiceCounters, ServiceState},
-    twins::{self, Key, Twins},
-    youth::{self, Youth},
+    history::{HistoryEntry, PolicyFailures, PolicyInfo, PolicyOutcome},
+    slow_start::{self, SlowStarts},
+    state::{Common, FailureSink, Fallback, Generation, NoFailures, ServiceState},
+    status::Health,
 };
 
 /// Starts the task of one service. It ends with the last handle.
 pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::Receiver<Box<Command>>) -> Arc<Shared> {
-    let counters = Arc::<ServiceCounters>::default();
-    let gate = Arc::new(Gate::new(&setup.traffic));
-    let notify = Arc::new(Notify::new());
-    let empty = ServiceState {
+    let common = Common {
         service: setup.service.clone(),
-        revision: Revision(0),
-        generation: 0,
-        policy_version: 0,
-        policy_name: Arc::clone(&setup.initial.info.name),
-        endpoints: Arc::default(),
-        stale: None,
-        degraded: None,
-        skipped: 0,
-        skips: Skips::default(),
-        listed: false,
         idempotent: setup.idempotent,
         traffic: Arc::clone(&setup.traffic),
-        gate: Arc::clone(&gate),
+        limiter: Arc::new(CallLimiter::new(&setup.traffic)),
         hash_key: setup.hash_key.clone(),
-        plan: Arc::new(Plan::Rotation(Box::default())),
-        fallback: None,
-        counters: Arc::clone(&counters),
-        failures: Arc::new(NoFailures),
+        counters: Arc::default(),
         upstream: Arc::clone(&setup.upstream),
     };
+    let empty = Snapshot::empty(setup.service.clone());
+    let empty = ServiceState::new(&common, Generation::zero(&empty, Arc::clone(&setup.initial.info.name)));
     let (published, generation) = watch::channel(0);
     let shared = Arc::new(Shared {
         service: setup.service.clone(),
@@ -69,13 +55,13 @@ pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::
         history: RwLock::default(),
     });
     let span = info_span!("balancer", service = %setup.service);
-    let mut twins = Twins::default();
+    let mut duplicates = Duplicates::default();
     let task = Task {
         scope: Scope { service: setup.service.clone(), zone: Arc::clone(&setup.zone) },
         shared: Arc::clone(&shared),
         published,
-        snapshot: twins.take_out(reader.current()),
-        twins,
+        snapshot: duplicates.take_out(reader.current()),
+        duplicates,
         cells: HashMap::new(),
         made_for: Arc::default(),
         running: None,
@@ -85,21 +71,14 @@ pub(super) fn spawn(setup: ServiceSetup, reader: snapshot::Reader, inbox: mpsc::
         unbuilt: None,
         build_again: false,
         slow: None,
-        gate,
         ejections: Ejections::new(setup.traffic.outlier.clone()),
-        youth: setup.traffic.slow_start.clone().map(Youth::new),
-        counters,
-        notify,
+        slow_starts: setup.traffic.slow_start.clone().map(SlowStarts::new),
+        common,
+        notify: Arc::default(),
         setup,
     };
     tokio::spawn(task.run(reader, inbox).instrument(span));
     shared
-}
-
-struct NoFailures;
-
-impl FailureSink for NoFailures {
-    fn pick_failed(&self, _: &PickError) {}
 }
 
 /// A policy that once served without trouble.
@@ -107,7 +86,7 @@ impl FailureSink for NoFailures {
 struct Runnable {
     version: u64,
     policy: Arc<dyn Policy>,
-    failures: Arc<Failures>,
+    failures: Arc<PolicyFailures>,
     pace: Arc<Pace>,
 }
 
@@ -119,7 +98,7 @@ struct Task {
     /// The snapshot that the published generation is made of.
     snapshot: Arc<Snapshot>,
     /// Who is registered at the address of another.
-    twins: Twins,
+    duplicates: Duplicates,
     /// What is kept for each endpoint, by all instances that it stands for.
     cells: HashMap<Key, Arc<EndpointCell>>,
     /// The endpoints that `cells` and the published list were made for.
@@ -141,12 +120,13 @@ struct Task {
     /// Since the picks of what serves take too much time, and that was published: when to look
     /// whether they still do.
     slow: Option<Instant>,
-    gate: Arc<Gate>,
     /// Who is ejected, if the service's traffic asks for it.
     ejections: Option<Ejections>,
-    /// Who joined lately, if the service's traffic asks for a slow start.
-    youth: Option<Youth>,
-    counters: Arc<ServiceCounters>,
+    /// The endpoints in slow start, if the service's traffic asks for one.
+    slow_starts: Option<SlowStarts>,
+    /// What each generation shares with those before it.
+    common: Common,
+    /// Wakes the task when picks fail too often or take too much.
     notify: Arc<Notify>,
 }
 
@@ -197,7 +177,7 @@ impl Task {
             let notify = Arc::clone(&self.notify);
             tokio::select! {
                 snapshot = reader.changed(), if followed => match snapshot {
-                    Ok(snapshot) => pending = Some(self.twins.take_out(snapshot)),
+                    Ok(snapshot) => pending = Some(self.duplicates.take_out(snapshot)),
                     // The last snapshot stays what is served.
                     Err(snapshot::Closed) => followed = false,
                 },
@@ -224,11 +204,11 @@ impl Task {
                 },
                 () = notify.notified() => self.heed(),
                 () = at(self.slow) => self.tell_slow(),
-                () = youth::due(self.youth.as_ref()) => self.youth.iter_mut().for_each(Youth::grow),
+                () = slow_start::due(self.slow_starts.as_ref()) => self.slow_starts.iter_mut().for_each(SlowStarts::grow),
                 () = ejection::due(self.ejections.as_ref()) => {
                     let endpoints = Arc::clone(&self.shared.state.load().endpoints);
                     let ejected = self.ejections.as_mut().map_or(0, |ejections| ejections.sweep(&endpoints));
-                    self.counters.ejections.fetch_add(ejected, Relaxed);
+                    self.common.counters.ejections.fetch_add(ejected, Relaxed);
                 }
             }
             if self.build_again && pending.is_none() {
@@ -339,18 +319,18 @@ impl Task {
         }
         let mut cells = HashMap::with_capacity(endpoints.len());
         // Those of the first list are as old as the others.
-        let mut youth = self.youth.as_mut().filter(|_| !self.made_for.is_empty());
+        let mut slow_starts = self.slow_starts.as_mut().filter(|_| !self.made_for.is_empty());
         let list = endpoints.iter().map(|endpoint| {
-            let key = twins::key(endpoint);
-            let others = self.twins.others(&key);
+            let key = duplicates::key(endpoint);
+            let others = self.duplicates.others(&key);
             let known = [&key].into_iter().chain(others).find_map(|key| self.cells.remove(key));
             let cell = known.unwrap_or_else(|| {
-                let cell = Arc::new(EndpointCell::new(Arc::clone(&self.gate)));
+                let cell = Arc::new(EndpointCell::new(Arc::clone(&self.common.limiter)));
                 if self.setup.traffic.health.is_some() {
-                    cell.set_fitness(Fitness::Unchecked);
+                    cell.set_health(Health::Unknown);
                 }
-                if let Some(youth) = youth.as_mut() {
-                    youth.join(&cell);
+                if let Some(slow_starts) = slow_starts.as_mut() {
+                    slow_starts.join(&cell);
                 }
                 cell
             });
@@ -371,8 +351,7 @@ impl Task {
 
     fn publish(&mut self, plans: Plans) -> u64 {
         let endpoints = self.endpoints();
-        self.setup.seat.set_full(!endpoints.is_empty());
-        let snapshot = &self.snapshot;
+        self.setup.reservation.set_has_endpoints(!endpoints.is_empty());
         let generation = self.shared.state.load().generation + 1;
         let failures: Arc<dyn FailureSink> = match &plans.by {
             Some(by) => Arc::clone(&by.failures) as _,
@@ -383,28 +362,21 @@ impl Task {
         self.slow = slow.as_ref().map(|_| Instant::now() + LOOK_AGAIN);
         let degraded = self.unbuilt.as_ref().or(self.quarantined.as_ref()).or(slow.as_ref());
         let degraded = degraded.map(|reason| Arc::from(format!("{reason}; {name} serves")));
-        self.shared.state.store(Arc::new(ServiceState {
-            service: self.scope.service.clone(),
-            revision: snapshot.revision,
-            generation,
-            policy_version: plans.by.as_ref().map_or(0, |by| by.version),
-            policy_name: name.into(),
-            endpoints,
-            stale: snapshot.stale.clone(),
-            degraded,
-            skipped: snapshot.skipped,
-            skips: snapshot.skips.clone(),
-            listed: snapshot.listed,
-            idempotent: self.setup.idempotent,
-            traffic: Arc::clone(&self.setup.traffic),
-            gate: Arc::clone(&self.gate),
-            hash_key: self.setup.hash_key.clone(),
-            plan: plans.plan,
-            fallback: plans.fallback,
-            counters: Arc::clone(&self.counters),
-            failures,
-            upstream: Arc::clone(&self.setup.upstream),
-        }));
+        let published = ServiceState::new(
+            &self.common,
+            Generation {
+                number: generation,
+                snapshot: &self.snapshot,
+                endpoints,
+                policy_version: plans.by.as_ref().map_or(0, |by| by.version),
+                policy_name: name.into(),
+                degraded,
+                plan: plans.plan,
+                fallback: plans.fallback,
+                failures,
+            },
+        );
+        self.shared.state.store(Arc::new(published));
         if let Some(config) = &self.setup.traffic.health {
             self.setup.upstream.check(&self.scope.service, &self.shared.state.load().endpoints, config);
         }
@@ -442,7 +414,7 @@ impl Task {
             Ok(plans) => plans,
             Err(error) => {
                 warn!(policy = &*name, %error, "candidate policy refused");
-                self.counters.add_refused();
+                self.common.counters.add_refused();
                 self.push(&version, candidate.info, "", PolicyOutcome::Refused, error.to_string());
                 return Err(SwapError::Refused { service: self.scope.service.clone(), reason: error.to_string() });
             }
@@ -464,8 +436,8 @@ impl Task {
 
     fn refuse(&self, info: PolicyInfo, reason: String) {
         let (failures, version) = self.number(&info.name);
-        self.counters.add_refused();
-        let entry = Entry {
+        self.common.counters.add_refused();
+        let entry = HistoryEntry {
             version,
             info,
             at: SystemTime::now(),
@@ -533,7 +505,7 @@ impl Task {
         let Some(good) = self.last_good.as_ref().filter(stands_by).cloned() else { return };
         let Some((reason, _)) = good.failures.exceeded() else { return };
         let reason = format!("taken out of service as a fallback {reason}");
-        self.counters.quarantines.fetch_add(1, Relaxed);
+        self.common.counters.quarantines.fetch_add(1, Relaxed);
         self.close(good.version, PolicyOutcome::Quarantined, reason.clone());
         self.last_good = None;
         let state = self.shared.state.load_full();
@@ -590,7 +562,7 @@ impl Task {
         // First what is said of it, then what is published: whoever sees the new generation finds
         // its reason.
         let replaced_in = since.elapsed();
-        self.counters.quarantines.fetch_add(1, Relaxed);
+        self.common.counters.quarantines.fetch_add(1, Relaxed);
         if let Some(entry) = self.shared.history().get_mut(bad.version) {
             entry.outcome = PolicyOutcome::Quarantined;
             entry.reason.clone_from(&reason);
@@ -600,10 +572,11 @@ impl Task {
         error!(policy = bad.policy.name(), version = bad.version, reason, now, ?replaced_in, "policy quarantined");
     }
 
-    fn number(&self, policy: &Arc<str>) -> (Arc<Failures>, u64) {
+    fn number(&self, policy: &Arc<str>) -> (Arc<PolicyFailures>, u64) {
         let number = self.shared.history().next_version();
         let service = self.scope.service.as_str();
-        let failures = Failures::new(service, Arc::clone(policy), self.setup.quarantine, Arc::clone(&self.notify));
+        let failures =
+            PolicyFailures::new(service, Arc::clone(policy), self.setup.quarantine, Arc::clone(&self.notify));
         (Arc::new(failures), number)
     }
 
@@ -615,7 +588,7 @@ impl Task {
     }
 
     fn push(&self, version: &Runnable, info: PolicyInfo, plan: &'static str, outcome: PolicyOutcome, reason: String) {
-        let entry = Entry {
+        let entry = HistoryEntry {
             version: version.version,
             info,
             at: SystemTime::now(),

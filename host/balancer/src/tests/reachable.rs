@@ -38,7 +38,7 @@ async fn what_is_connected_is_preferred_and_the_others_are_connected_to_beside()
         assert!((0..3).all(|index| first.contains(&index)), "{first:?}");
         assert!(begun.lock().unwrap().is_empty(), "a call that waits begins it itself");
         cell(1).set_connectivity(Connectivity::Ready);
-        assert_eq!(state.gate.connected(), 1);
+        assert_eq!(state.limiter.connected(), 1);
         // Those that are about to be have a moment, whoever began it.
         let waits = picks(&state, 30);
         assert!((0..3).all(|index| waits.contains(&index)), "{waits:?}");
@@ -61,7 +61,7 @@ async fn what_is_connected_is_preferred_and_the_others_are_connected_to_beside()
         assert_eq!(picks(&state, 30), [2; 30]);
         // Nobody is left: better one that is not connected to than none.
         cell(2).set_connectivity(Connectivity::BackingOff);
-        assert_eq!((state.gate.connected(), picks(&state, 3)), (0, vec![1; 3]));
+        assert_eq!((state.limiter.connected(), picks(&state, 3)), (0, vec![1; 3]));
     }
 }
 
@@ -123,16 +123,16 @@ async fn so_many_are_connected_to_beginning_with_those_the_plan_names() {
     begun.lock().unwrap().sort();
     assert_eq!(*begun.lock().unwrap(), ["192.0.2.8:80", "192.0.2.9:80"]);
     assert_eq!((state.connect_some(5), state.connect_some(100), state.connect_some(1)), (5, 2, 0));
-    assert_eq!(state.gate.connecting(), 9);
+    assert_eq!(state.limiter.connecting(), 9);
     // Who waits is told of the first that is, and nobody counts one that is gone.
-    let told = state.gate.readied();
+    let told = state.limiter.readied();
     state.endpoints[4].cell.set_connectivity(Connectivity::Ready);
     told.await;
     service.list(2, &[]);
-    drop((service.at(2).await, Arc::clone(&state.gate)));
-    let gate = Arc::clone(&state.gate);
+    drop((service.at(2).await, Arc::clone(&state.limiter)));
+    let limiter = Arc::clone(&state.limiter);
     drop(state);
-    assert_eq!((gate.connected(), gate.connecting()), (0, 0));
+    assert_eq!((limiter.connected(), limiter.connecting()), (0, 0));
 }
 
 fn at(id: &str, address: &str, weight: u32) -> Endpoint {

@@ -17,8 +17,10 @@ use crate::check::CheckConfig;
 
 pub use code::{Code, CodeSet, NoSuchCode};
 pub use methods::{MethodConfig, Methods, NameError, check_grpc_service};
-pub use outlier::{Answered, Detector, FailurePercentage, OutlierDetection, SuccessRate};
-pub use retry::{HedgingPolicy, MOST_ATTEMPTS, Pushback, Repeat, Retries, RetryBudget, RetryPolicy, Tokens, Verdict};
+pub use outlier::{CallCounts, Detector, FailurePercentage, OutlierDetection, SuccessRate};
+pub use retry::{
+    HedgingPolicy, MOST_ATTEMPTS, Pushback, Repeat, Retries, RetryBudget, RetryDecision, RetryPolicy, Tokens,
+};
 pub use service_config::ServiceConfigError;
 pub use slow_start::SlowStart;
 

@@ -93,20 +93,20 @@ impl Default for FailurePercentage {
     }
 }
 
-/// How many calls an endpoint has answered so far, since it is known. Both only grow.
+/// How the calls on an endpoint ended, since it is known. Both numbers only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Answered {
+pub struct CallCounts {
     /// With status OK.
-    pub well: u64,
+    pub succeeded: u64,
     /// With another status, not in time, or not at all. Calls that their callers gave up are in
     /// neither number.
-    pub badly: u64,
+    pub failed: u64,
 }
 
 /// What is remembered of one endpoint.
 #[derive(Debug, Clone, Copy, Default)]
 struct Track {
-    seen: Answered,
+    seen: CallCounts,
     /// When it was ejected, on the detector's clock.
     ejected: Option<Duration>,
     /// How often it was ejected lately.
@@ -151,17 +151,17 @@ impl<K: Hash + Eq + Clone> Detector<K> {
     /// Ends an interval at `now`, a time on a clock of the caller's that only moves forward.
     /// `endpoints` are all there are; who is not among them is forgotten, who is new has had no
     /// calls. `random` draws from 0 to 99.
-    pub fn sweep(&mut self, now: Duration, endpoints: &[(K, Answered)], mut random: impl FnMut() -> u32) {
+    pub fn sweep(&mut self, now: Duration, endpoints: &[(K, CallCounts)], mut random: impl FnMut() -> u32) {
         let mut before = std::mem::take(&mut self.tracks);
         let mut intervals = Vec::with_capacity(endpoints.len());
-        for (key, answered) in endpoints {
+        for (key, counts) in endpoints {
             // What a new one was called before the detector met it is not of one interval.
-            let mut track = before.remove(key).unwrap_or(Track { seen: *answered, ..Track::default() });
-            let well = answered.well.saturating_sub(track.seen.well);
-            let volume = well + answered.badly.saturating_sub(track.seen.badly);
-            track.seen = *answered;
+            let mut track = before.remove(key).unwrap_or(Track { seen: *counts, ..Track::default() });
+            let succeeded = counts.succeeded.saturating_sub(track.seen.succeeded);
+            let volume = succeeded + counts.failed.saturating_sub(track.seen.failed);
+            track.seen = *counts;
             self.tracks.insert(key.clone(), track);
-            intervals.push(Interval { key: key.clone(), volume, success: well as f64 / volume.max(1) as f64 });
+            intervals.push(Interval { key: key.clone(), volume, success: succeeded as f64 / volume.max(1) as f64 });
         }
         self.by_success_rate(now, &intervals, &mut random);
         self.by_failure_percentage(now, &intervals, &mut random);
@@ -236,25 +236,25 @@ mod tests {
     /// Endpoints whose counters a test moves on, one interval of 10 s after the other.
     struct Bench {
         detector: Detector<usize>,
-        endpoints: Vec<(usize, Answered)>,
+        endpoints: Vec<(usize, CallCounts)>,
         now: Duration,
         random: u32,
     }
 
     impl Bench {
         fn new(n: usize, config: OutlierDetection) -> Self {
-            let endpoints = (0..n).map(|key| (key, Answered::default())).collect();
+            let endpoints = (0..n).map(|key| (key, CallCounts::default())).collect();
             let mut bench = Self { detector: Detector::new(config), endpoints, now: Duration::ZERO, random: 0 };
             bench.interval(&[]);
             bench
         }
 
-        /// An interval in which each endpoint answered so many calls well and badly. Who is ejected
-        /// after it?
+        /// An interval in which each endpoint answered so many calls with OK and with errors. Who
+        /// is ejected after it?
         fn interval(&mut self, calls: &[(u64, u64)]) -> Vec<usize> {
-            for ((_, answered), (well, badly)) in self.endpoints.iter_mut().zip(calls) {
-                answered.well += well;
-                answered.badly += badly;
+            for ((_, counts), (succeeded, failed)) in self.endpoints.iter_mut().zip(calls) {
+                counts.succeeded += succeeded;
+                counts.failed += failed;
             }
             self.now += 10 * SECOND;
             let random = self.random;

@@ -159,7 +159,7 @@ pub struct Retries {
 
 /// What follows a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RetryDecision {
     /// Its answer is the call's.
     Final,
     /// It would have been retried, and the budget is used up.
@@ -187,25 +187,25 @@ impl Retries {
         code: Code,
         pushback: Pushback,
         random: f64,
-    ) -> Verdict {
+    ) -> RetryDecision {
         if !policy.codes.contains(code) {
-            return Verdict::Final;
+            return RetryDecision::Final;
         }
         let allowed = tokens.failed();
         if self.made + 1 >= policy.max_attempts.min(MOST_ATTEMPTS) || pushback == Pushback::Never {
-            return Verdict::Final;
+            return RetryDecision::Final;
         }
         if !allowed {
-            return Verdict::Withheld;
+            return RetryDecision::Withheld;
         }
         self.made += 1;
         if let Pushback::After(wait) = pushback {
             self.since_reset = 0;
-            return Verdict::After(wait);
+            return RetryDecision::After(wait);
         }
         let grown = policy.initial_backoff.as_secs_f64() * policy.multiplier.powi(self.since_reset);
         self.since_reset += 1;
-        Verdict::After(Duration::from_secs_f64(grown.min(policy.max_backoff.as_secs_f64()).max(0.0) * random))
+        RetryDecision::After(Duration::from_secs_f64(grown.min(policy.max_backoff.as_secs_f64()).max(0.0) * random))
     }
 }
 
@@ -213,8 +213,8 @@ impl Retries {
 mod tests {
     use super::*;
 
-    fn after(millis: u64) -> Verdict {
-        Verdict::After(Duration::from_millis(millis))
+    fn after(millis: u64) -> RetryDecision {
+        RetryDecision::After(Duration::from_millis(millis))
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(next(Pushback::After(Duration::from_millis(7))), after(7));
         // A server's word starts the waits over; and nine attempts are taken for five.
         assert_eq!(next(Pushback::None), after(100));
-        assert_eq!(next(Pushback::None), Verdict::Final);
+        assert_eq!(next(Pushback::None), RetryDecision::Final);
         assert_eq!(retries.made(), 4);
         let long = RetryPolicy { initial_backoff: Duration::from_secs(3), ..policy };
         assert_eq!(Retries::default().ended(&long, &tokens, Code::Unavailable, Pushback::None, 0.5), after(500));
@@ -237,8 +237,8 @@ mod tests {
     fn other_codes_and_a_server_s_no_are_final() {
         let (policy, tokens) = (RetryPolicy::default(), Tokens::new(RetryBudget::default()));
         let ended = |code, pushback| Retries::default().ended(&policy, &tokens, code, pushback, 1.0);
-        assert_eq!(ended(Code::Internal, Pushback::None), Verdict::Final);
-        assert_eq!(ended(Code::Unavailable, Pushback::Never), Verdict::Final);
+        assert_eq!(ended(Code::Internal, Pushback::None), RetryDecision::Final);
+        assert_eq!(ended(Code::Unavailable, Pushback::Never), RetryDecision::Final);
         assert_eq!(ended(Code::Unavailable, Pushback::None), after(100));
     }
 
@@ -259,7 +259,7 @@ mod tests {
         }
         let policy = RetryPolicy::default();
         let withheld = Retries::default().ended(&policy, &tokens, Code::Unavailable, Pushback::None, 1.0);
-        assert_eq!(withheld, Verdict::Withheld);
+        assert_eq!(withheld, RetryDecision::Withheld);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, sync::Arc};
 
 use http::{Response, response};
-use waymark_balancer::{CallGuard, Place};
+use waymark_balancer::{CallGuard, CallPermit};
 use waymark_core::{
     model::{Address, ServiceName},
     traffic::{Code, Tokens},
@@ -51,7 +51,7 @@ impl<B: RequestBody> Call<'_, B> {
         self,
         service: ServiceName,
         begun: Begun,
-        place: Place,
+        place: CallPermit,
         record: RequestRecord,
     ) -> Response<ResponseBody> {
         let Begun { head, recv, upload, rest: detached, guard, slot, address, tokens } = begun;

@@ -80,7 +80,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
         policy: &HedgingPolicy,
         record: &mut RequestRecord,
     ) -> Option<Result<Answered, Failure>> {
-        let tokens = state.gate.tokens();
+        let tokens = state.limiter.tokens();
         let mut running = FuturesUnordered::new();
         let mut last = None;
         let mut left = policy.max_attempts.min(MOST_ATTEMPTS);
@@ -214,7 +214,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
             stillness: Stillness::default(),
             has_timeout: self.has_timeout,
             idempotent: false,
-            place: self.place,
+            sequence: self.sequence,
             tried: Vec::new(),
             refused: None,
             asked_again: false,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use waymark_balancer::{ServiceHandle, ServiceState};
-use waymark_core::traffic::{Code, Pushback, RetryPolicy, Verdict};
+use waymark_core::traffic::{Code, Pushback, RetryDecision, RetryPolicy};
 
 use super::{Call, RequestBody, answered::Answered};
 use crate::{errors::Failure, metrics::RequestRecord};
@@ -24,10 +24,10 @@ impl<B: RequestBody> Call<'_, B> {
         while self.source.can_replay()
             && let Some((code, pushback)) = failed(&outcome).or_else(|| unreached(&outcome))
         {
-            let wait = match self.retries.ended(policy, state.gate.tokens(), code, pushback, fastrand::f64()) {
-                Verdict::After(wait) => wait,
-                Verdict::Final => break,
-                Verdict::Withheld => {
+            let wait = match self.retries.ended(policy, state.limiter.tokens(), code, pushback, fastrand::f64()) {
+                RetryDecision::After(wait) => wait,
+                RetryDecision::Final => break,
+                RetryDecision::Withheld => {
                     record.withheld();
                     break;
                 }

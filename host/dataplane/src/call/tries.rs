@@ -7,7 +7,7 @@
 
 use std::{error::Error, sync::Arc};
 
-use waymark_balancer::{Fitness, Pick, ServiceHandle, ServiceState};
+use waymark_balancer::{Health, Pick, ServiceHandle, ServiceState};
 
 use super::{Call, RequestBody, answered::Answered, attempt::Unanswered};
 use crate::{
@@ -130,7 +130,7 @@ impl<B: RequestBody> Call<'_, B> {
         if self.attempts > 0 {
             return self.all_tried((known, backing_off));
         }
-        let unfit = state.endpoints.iter().filter(|endpoint| endpoint.cell.fitness() == Fitness::Unfit);
+        let unfit = state.endpoints.iter().filter(|endpoint| endpoint.cell.health() == Health::Unhealthy);
         let unhealthy = unfit.clone().count();
         if unhealthy > 0 {
             let last = unfit.filter_map(|endpoint| {

@@ -35,8 +35,8 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service;
 use tracing::{Instrument as _, debug, debug_span, info};
-use waymark_balancer::Fitness;
-use waymark_net::health::{self, Check, CheckConfig, Verdict};
+use waymark_balancer::Health;
+use waymark_net::health::{self, Check, CheckConfig, HealthStatus};
 
 use super::{Connection, Phase, Sender, Shared};
 use crate::{backoff::Backoff, received::Received};
@@ -103,7 +103,7 @@ impl Shared {
         let mut phase = self.phase.subscribe();
         loop {
             let Ok(sender) = self.connected(None).await else {
-                self.judge(Fitness::Unchecked);
+                self.judge(Health::Unknown);
                 // The sender of this channel lives in `self`: it does not end before.
                 let _ = phase.wait_for(|phase| !matches!(phase, Phase::BackingOff { .. })).await;
                 continue;
@@ -112,7 +112,7 @@ impl Shared {
             match self.watch_on(sender, service, patience).await {
                 Ended::Unimplemented => {
                     debug!("it has no health service, and counts as healthy");
-                    self.judge(Fitness::Fit);
+                    self.judge(Health::Healthy);
                     // What answers on the next connection may be another server. It is told by its
                     // number: a connection that is lost and made again at once would pass between
                     // two looks at the phase.
@@ -125,10 +125,10 @@ impl Shared {
                 // Whoever answers only to hang up is not asked as fast as it does so.
                 Ended::Answered if began.elapsed() >= backoff.current() => {
                     backoff.reset();
-                    self.judge(Fitness::Unchecked);
+                    self.judge(Health::Unknown);
                 }
                 Ended::Answered => {
-                    self.judge(Fitness::Unchecked);
+                    self.judge(Health::Unknown);
                     sleep(backoff.next(fastrand::f64())).await;
                 }
                 Ended::Unanswered(reason) => {
@@ -149,8 +149,8 @@ impl Shared {
         let begun = timeout(patience, health::HealthWatch::begin(Wire(request.clone()), origin, service)).await;
         let (mut stream, mut verdict) = match begun {
             Ok(Ok(begun)) => begun,
-            Ok(Err(health::Ended::Unimplemented)) => return Ended::Unimplemented,
-            Ok(Err(health::Ended::Failed(reason))) => return Ended::Unanswered(reason.into()),
+            Ok(Err(health::WatchEnded::Unimplemented)) => return Ended::Unimplemented,
+            Ok(Err(health::WatchEnded::Failed(reason))) => return Ended::Unanswered(reason.into()),
             Err(_) => {
                 let whose = if service.is_empty() { "its server" } else { service };
                 let millis = patience.as_millis();
@@ -191,29 +191,29 @@ impl Shared {
         retired || closing
     }
 
-    fn heed(&self, verdict: &Verdict) {
+    fn heed(&self, verdict: &HealthStatus) {
         match verdict {
-            Verdict::Fit => self.judge(Fitness::Fit),
-            Verdict::Unfit(reason) => self.judge_unfit(reason),
+            HealthStatus::Healthy => self.judge(Health::Healthy),
+            HealthStatus::Unhealthy(reason) => self.judge_unfit(reason),
         }
     }
 
     fn judge_unfit(&self, reason: &Arc<str>) {
         // As in `unfit`.
         *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(reason));
-        self.judge(Fitness::Unfit);
+        self.judge(Health::Unhealthy);
     }
 
-    fn judge(&self, fitness: Fitness) {
+    fn judge(&self, health: Health) {
         let Some(cell) = self.cell.upgrade() else { return };
-        let before = cell.fitness();
-        cell.set_fitness(fitness);
-        match (before, fitness) {
-            (before, Fitness::Unfit) if before != fitness => {
+        let before = cell.health();
+        cell.set_health(health);
+        match (before, health) {
+            (before, Health::Unhealthy) if before != health => {
                 let reason = self.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 info!(address = %self.target.address, reason = reason.as_deref(), "endpoint is unhealthy");
             }
-            (Fitness::Unfit, Fitness::Fit) => info!(address = %self.target.address, "endpoint is healthy again"),
+            (Health::Unhealthy, Health::Healthy) => info!(address = %self.target.address, "endpoint is healthy again"),
             _ => {}
         }
     }

@@ -10,7 +10,7 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::Verdict;
+use super::HealthStatus;
 
 /// An answer of the health service is two bytes long.
 const LARGEST_ANSWER: usize = 1024;
@@ -23,7 +23,7 @@ pub struct HealthWatch {
 
 /// Why a watch has nothing more to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
+pub enum WatchEnded {
     /// The server has no health service.
     Unimplemented,
     /// It failed, or the server ended it, and how.
@@ -37,7 +37,7 @@ impl HealthWatch {
     /// # Cancel safety
     ///
     /// Safe: the watch is given up.
-    pub async fn begin<T>(wire: T, origin: Uri, service: &str) -> Result<(Self, Verdict), Ended>
+    pub async fn begin<T>(wire: T, origin: Uri, service: &str) -> Result<(Self, HealthStatus), WatchEnded>
     where
         T: GrpcService<tonic::body::Body, Error: Into<Box<dyn Error + Send + Sync>>>,
         T::ResponseBody: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Send + 'static,
@@ -58,21 +58,21 @@ impl HealthWatch {
     /// # Cancel safety
     ///
     /// Safe.
-    pub async fn next(&mut self) -> Result<Verdict, Ended> {
+    pub async fn next(&mut self) -> Result<HealthStatus, WatchEnded> {
         let answer = self.answers.message().await.map_err(|status| ended(&self.whose, &status))?;
         let Some(answer) = answer else {
-            return Err(Ended::Failed(format!("the server ended the watch of the health of {}", self.whose)));
+            return Err(WatchEnded::Failed(format!("the server ended the watch of the health of {}", self.whose)));
         };
         Ok(match answer.status() {
-            ServingStatus::Serving => Verdict::Fit,
-            other => Verdict::Unfit(format!("the health of {} is {}", self.whose, other.as_str_name()).into()),
+            ServingStatus::Serving => HealthStatus::Healthy,
+            other => HealthStatus::Unhealthy(format!("the health of {} is {}", self.whose, other.as_str_name()).into()),
         })
     }
 }
 
-fn ended(whose: &str, status: &Status) -> Ended {
+fn ended(whose: &str, status: &Status) -> WatchEnded {
     match status.code() {
-        Code::Unimplemented => Ended::Unimplemented,
-        code => Ended::Failed(format!("watching the health of {whose} failed: {code:?}: {}", status.message())),
+        Code::Unimplemented => WatchEnded::Unimplemented,
+        code => WatchEnded::Failed(format!("watching the health of {whose} failed: {code:?}: {}", status.message())),
     }
 }

@@ -14,7 +14,7 @@ const LEAST_DELAY: Duration = Duration::from_millis(10);
 
 /// Tries these addresses one after the other, each with a head start over the next, and answers
 /// with the first attempt that ends well. The others are given up then. One that fails lets the
-/// next begin at once. All have their turn in the first half of `within`.
+/// next begin at once. All have their turn in the first half of `timeout`.
 ///
 /// # Errors
 ///
@@ -25,12 +25,12 @@ const LEAST_DELAY: Duration = Duration::from_millis(10);
 /// Safe: all attempts are given up.
 pub async fn happy_eyeballs<T, E, F: Future<Output = Result<T, E>>>(
     addresses: Vec<SocketAddr>,
-    within: Duration,
+    timeout: Duration,
     mut attempt: impl FnMut(SocketAddr) -> F,
 ) -> Result<T, Option<E>> {
     let addresses = interleaved(addresses);
     let turns = u32::try_from(addresses.len().saturating_sub(1)).unwrap_or(u32::MAX).max(1);
-    let delay = DELAY.min(within / 2 / turns).max(LEAST_DELAY);
+    let delay = DELAY.min(timeout / 2 / turns).max(LEAST_DELAY);
     let mut waiting = addresses.into_iter().peekable();
     let (mut running, mut failed) = (FuturesUnordered::new(), None);
     let mut next = Instant::now();

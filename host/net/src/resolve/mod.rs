@@ -67,6 +67,7 @@ const NAMES: usize = 20_000;
 
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum NotFound {
     /// Whoever knows says that there is no such name, or that it has no address.
     #[error("{0}")]
@@ -108,12 +109,13 @@ pub struct Resolver {
 
 struct Inner {
     source: Box<dyn Source>,
-    names: Mutex<HashMap<Arc<str>, CacheEntry>>,
+    names: Mutex<HashMap<Arc<str>, CachedName>>,
     turns: Semaphore,
 }
 
+/// What is known of one name, and the look-up of it that runs.
 #[derive(Default)]
-struct CacheEntry {
+struct CachedName {
     known: Option<Known>,
     failed: Option<(NotFound, Instant)>,
     /// The look-up that runs.
@@ -125,7 +127,7 @@ struct Known {
     until: Instant,
 }
 
-impl CacheEntry {
+impl CachedName {
     fn stale(&self, now: Instant) -> Option<Arc<[IpAddr]>> {
         let known = self.known.as_ref().filter(|known| now < known.until + STALE)?;
         Some(Arc::clone(&known.addresses))
@@ -229,7 +231,7 @@ impl Resolver {
 }
 
 impl Inner {
-    fn names(&self) -> MutexGuard<'_, HashMap<Arc<str>, CacheEntry>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<Arc<str>, CachedName>> {
         // Nothing that runs under it can panic half-way.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,15 +261,15 @@ impl Inner {
             Ok(Answer { addresses, lives }) => {
                 let addresses: Arc<[IpAddr]> = addresses.into();
                 let until = now + lives.min(STALE);
-                *entry = CacheEntry {
+                *entry = CachedName {
                     known: Some(Known { addresses: Arc::clone(&addresses), until }),
-                    ..CacheEntry::default()
+                    ..CachedName::default()
                 };
                 Ok(addresses)
             }
             Err(Failed { why: why @ NotFound::NoSuchName(_), lives }) => {
                 let until = now + lives.unwrap_or(FAILED).min(NEGATIVE_MOST);
-                *entry = CacheEntry { failed: Some((why.clone(), until)), ..CacheEntry::default() };
+                *entry = CachedName { failed: Some((why.clone(), until)), ..CachedName::default() };
                 Err(why)
             }
             Err(Failed { why, .. }) => {

@@ -95,7 +95,7 @@ fn instance(row: &Row, bar: usize, full: f64, is_narrow: bool) -> Line {
         InstanceStatus::Usable => {
             (draw(row.share / full, row.expected.map(|expected| expected.share() / full), bar), Style::Plain)
         }
-        InstanceStatus::Skipped(standing) => (word(&format!("{standing}: skipped"), bar), Style::Bad),
+        InstanceStatus::Skipped(status) => (word(&format!("{status}: skipped"), bar), Style::Bad),
         InstanceStatus::Unregistered if known.killed => (word("killed, key gone", bar), Style::Dim),
         InstanceStatus::Unregistered => (word("not registered", bar), Style::Dim),
     };
@@ -140,7 +140,7 @@ fn cut_off(view: &View) -> String {
 pub(super) fn plain(view: &View) -> String {
     let share = |row: &Row| match row.place {
         InstanceStatus::Usable => format!("{} {}", row.known.label(), percent(row.share)),
-        InstanceStatus::Skipped(standing) => format!("{} {standing}", row.known.label()),
+        InstanceStatus::Skipped(status) => format!("{} {status}", row.known.label()),
         InstanceStatus::Unregistered => format!("{} gone", row.known.label()),
     };
     let shares: Vec<String> = view.rows.iter().map(share).collect();
@@ -188,7 +188,7 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::{
-        balancer::Standing,
+        balancer::EndpointStatus,
         cli::demo::{
             shares::{Expected, Member},
             view::{Known, PolicyLine},
@@ -221,7 +221,7 @@ mod tests {
             },
             rows: vec![
                 row(1, 0.25, 0.25, InstanceStatus::Usable),
-                row(2, 0.0, 0.0, InstanceStatus::Skipped(Standing::BackingOff)),
+                row(2, 0.0, 0.0, InstanceStatus::Skipped(EndpointStatus::BackingOff)),
                 row(3, 0.0, 0.0, InstanceStatus::Unregistered),
             ],
             per_second: 612.4,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     admin::client::{Endpoint, Service},
-    balancer::Standing,
+    balancer::EndpointStatus,
 };
 
 /// How many events are kept for the screen.
@@ -58,7 +58,7 @@ pub(super) enum InstanceStatus {
     /// It gets calls.
     Usable,
     /// Its key is there, and the node skips it for this.
-    Skipped(Standing),
+    Skipped(EndpointStatus),
     /// The registry has no key of it.
     Unregistered,
 }
@@ -163,8 +163,8 @@ fn place(service: &Service, known: &Known) -> InstanceStatus {
 }
 
 /// Why the node sends this endpoint no calls, if it does not.
-pub(super) fn skipped(endpoint: &Endpoint) -> Option<Standing> {
-    endpoint.state.filter(|standing| !standing.is_usable())
+pub(super) fn skipped(endpoint: &Endpoint) -> Option<EndpointStatus> {
+    endpoint.state.filter(|status| !status.is_usable())
 }
 
 /// Calls a second, from a counter that is read now and then.

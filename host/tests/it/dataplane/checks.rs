@@ -17,7 +17,7 @@ use tonic::{Status, server::NamedService};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service as _;
 use waymark_node::{
-    balancer::{EndpointCell, Fitness},
+    balancer::{EndpointCell, Health},
     dataplane::WaitForReady,
     health::{Check, CheckConfig},
     model::ServiceName,
@@ -71,8 +71,8 @@ fn cell(node: &Node, address: SocketAddr) -> Arc<EndpointCell> {
     Arc::clone(&found.unwrap().cell)
 }
 
-async fn becomes(node: &Node, address: SocketAddr, fitness: Fitness) {
-    until(|| cell(node, address).fitness() == fitness).await;
+async fn becomes(node: &Node, address: SocketAddr, health: Health) {
+    until(|| cell(node, address).health() == health).await;
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn an_instance_that_is_not_serving_gets_no_calls_until_it_is() {
     for _ in 0..20 {
         assert!(client.echo("svc", "x").await.data.ends_with(b"a:x"));
     }
-    becomes(&node, b.address, Fitness::Unfit).await;
+    becomes(&node, b.address, Health::Unhealthy).await;
     of_b.set_service_status(Echo::NAME, ServingStatus::Serving).await;
     soon(async { while !client.echo("svc", "x").await.data.ends_with(b"b:x") {} }).await;
     // The checks run on the connections that calls use.
@@ -95,8 +95,8 @@ async fn an_instance_that_is_not_serving_gets_no_calls_until_it_is() {
     for reporter in [&of_a, &of_b] {
         reporter.set_service_status(Echo::NAME, ServingStatus::NotServing).await;
     }
-    becomes(&node, a.address, Fitness::Unfit).await;
-    becomes(&node, b.address, Fitness::Unfit).await;
+    becomes(&node, a.address, Health::Unhealthy).await;
+    becomes(&node, b.address, Health::Unhealthy).await;
     let answer = client.echo("svc", "x").await;
     assert_eq!((answer.code(), answer.kind()), ("14", "none-healthy"));
     let message = answer.message();
@@ -109,7 +109,7 @@ async fn an_instance_that_is_not_serving_gets_no_calls_until_it_is() {
         request
     });
     let waiting = tokio::spawn(async move { Caller::new(patient, None).unary("y").await });
-    until(|| node.services.get("svc").unwrap().state().gate.pending() == 1).await;
+    until(|| node.services.get("svc").unwrap().state().limiter.pending() == 1).await;
     of_b.set_service_status(Echo::NAME, ServingStatus::Serving).await;
     assert_eq!(soon(waiting).await.unwrap().unwrap(), "b:y");
 }
@@ -120,7 +120,7 @@ async fn an_instance_without_the_health_service_is_used() {
     let plain = Instance::echo("a").await;
     node.serve("svc", &[&plain]).await;
     assert_eq!(node.client().await.echo("svc", "x").await.code(), "0");
-    assert_eq!((cell(&node, plain.address).fitness(), plain.n_calls()), (Fitness::Fit, 2));
+    assert_eq!((cell(&node, plain.address).health(), plain.n_calls()), (Health::Healthy, 2));
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn a_watch_holds_up_no_drain_and_begins_anew_with_the_next_connection() {
     first.drain().await;
     let listener = TcpListener::bind(address).await.unwrap();
     let (second, reporter) = with_health(listener, "second", ServingStatus::NotServing).await;
-    becomes(&node, address, Fitness::Unfit).await;
+    becomes(&node, address, Health::Unhealthy).await;
     reporter.set_service_status(Echo::NAME, ServingStatus::Serving).await;
     soon(async { while !client.echo("svc", "x").await.data.ends_with(b"second:x") {} }).await;
     assert_eq!(second.n_connections(), 1);
@@ -192,14 +192,14 @@ async fn a_port_that_takes_no_connection_fails_a_tcp_check_before_a_call_meets_i
     let closed = closed_port().await;
     let open = Instance::echo("a").await;
     node.set("svc", vec![at(closed), at(open.address)]).await;
-    becomes(&node, closed, Fitness::Unfit).await;
+    becomes(&node, closed, Health::Unhealthy).await;
     let mut client = node.client().await;
     for _ in 0..10 {
         assert_eq!(client.echo("svc", "x").await.code(), "0");
     }
     assert!(cell(&node, closed).calls() == 0 && !cell(&node, closed).is_backing_off());
     let _back = Instance::on(TcpListener::bind(closed).await.unwrap(), |request| echo("b", request));
-    becomes(&node, closed, Fitness::Fit).await;
+    becomes(&node, closed, Health::Healthy).await;
     soon(async { while !client.echo("svc", "x").await.data.ends_with(b"b:x") {} }).await;
 }
 

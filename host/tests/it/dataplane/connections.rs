@@ -13,7 +13,7 @@ use http_body::Frame;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use waymark_node::{
-    balancer::Standing,
+    balancer::EndpointStatus,
     dataplane::{ConnectOptions, Drained, Options, Routes},
 };
 
@@ -138,19 +138,19 @@ async fn an_endpoint_s_standing_follows_its_connection() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     node.set("svc", vec![at(silent.local_addr().unwrap())]).await;
     let state = node.services.get("svc").unwrap().state();
-    let standing = || state.endpoints[0].cell.standing();
-    assert_eq!(standing(), Standing::Idle);
+    let status = || state.endpoints[0].cell.status();
+    assert_eq!(status(), EndpointStatus::Idle);
     let mut caller = Caller::new(node.dial().await, Some("svc"));
     let mut waiting = Caller::new(node.dial().await, Some("svc"));
     let call = tokio::spawn(async move { waiting.unary("x").await });
-    until(|| standing() == Standing::Connecting).await;
+    until(|| status() == EndpointStatus::Connecting).await;
     let instance = Instance::on(silent, |request| echo("a", request));
     soon(call).await.unwrap().unwrap();
-    assert_eq!(standing(), Standing::Ready);
+    assert_eq!(status(), EndpointStatus::Ready);
     instance.drain().await;
-    until(|| standing() == Standing::Idle).await;
+    until(|| status() == EndpointStatus::Idle).await;
     caller.unary("x").await.unwrap_err();
-    assert_eq!(standing(), Standing::BackingOff);
+    assert_eq!(status(), EndpointStatus::BackingOff);
 }
 
 /// Calls without pause from several clients until told to stop; how many were made.

@@ -32,14 +32,14 @@ async fn an_instance_that_joins_gets_a_growing_share_of_calls() {
     assert_eq!(share(&mut client, &old, 10).await, 10);
     node.serve("svc", &[&old, &new]).await;
     let state = Arc::clone(&node.services.get("svc").unwrap().state());
-    let n_young = || state.endpoints.iter().filter(|endpoint| endpoint.cell.is_young()).count();
-    assert_eq!(n_young(), 1);
+    let n_in_slow_start = || state.endpoints.iter().filter(|endpoint| endpoint.cell.is_in_slow_start()).count();
+    assert_eq!(n_in_slow_start(), 1);
     // A tenth of its turns, and of those that it did not take and got again by chance.
     let first = share(&mut client, &new, 400).await;
     pass(WINDOW / 2).await;
     let half = share(&mut client, &new, 400).await;
     pass(WINDOW).await;
-    until(|| n_young() == 0).await;
+    until(|| n_in_slow_start() == 0).await;
     let all = share(&mut client, &new, 400).await;
     assert!((1..80).contains(&first) && (80..190).contains(&half) && all == 200, "{first} {half} {all}");
 }

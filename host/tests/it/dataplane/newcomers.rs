@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     time::Instant,
 };
-use waymark_node::balancer::Standing;
+use waymark_node::balancer::EndpointStatus;
 
 use super::support::{Caller, Instance, LONG, Node, at, closed_port, echo, until};
 
@@ -55,10 +55,10 @@ fn calls(node: &Node, address: SocketAddr) -> u64 {
     found.unwrap().cell.calls()
 }
 
-fn standing(node: &Node, address: SocketAddr) -> Standing {
+fn status(node: &Node, address: SocketAddr) -> EndpointStatus {
     let state = node.services.get("svc").unwrap().state();
     let found = state.endpoints.iter().find(|state| state.endpoint.address.as_str() == address.to_string());
-    found.unwrap().cell.standing()
+    found.unwrap().cell.status()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,7 +103,7 @@ async fn a_newcomer_gets_calls_once_it_has_been_connected_to() {
             caller.unary("x").await.unwrap();
         }
         // One waits for a moment, since most newcomers are connected to in one.
-        assert_eq!((calls(&node, newcomer), standing(&node, newcomer)), (1, Standing::Connecting));
+        assert_eq!((calls(&node, newcomer), status(&node, newcomer)), (1, EndpointStatus::Connecting));
     }
     // One that can be reached gets its share from the beginning.
     let node = Node::new().await;
@@ -139,7 +139,7 @@ async fn who_waits_for_an_endpoint_goes_to_another_as_soon_as_that_is_connected_
     // Both are being connected to, whichever the calls were for.
     until(|| {
         let state = node.services.get("svc").unwrap().state();
-        state.endpoints.iter().all(|state| state.cell.standing() == Standing::Connecting)
+        state.endpoints.iter().all(|state| state.cell.status() == EndpointStatus::Connecting)
     })
     .await;
     let _late = Instance::on(late, |request| echo("late", request));

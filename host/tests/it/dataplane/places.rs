@@ -51,7 +51,7 @@ async fn begin(node: &Node) -> Call {
 }
 
 fn pending(node: &Node) -> u32 {
-    node.services.get("svc").unwrap().state().gate.pending()
+    node.services.get("svc").unwrap().state().limiter.pending()
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn calls_over_the_service_s_limit_wait_in_line_and_those_over_the_line_are
         assert_eq!(soon(call).await.unwrap().code(), "0");
     }
     let state = Arc::clone(&node.services.get("svc").unwrap().state());
-    assert_eq!((state.gate.pending(), state.gate.refused()), (0, 1));
+    assert_eq!((state.limiter.pending(), state.limiter.refused()), (0, 1));
 }
 
 #[tokio::test]

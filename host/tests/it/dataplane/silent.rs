@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{net::TcpListener, sync::oneshot, time::Instant};
 use waymark_node::{
-    balancer::Standing,
+    balancer::EndpointStatus,
     dataplane::{ConnectOptions, Options, Routes},
     traffic::Traffic,
 };
@@ -71,10 +71,10 @@ async fn node(instances: &[SocketAddr]) -> Node {
     node
 }
 
-fn standing(node: &Node, address: SocketAddr) -> Standing {
+fn status(node: &Node, address: SocketAddr) -> EndpointStatus {
     let state = node.services.get("svc").unwrap().state();
     let found = state.endpoints.iter().find(|state| state.endpoint.address.as_str() == address.to_string());
-    found.unwrap().cell.standing()
+    found.unwrap().cell.status()
 }
 
 /// Begins a call, and says what came of it.
@@ -90,11 +90,11 @@ async fn an_instance_that_hangs_gets_no_calls_until_it_is_heard_again() {
     for _ in 0..10 {
         assert_eq!(client.echo("svc", "x").await.code(), "0");
     }
-    assert_eq!(standing(&node, hangs.address), Standing::Ready);
+    assert_eq!(status(&node, hangs.address), EndpointStatus::Ready);
     let still = hangs.stop();
     // Of two calls one is for the one that hangs. Nobody may answer it a second time, so it waits.
     let waiting = [begin(node.client().await), begin(node.client().await)];
-    until(|| standing(&node, hangs.address) == Standing::Silent).await;
+    until(|| status(&node, hangs.address) == EndpointStatus::Silent).await;
     let before = good.n_calls();
     for _ in 0..20 {
         assert_eq!(client.echo("svc", "x").await.data, message(b"\n\x06good:x"));
@@ -104,7 +104,7 @@ async fn an_instance_that_hangs_gets_no_calls_until_it_is_heard_again() {
     for call in waiting {
         assert_eq!(soon(call).await.unwrap().0.code(), "0", "it is answered after all");
     }
-    until(|| standing(&node, hangs.address) == Standing::Ready).await;
+    until(|| status(&node, hangs.address) == EndpointStatus::Ready).await;
     let mut answers = Vec::new();
     for _ in 0..4 {
         answers.push(client.echo("svc", "x").await.data);
@@ -120,7 +120,7 @@ async fn where_all_hang_calls_go_to_them_and_wait() {
     assert_eq!(client.echo("svc", "x").await.code(), "0");
     let still = hangs.stop();
     let first = begin(node.client().await);
-    until(|| standing(&node, hangs.address) == Standing::Silent).await;
+    until(|| status(&node, hangs.address) == EndpointStatus::Silent).await;
     let second = begin(client);
     tokio::task::yield_now().await;
     assert!(!first.is_finished() && !second.is_finished());
@@ -142,7 +142,7 @@ async fn a_call_that_may_be_repeated_leaves_an_instance_that_hangs() {
     for _ in 0..10 {
         assert_eq!(client.echo("svc", "x").await.data, message(b"\n\x06good:x"));
     }
-    assert_eq!(standing(&node, hangs.address), Standing::Silent);
+    assert_eq!(status(&node, hangs.address), EndpointStatus::Silent);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,7 +157,7 @@ async fn an_instance_that_is_only_slow_keeps_its_calls() {
     let seen = Arc::new(AtomicBool::new(false));
     let call = tokio::spawn(async move { (client.echo("svc", "x").await, client) });
     while !call.is_finished() {
-        if standing(&node, slow.address) == Standing::Silent {
+        if status(&node, slow.address) == EndpointStatus::Silent {
             seen.store(true, SeqCst);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -184,7 +184,7 @@ async fn an_instance_whose_handlers_hang_gets_one_call_now_and_then() {
         codes.iter().filter(|code| *code == "4").count() >= 2 && began.elapsed() >= Duration::from_secs(1),
         "{codes:?}"
     );
-    assert_eq!(standing(&node, hangs.address), Standing::Silent);
+    assert_eq!(status(&node, hangs.address), EndpointStatus::Silent);
     let (mut client, before) = (node.client().await, hangs.n_calls());
     for _ in 0..10 {
         assert_eq!(client.echo("svc", "x").await.code(), "0");
@@ -233,7 +233,7 @@ async fn where_only_the_connection_is_silent_a_new_one_takes_the_calls() {
     assert_eq!(client.echo("svc", "x").await.code(), "0");
     forgotten.store(true, SeqCst);
     let lost = begin(node.client().await);
-    until(|| instance.n_connections() == 2 && standing(&node, way) == Standing::Ready).await;
+    until(|| instance.n_connections() == 2 && status(&node, way) == EndpointStatus::Ready).await;
     for _ in 0..10 {
         assert_eq!(soon(client.echo("svc", "x")).await.code(), "0");
     }

@@ -119,8 +119,8 @@ impl Bench {
 
     fn pick_for(&self, headers: &HeaderMap) -> Pick {
         let state = self.handle.state();
-        let place = state.next_place();
-        state.pick(&PickRequest { path: "/hello.Greeter1/SayHello1", headers, peer: None, place, tried: &[] })
+        let sequence = state.next_sequence();
+        state.pick(&PickRequest { path: "/hello.Greeter1/SayHello1", headers, peer: None, sequence, tried: &[] })
     }
 
     /// Every one of these picks must find an endpoint.
@@ -286,8 +286,13 @@ async fn an_endpoint_that_cannot_be_used_is_passed_over_whatever_the_policy_says
         let headers = HeaderMap::new();
         let state = bench.handle.state();
         for _ in 0..50 {
-            let request =
-                PickRequest { path: "/a.B/C", headers: &headers, peer: None, place: state.next_place(), tried: &[0] };
+            let request = PickRequest {
+                path: "/a.B/C",
+                headers: &headers,
+                peer: None,
+                sequence: state.next_sequence(),
+                tried: &[0],
+            };
             assert!(matches!(state.pick(&request), Pick::Endpoint(1 | 2)), "{}", policy.name());
         }
         assert_eq!(bench.handle.history()[0].pick_failures, 0);

@@ -1,9 +1,9 @@
 //! The task by itself: what it keeps from one generation to the next.
 #![allow(clippy::unwrap_used, reason = "tests")]
-use waymark_core::model::{ServiceName, Update};
+use waymark_core::model::{Revision, ServiceName, Update};
 
 use super::*;
-use crate::{ServiceHandle, builders::Builders, history::Quarantine, seats::Seats, upstream::NoUpstream};
+use crate::{ServiceHandle, builders::Builders, capacity::Capacity, history::Quarantine, upstream::NoUpstream};
 
 struct InOrder;
 
@@ -47,9 +47,9 @@ async fn a_swap_keeps_the_list_of_endpoints_and_a_change_keeps_what_is_known_of_
         traffic: Arc::default(),
         upstream: Arc::new(NoUpstream),
         builders: Arc::new(Builders::new(2)),
-        seat: Seats::new(1, 1).take(&ServiceName::new("svc").unwrap(), true).unwrap().0,
+        reservation: Capacity::new(1, 1).reserve(&ServiceName::new("svc").unwrap(), true).unwrap().0,
         coalesce: Duration::from_millis(50),
-        quarantine: Quarantine { failures: 1, window: Duration::from_secs(1), share: 25 },
+        quarantine: Quarantine { failures: 1, window: Duration::from_secs(1), cpu_percent: 25 },
     };
     let handle = ServiceHandle::spawn(setup, reader);
     let mut states = handle.subscribe();

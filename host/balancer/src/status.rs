@@ -1,13 +1,13 @@
-//! Where an endpoint stands: what its connection, its check and its record say of it.
+//! The status of an endpoint: what its connection, its health check and its record say of it.
 //!
 //! ```text
 //!   connection                      check                        record
 //!
-//!   Idle ──▶ Connecting ──▶ Ready   Unchecked ──▶ Fit            fails more than the others
-//!    ▲  ▲        │ ▲         │ │        │  ▲       │              ──▶ ejected
-//!    │  │ failed │ └─ lost ──┘ │        │  └ lost ─┤             its time is over
-//!    │  │        ▼             │        ▼          ▼              ◀──
-//!    │  │    BackingOff ─────▶ │      Unfit ◀──── bad word
+//!   Idle ──▶ Connecting ──▶ Ready   Unknown ──▶ Healthy          fails more than the others
+//!    ▲  ▲        │ ▲         │ │       │  ▲        │              ──▶ ejected
+//!    │  │ failed │ └─ lost ──┘ │       │  └─ lost ─┤             its time is over
+//!    │  │        ▼             │       ▼           ▼              ◀──
+//!    │  │    BackingOff ─────▶ │    Unhealthy ◀── failed
 //!    │  └──────────────────────┘
 //!    └ closed in good order
 //! ```
@@ -16,9 +16,9 @@
 //! ([`EndpointCell`](super::EndpointCell)): others get its calls meanwhile, while there are any.
 //!
 //! Each of the three is moved by one owner ([`Connectivity`]: the data plane's connection;
-//! [`Fitness`]: its check; an ejection: the service's task), and none knows of the others. A pick
+//! [`Health`]: its check; an ejection: the service's task), and none knows of the others. A pick
 //! asks one question of all three, so they share one word. People are told the one thing that keeps
-//! calls away, or else the connection: a [`Standing`].
+//! calls away, or else the connection: an [`EndpointStatus`].
 
 use std::fmt;
 
@@ -37,24 +37,24 @@ pub enum Connectivity {
     BackingOff,
 }
 
-/// What an endpoint's check says of it.
+/// What an endpoint's health check says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fitness {
+pub enum Health {
     /// It serves, or nobody checks it.
-    Fit,
+    Healthy,
     /// Nothing yet, or nothing any more: it is being asked. Calls wait for the word rather than go
     /// there.
-    Unchecked,
+    Unknown,
     /// It does not serve.
-    Unfit,
+    Unhealthy,
 }
 
-/// All that is known of an endpoint in one word for people: the first of these that is so.
+/// The status of an endpoint in one word for people: the first of these that is so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum EndpointStatus {
     /// It cannot be connected to.
     BackingOff,
-    /// Its check found it unfit.
+    /// Its check found that it does not serve.
     Unhealthy,
     /// Its check has not spoken yet.
     Checking,
@@ -71,7 +71,7 @@ pub enum Standing {
     Idle,
 }
 
-impl Standing {
+impl EndpointStatus {
     /// The state in a word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ impl Standing {
     }
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for EndpointStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -100,7 +100,7 @@ impl fmt::Display for Standing {
 
 /// The bits of the word. They are grouped by who moves them.
 pub(super) mod flag {
-    use super::{Connectivity, Fitness, Standing};
+    use super::{Connectivity, EndpointStatus, Health};
 
     /// The last attempt to connect failed, and its back-off still runs.
     pub(in super::super) const BACKING_OFF: u32 = 1;
@@ -110,11 +110,11 @@ pub(super) mod flag {
     /// There is no connection, and nothing speaks against one.
     pub(in super::super) const UNCONNECTED: u32 = IDLE | CONNECTING;
 
-    /// It is to be checked, and the check has not said yet whether it is fit.
-    const UNCHECKED: u32 = 1 << 3;
-    /// Its check found it unfit.
-    const UNFIT: u32 = 1 << 4;
-    const FITNESS: u32 = UNCHECKED | UNFIT;
+    /// It is to be checked, and the check has not said yet whether it is healthy.
+    const UNKNOWN: u32 = 1 << 3;
+    /// Its check found it unhealthy.
+    const UNHEALTHY: u32 = 1 << 4;
+    const HEALTH: u32 = UNKNOWN | UNHEALTHY;
 
     /// It was ejected, and that is heeded.
     pub(in super::super) const SKIPPED: u32 = 1 << 1;
@@ -129,16 +129,16 @@ pub(super) mod flag {
     pub(in super::super) const TRIAL: u32 = 1 << 7;
 
     /// It joined lately, and gets a part of its share.
-    pub(in super::super) const YOUNG: u32 = 1 << 2;
+    pub(in super::super) const SLOW_START: u32 = 1 << 2;
     /// The calls that may run on it at once are limited.
     pub(in super::super) const LIMITED: u32 = 1 << 8;
 
     /// With none of these, a pick need not look any further.
-    pub(in super::super) const ASKED: u32 = UNUSABLE | YOUNG | LIMITED;
+    pub(in super::super) const ASKED: u32 = UNUSABLE | SLOW_START | LIMITED;
     /// With any of these, picks skip the endpoint.
     pub(in super::super) const UNUSABLE: u32 = UNREACHABLE | SKIPPED | SILENT | UNANSWERING;
     /// With any of these, it is not chosen even where nothing else is left.
-    pub(in super::super) const UNREACHABLE: u32 = BACKING_OFF | FITNESS;
+    pub(in super::super) const UNREACHABLE: u32 = BACKING_OFF | HEALTH;
 
     /// What is cleared and what is set to say so.
     pub(in super::super) fn of_connectivity(connectivity: Connectivity) -> (u32, u32) {
@@ -166,38 +166,38 @@ pub(super) mod flag {
     }
 
     /// What is cleared and what is set to say so.
-    pub(in super::super) fn of_fitness(fitness: Fitness) -> (u32, u32) {
-        let set = match fitness {
-            Fitness::Fit => 0,
-            Fitness::Unchecked => UNCHECKED,
-            Fitness::Unfit => UNFIT,
+    pub(in super::super) fn of_health(health: Health) -> (u32, u32) {
+        let set = match health {
+            Health::Healthy => 0,
+            Health::Unknown => UNKNOWN,
+            Health::Unhealthy => UNHEALTHY,
         };
-        (FITNESS & !set, set)
+        (HEALTH & !set, set)
     }
 
-    pub(in super::super) fn fitness(flags: u32) -> Fitness {
-        match flags & FITNESS {
-            0 => Fitness::Fit,
-            UNCHECKED => Fitness::Unchecked,
-            _ => Fitness::Unfit,
+    pub(in super::super) fn health(flags: u32) -> Health {
+        match flags & HEALTH {
+            0 => Health::Healthy,
+            UNKNOWN => Health::Unknown,
+            _ => Health::Unhealthy,
         }
     }
 
     /// Whether its check is about to say whether it may be used.
     pub(in super::super) fn pending(flags: u32) -> bool {
-        flags & UNREACHABLE == UNCHECKED
+        flags & UNREACHABLE == UNKNOWN
     }
 
-    pub(in super::super) fn standing(flags: u32) -> Standing {
-        match (connectivity(flags), fitness(flags)) {
-            (Connectivity::BackingOff, _) => Standing::BackingOff,
-            (_, Fitness::Unfit) => Standing::Unhealthy,
-            (_, Fitness::Unchecked) => Standing::Checking,
-            _ if flags & (SILENT | UNANSWERING | TRIAL) != 0 => Standing::Silent,
-            _ if flags & EJECTED != 0 => Standing::Ejected,
-            (Connectivity::Idle, _) => Standing::Idle,
-            (Connectivity::Connecting, _) => Standing::Connecting,
-            (Connectivity::Ready, _) => Standing::Ready,
+    pub(in super::super) fn status(flags: u32) -> EndpointStatus {
+        match (connectivity(flags), health(flags)) {
+            (Connectivity::BackingOff, _) => EndpointStatus::BackingOff,
+            (_, Health::Unhealthy) => EndpointStatus::Unhealthy,
+            (_, Health::Unknown) => EndpointStatus::Checking,
+            _ if flags & (SILENT | UNANSWERING | TRIAL) != 0 => EndpointStatus::Silent,
+            _ if flags & EJECTED != 0 => EndpointStatus::Ejected,
+            (Connectivity::Idle, _) => EndpointStatus::Idle,
+            (Connectivity::Connecting, _) => EndpointStatus::Connecting,
+            (Connectivity::Ready, _) => EndpointStatus::Ready,
         }
     }
 }
@@ -215,13 +215,13 @@ mod tests {
             word = word & !clear | set;
             word
         };
-        say((0, flag::EJECTED | flag::YOUNG | flag::SILENT));
-        for fitness in [Fitness::Unchecked, Fitness::Unfit, Fitness::Fit, Fitness::Unchecked] {
-            say(flag::of_fitness(fitness));
+        say((0, flag::EJECTED | flag::SLOW_START | flag::SILENT));
+        for health in [Health::Unknown, Health::Unhealthy, Health::Healthy, Health::Unknown] {
+            say(flag::of_health(health));
             for connectivity in CONNECTIVITIES {
                 let word = say(flag::of_connectivity(connectivity));
-                assert_eq!((flag::connectivity(word), flag::fitness(word)), (connectivity, fitness));
-                let others = flag::EJECTED | flag::YOUNG | flag::SILENT;
+                assert_eq!((flag::connectivity(word), flag::health(word)), (connectivity, health));
+                let others = flag::EJECTED | flag::SLOW_START | flag::SILENT;
                 assert_eq!(word & others, others);
             }
         }
@@ -229,21 +229,19 @@ mod tests {
 
     #[test]
     fn the_gravest_is_told() {
-        let word = |connectivity, fitness, ejected| {
-            flag::of_connectivity(connectivity).1
-                | flag::of_fitness(fitness).1
-                | if ejected { flag::EJECTED } else { 0 }
+        let word = |connectivity, health, ejected| {
+            flag::of_connectivity(connectivity).1 | flag::of_health(health).1 | if ejected { flag::EJECTED } else { 0 }
         };
-        for (connectivity, fitness, ejected, standing) in [
-            (Connectivity::BackingOff, Fitness::Unfit, true, Standing::BackingOff),
-            (Connectivity::Ready, Fitness::Unfit, true, Standing::Unhealthy),
-            (Connectivity::Idle, Fitness::Unchecked, true, Standing::Checking),
-            (Connectivity::Ready, Fitness::Fit, true, Standing::Ejected),
-            (Connectivity::Ready, Fitness::Fit, false, Standing::Ready),
-            (Connectivity::Connecting, Fitness::Fit, false, Standing::Connecting),
-            (Connectivity::Idle, Fitness::Fit, false, Standing::Idle),
+        for (connectivity, health, ejected, status) in [
+            (Connectivity::BackingOff, Health::Unhealthy, true, EndpointStatus::BackingOff),
+            (Connectivity::Ready, Health::Unhealthy, true, EndpointStatus::Unhealthy),
+            (Connectivity::Idle, Health::Unknown, true, EndpointStatus::Checking),
+            (Connectivity::Ready, Health::Healthy, true, EndpointStatus::Ejected),
+            (Connectivity::Ready, Health::Healthy, false, EndpointStatus::Ready),
+            (Connectivity::Connecting, Health::Healthy, false, EndpointStatus::Connecting),
+            (Connectivity::Idle, Health::Healthy, false, EndpointStatus::Idle),
         ] {
-            assert_eq!(flag::standing(word(connectivity, fitness, ejected)), standing);
+            assert_eq!(flag::status(word(connectivity, health, ejected)), status);
         }
     }
 }

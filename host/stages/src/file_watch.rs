@@ -1,4 +1,4 @@
-//! Follows files that make up one thing: a change of theirs is taken whole or not at all.
+//! Watches files that make up one thing: a change of theirs is taken whole or not at all.
 //!
 //! ```text
 //!             another stamp              still for SETTLE            other bytes
@@ -147,7 +147,7 @@ impl Watch {
 }
 
 /// The bytes of a file that did not change while it was read.
-pub struct Whole {
+pub struct FileContents {
     /// Which file.
     pub path: PathBuf,
     /// All of it; empty if it is too large.
@@ -159,7 +159,7 @@ pub struct Whole {
     stamp: Stamp,
 }
 
-impl Whole {
+impl FileContents {
     /// What tells it from other bytes.
     fn known_by(&self) -> String {
         self.sha256.clone().unwrap_or_else(|| format!("{:?}", self.stamp))
@@ -167,7 +167,7 @@ impl Whole {
 }
 
 /// None: it changed meanwhile.
-fn read_whole(path: &Path, limit: usize) -> io::Result<Option<Whole>> {
+fn read_file(path: &Path, limit: usize) -> io::Result<Option<FileContents>> {
     let file = File::open(path)?;
     let stamp = Stamp::of(&file.metadata()?);
     let mut bytes = Vec::new();
@@ -178,7 +178,7 @@ fn read_whole(path: &Path, limit: usize) -> io::Result<Option<Whole>> {
     let same = Stamp::of(&file.metadata()?) == stamp && Stamp::at(path) == Some(stamp);
     let complete = !fits || bytes.len() as u64 == stamp.size;
     let sha256 = fits.then(|| plugin::digest(&bytes));
-    Ok((same && complete).then(|| Whole { path: path.to_owned(), bytes, sha256, size: stamp.size, stamp }))
+    Ok((same && complete).then(|| FileContents { path: path.to_owned(), bytes, sha256, size: stamp.size, stamp }))
 }
 
 /// What tells the bytes of files from others, together.
@@ -191,15 +191,15 @@ fn look(files: &[PathBuf]) -> Option<Vec<Stamp>> {
 }
 
 /// All of them as they were at one moment.
-fn read_all(files: &[PathBuf], limit: usize) -> Result<Option<Vec<Whole>>, (PathBuf, io::Error)> {
-    let read = |path: &PathBuf| read_whole(path, limit).map_err(|error| (path.clone(), error));
+fn read_all(files: &[PathBuf], limit: usize) -> Result<Option<Vec<FileContents>>, (PathBuf, io::Error)> {
+    let read = |path: &PathBuf| read_file(path, limit).map_err(|error| (path.clone(), error));
     let Some(all) = files.iter().map(read).collect::<Result<Option<Vec<_>>, _>>()? else { return Ok(None) };
     // An earlier one may have changed while a later one was read.
     Ok(all.iter().all(|whole| Stamp::at(&whole.path) == Some(whole.stamp)).then_some(all))
 }
 
 /// Why changed files are not taken.
-pub struct Refusal {
+pub struct ReloadError {
     /// The file at fault.
     pub path: PathBuf,
     /// Of its bytes, where that is known and says something.
@@ -212,7 +212,7 @@ pub struct Refusal {
     pub again_in: Option<Duration>,
 }
 
-impl Refusal {
+impl ReloadError {
     /// One that no waiting would mend.
     pub fn new(path: &Path, reason: impl Display) -> Self {
         Self {
@@ -231,20 +231,20 @@ pub trait Reload: Send + Sync {
     fn limit(&self) -> usize;
 
     /// Takes what the files hold now, all of it or nothing.
-    fn take(&self, files: Vec<Whole>) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn take(&self, files: Vec<FileContents>) -> impl Future<Output = Result<(), ReloadError>> + Send;
 
     /// Says once why changed files are not taken.
-    fn refuse(&self, refusal: Refusal) -> impl Future<Output = ()> + Send;
+    fn refuse(&self, refusal: ReloadError) -> impl Future<Output = ()> + Send;
 }
 
 /// Follows these files until it is dropped. `handled`: what they held when they were taken first,
 /// see [`known_by`].
-pub async fn follow(reload: impl Reload, files: Vec<PathBuf>, handled: String) {
+pub async fn watch_files(reload: impl Reload, files: Vec<PathBuf>, handled: String) {
     let mut watch = Watch::new(handled);
     let mut pause = tokio::time::interval(LOOK);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Why the bytes that are doubted are bad.
-    let mut doubted: Option<Refusal> = None;
+    let mut doubted: Option<ReloadError> = None;
     // When they are to be read once more, whether they have changed or not.
     let mut again_at: Option<Instant> = None;
     loop {
@@ -275,7 +275,7 @@ pub async fn follow(reload: impl Reload, files: Vec<PathBuf>, handled: String) {
                         if let Some(stamp) = seen {
                             let bytes = format!("unreadable {stamp:?}");
                             if watch.read(stamp, &bytes) {
-                                reload.refuse(Refusal::new(&path, format!("it cannot be read: {error}"))).await;
+                                reload.refuse(ReloadError::new(&path, format!("it cannot be read: {error}"))).await;
                             }
                         }
                         continue;
@@ -283,7 +283,7 @@ pub async fn follow(reload: impl Reload, files: Vec<PathBuf>, handled: String) {
                 };
                 let stamp = all.iter().map(|whole| whole.stamp).collect();
                 again_at = None;
-                if !watch.read(stamp, &known_by(all.iter().map(Whole::known_by))) {
+                if !watch.read(stamp, &known_by(all.iter().map(FileContents::known_by))) {
                     continue;
                 }
                 match reload.take(all).await {

@@ -15,8 +15,8 @@ use waymark_core::policy::PickTook;
 /// The threads that are told apart. With more than so many, two share a bucket.
 const THREADS: usize = 256;
 
-/// What picks may use, and what they used lately.
-pub(super) struct Share {
+/// What part of a thread's time picks may use, and what they used lately.
+pub(super) struct CpuBudget {
     percent: u32,
     buckets: Vec<Bucket>,
 }
@@ -34,18 +34,18 @@ struct Bucket {
     used: Duration,
 }
 
-/// What a share comes to.
+/// How much of the budget is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It may go on.
-    Fine,
-    /// For a while it was too much: this many percent of a thread's time.
-    Degraded(u32),
-    /// It was too much for so long, or so much too much, that the policy has to go.
-    Condemned(u32),
+pub(super) enum CpuUse {
+    /// No more than may be: the policy goes on.
+    Within,
+    /// For a while it was too much: this many percent of a thread's time. The policy is slow.
+    Over(u32),
+    /// It was too much for so long, or so much too much, that the policy has to be quarantined.
+    Exhausted(u32),
 }
 
-impl Share {
+impl CpuBudget {
     /// The part that picks may use of a thread's time, in percent; 100 is no bound.
     pub(super) fn new(percent: u32) -> Self {
         Self { percent, buckets: Vec::new() }
@@ -57,9 +57,9 @@ impl Share {
     }
 
     /// Adds what a pick used until `now`.
-    pub(super) fn add(&mut self, took: &PickTook, now: Instant) -> Verdict {
+    pub(super) fn add(&mut self, took: &PickTook, now: Instant) -> CpuUse {
         if self.percent >= 100 {
-            return Verdict::Fine;
+            return CpuUse::Within;
         }
         let thread = took.thread % THREADS;
         let empty = Bucket {
@@ -80,17 +80,17 @@ impl Share {
         bucket.level += took.charged;
         bucket.used += took.charged;
         self.buckets[thread] = bucket;
-        self.verdict(bucket)
+        self.cpu_use(bucket)
     }
 
     /// What it comes to if nothing is added until `now`.
-    pub(super) fn look(&self, now: Instant) -> Verdict {
+    pub(super) fn use_at(&self, now: Instant) -> CpuUse {
         let leaked = self.buckets.iter().map(|bucket| self.leak(*bucket, now, bucket.waited));
-        leaked.max_by_key(|bucket| bucket.level).map_or(Verdict::Fine, |bucket| self.verdict(bucket))
+        leaked.max_by_key(|bucket| bucket.level).map_or(CpuUse::Within, |bucket| self.cpu_use(bucket))
     }
 
     /// Forgets what was used.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.buckets.clear();
     }
 
@@ -100,14 +100,14 @@ impl Share {
         Bucket { level, at: now, waited, filled: bucket.filled + passed, ..bucket }
     }
 
-    fn verdict(&self, bucket: Bucket) -> Verdict {
+    fn cpu_use(&self, bucket: Bucket) -> CpuUse {
         let second = self.allowance(Duration::from_secs(1));
         let part = bucket.used.as_secs_f64() / bucket.filled.as_secs_f64().max(1e-3);
         let percent = (part * 100.0).round().min(100.0) as u32;
         match bucket.level {
-            level if level > second * 3 => Verdict::Condemned(percent),
-            level if level > second => Verdict::Degraded(percent),
-            _ => Verdict::Fine,
+            level if level > second * 3 => CpuUse::Exhausted(percent),
+            level if level > second => CpuUse::Over(percent),
+            _ => CpuUse::Within,
         }
     }
 }
@@ -124,74 +124,76 @@ mod tests {
 
     /// Adds `used` in every `period` on one thread until it is condemned or so long has passed.
     fn use_up(
-        share: &mut Share,
+        budget: &mut CpuBudget,
         used: Duration,
         period: Duration,
         mut now: Instant,
         most: Duration,
-    ) -> (Verdict, Duration) {
+    ) -> (CpuUse, Duration) {
         let began = now;
-        let mut verdict = Verdict::Fine;
-        while now - began < most && !matches!(verdict, Verdict::Condemned(_)) {
+        let mut cpu_use = CpuUse::Within;
+        while now - began < most && !matches!(cpu_use, CpuUse::Exhausted(_)) {
             now += period;
-            verdict = share.add(&took(0, used, Duration::ZERO), now);
+            cpu_use = budget.add(&took(0, used, Duration::ZERO), now);
         }
-        (verdict, now - began)
+        (cpu_use, now - began)
     }
 
     #[test]
     fn what_stays_below_its_part_is_never_told_of() {
-        let (verdict, _) = use_up(&mut Share::new(25), 2 * MS, 10 * MS, Instant::now(), Duration::from_secs(3600));
-        assert_eq!(verdict, Verdict::Fine);
+        let (cpu_use, _) = use_up(&mut CpuBudget::new(25), 2 * MS, 10 * MS, Instant::now(), Duration::from_secs(3600));
+        assert_eq!(cpu_use, CpuUse::Within);
     }
 
     #[test]
     fn what_fills_a_thread_is_out_after_a_second_and_a_little_too_much_after_a_while() {
-        let (verdict, after) = use_up(&mut Share::new(25), 10 * MS, 10 * MS, Instant::now(), Duration::from_secs(60));
-        assert!(matches!(verdict, Verdict::Condemned(99..=100)), "{verdict:?}");
+        let (cpu_use, after) =
+            use_up(&mut CpuBudget::new(25), 10 * MS, 10 * MS, Instant::now(), Duration::from_secs(60));
+        assert!(matches!(cpu_use, CpuUse::Exhausted(99..=100)), "{cpu_use:?}");
         assert!((900 * MS..=1100 * MS).contains(&after), "{after:?}");
-        let (verdict, after) = use_up(&mut Share::new(25), 3 * MS, 10 * MS, Instant::now(), Duration::from_secs(60));
-        assert_eq!(verdict, Verdict::Condemned(30));
+        let (cpu_use, after) =
+            use_up(&mut CpuBudget::new(25), 3 * MS, 10 * MS, Instant::now(), Duration::from_secs(60));
+        assert_eq!(cpu_use, CpuUse::Exhausted(30));
         assert!((14_000 * MS..=16_000 * MS).contains(&after), "{after:?}");
     }
 
     #[test]
     fn one_pick_of_seconds_is_enough() {
         let long = took(7, Duration::from_secs(2), Duration::ZERO);
-        assert_eq!(Share::new(25).add(&long, Instant::now()), Verdict::Condemned(100));
-        assert_eq!(Share::new(100).add(&long, Instant::now()), Verdict::Fine, "no bound");
+        assert_eq!(CpuBudget::new(25).add(&long, Instant::now()), CpuUse::Exhausted(100));
+        assert_eq!(CpuBudget::new(100).add(&long, Instant::now()), CpuUse::Within, "no bound");
     }
 
     #[test]
     fn it_is_told_of_before_it_is_out_and_passes_when_the_picks_do() {
-        let mut share = Share::new(25);
+        let mut budget = CpuBudget::new(25);
         let now = Instant::now();
-        let (verdict, after) = use_up(&mut share, 10 * MS, 10 * MS, now, 500 * MS);
-        assert!(matches!(verdict, Verdict::Degraded(99..=100)), "{verdict:?}");
-        assert_eq!(share.look(now + after + 2000 * MS), Verdict::Fine);
+        let (cpu_use, after) = use_up(&mut budget, 10 * MS, 10 * MS, now, 500 * MS);
+        assert!(matches!(cpu_use, CpuUse::Over(99..=100)), "{cpu_use:?}");
+        assert_eq!(budget.use_at(now + after + 2000 * MS), CpuUse::Within);
     }
 
     #[test]
     fn threads_are_counted_each_for_itself() {
-        let mut share = Share::new(25);
+        let mut budget = CpuBudget::new(25);
         let now = Instant::now();
         for n in 1..=1000u32 {
             for thread in 0..4 {
-                assert_eq!(share.add(&took(thread, 2 * MS, Duration::ZERO), now + n * 10 * MS), Verdict::Fine);
+                assert_eq!(budget.add(&took(thread, 2 * MS, Duration::ZERO), now + n * 10 * MS), CpuUse::Within);
             }
         }
     }
 
     #[test]
     fn a_thread_that_is_seldom_let_run_has_less_to_give() {
-        let mut share = Share::new(25);
+        let mut budget = CpuBudget::new(25);
         let now = Instant::now();
         // A tenth of the time that passes, and half of what the thread has.
-        let verdict = (1..=100u32).map(|n| share.add(&took(0, MS, n * 8 * MS), now + n * 10 * MS)).last();
-        assert_eq!(verdict, Some(Verdict::Fine));
-        let verdict = (101..=600u32).map(|n| share.add(&took(0, MS, n * 8 * MS), now + n * 10 * MS)).last();
-        assert_eq!(verdict, Some(Verdict::Degraded(50)));
-        let verdict = (601..=1800u32).map(|n| share.add(&took(0, MS, n * 8 * MS), now + n * 10 * MS)).last();
-        assert_eq!(verdict, Some(Verdict::Condemned(50)));
+        let cpu_use = (1..=100u32).map(|n| budget.add(&took(0, MS, n * 8 * MS), now + n * 10 * MS)).last();
+        assert_eq!(cpu_use, Some(CpuUse::Within));
+        let cpu_use = (101..=600u32).map(|n| budget.add(&took(0, MS, n * 8 * MS), now + n * 10 * MS)).last();
+        assert_eq!(cpu_use, Some(CpuUse::Over(50)));
+        let cpu_use = (601..=1800u32).map(|n| budget.add(&took(0, MS, n * 8 * MS), now + n * 10 * MS)).last();
+        assert_eq!(cpu_use, Some(CpuUse::Exhausted(50)));
     }
 }

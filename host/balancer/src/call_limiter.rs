@@ -1,17 +1,18 @@
-//! How many calls of a service run and wait: one gate a service, kept over all its generations.
+//! Limits how many calls of a service run and wait, as Envoy's circuit breakers do: one limiter a
+//! service, kept over all its generations.
 //!
 //! ```text
-//!   call ──▶ enter: a place in the service ──▶ pick ──▶ a place at the endpoint ──▶ attempts … end
+//!   call ──▶ acquire: a permit of the service ─▶ pick ──▶ room on the endpoint ──▶ attempts … end
 //!              │ none free                      │ all full, or none usable
 //!              └────────────▶ queue ◀───────────┘
 //!                              │ `max_pending` wait already: refused at once
 //! ```
 //!
-//! An eighth of a service's places is for callers who have few, so that those who hold all their
+//! An eighth of a service's permits is for callers who have few, so that those who hold all their
 //! calls leave some to others. Who has few is the data plane's to say: it knows the callers.
 //!
-//! A service without limits pays for none of it: it has no places to count, and calls that need not
-//! wait never come to the queue.
+//! A service without limits pays for none of it: it has no permits to count, and calls that need
+//! not wait never come to the queue.
 
 use std::sync::{
     Arc,
@@ -21,16 +22,16 @@ use std::sync::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, futures::Notified};
 use waymark_core::traffic::{Tokens, Traffic};
 
-/// What lets calls in.
-pub struct Gate {
-    /// The places of the service; none where their number is not limited.
-    places: Option<Places>,
+/// Counts the calls of one service, lets in no more than may run, and wakes those who wait.
+pub struct CallLimiter {
+    /// The permits of the service; none where their number is not limited.
+    permits: Option<Permits>,
     per_endpoint: u32,
     unanswered: u32,
     max_pending: u32,
     pending: AtomicU32,
     refused: AtomicU64,
-    /// A call has ended on an endpoint whose places are limited: one of those who wait may try.
+    /// A call has ended on an endpoint that takes only so many: one of those who wait may try.
     freed: Notify,
     /// An endpoint can be used again.
     readied: Notify,
@@ -41,19 +42,19 @@ pub struct Gate {
     tokens: Arc<Tokens>,
 }
 
-/// Places, handed on in the order of waiting.
-struct Places {
+/// Permits, handed on in the order of waiting.
+struct Permits {
     for_all: Arc<Semaphore>,
     /// For callers who have few; it may have none.
     for_few: Arc<Semaphore>,
     limit: u32,
 }
 
-/// One of so many places is for callers who have few.
+/// One of so many permits is for callers who have few.
 const PARTS: usize = 8;
 
-/// A place in the service. Dropping it gives it to whoever waits longest.
-pub struct Place(
+/// A permit for one call of the service. Dropping it gives it to whoever waits longest.
+pub struct CallPermit(
     #[expect(dead_code, reason = "it is held, and given back by dropping it")] Option<OwnedSemaphorePermit>,
 );
 
@@ -65,25 +66,25 @@ pub struct Overloaded {
 }
 
 /// A call that waits. Dropping it ends the wait.
-pub struct Pending<'a>(&'a Gate);
+pub struct PendingCall<'a>(&'a CallLimiter);
 
-impl Drop for Pending<'_> {
+impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
         self.0.pending.fetch_sub(1, Relaxed);
     }
 }
 
-impl Gate {
-    /// A gate with this traffic's limits, and all of its retry budget.
+impl CallLimiter {
+    /// A limiter with this traffic's limits, and all of its retry budget.
     pub fn new(traffic: &Traffic) -> Self {
         let limits = &traffic.limits;
-        let places = limits.max_in_flight.map(|limit| {
+        let permits = limits.max_in_flight.map(|limit| {
             let all = (limit as usize).min(Semaphore::MAX_PERMITS);
             let few = all / PARTS;
-            Places { for_all: Arc::new(Semaphore::new(all - few)), for_few: Arc::new(Semaphore::new(few)), limit }
+            Permits { for_all: Arc::new(Semaphore::new(all - few)), for_few: Arc::new(Semaphore::new(few)), limit }
         });
         Self {
-            places,
+            permits,
             per_endpoint: limits.max_in_flight_per_endpoint.unwrap_or(u32::MAX),
             unanswered: traffic.unanswered,
             max_pending: limits.max_pending,
@@ -108,34 +109,34 @@ impl Gate {
         &self.tokens
     }
 
-    /// A place for a call, if one is free. `has_few`: whether its caller has few of so many places;
-    /// asked only where they are short.
-    pub fn try_enter(&self, has_few: impl FnOnce(u32) -> bool) -> Option<Place> {
-        let Some(places) = &self.places else { return Some(Place(None)) };
-        // Places are handed to those who wait first, so that nobody gets in between.
+    /// A permit for a call, if one is free. `has_few`: whether its caller has few of so many
+    /// permits; asked only where they are short.
+    pub fn try_acquire(&self, has_few: impl FnOnce(u32) -> bool) -> Option<CallPermit> {
+        let Some(permits) = &self.permits else { return Some(CallPermit(None)) };
+        // Permits are handed to those who wait first, so that nobody gets in between.
         let free = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
         let permit =
-            free(&places.for_all).or_else(|| has_few(places.limit).then(|| free(&places.for_few)).flatten())?;
-        Some(Place(Some(permit)))
+            free(&permits.for_all).or_else(|| has_few(permits.limit).then(|| free(&permits.for_few)).flatten())?;
+        Some(CallPermit(Some(permit)))
     }
 
-    /// Waits for a place. Enter the queue first: see [`Gate::queue`]. `has_few` is as for
-    /// [`Gate::try_enter`].
+    /// Waits for a permit. Enter the queue first: see [`CallLimiter::queue`]. `has_few` is as for
+    /// [`CallLimiter::try_acquire`].
     ///
     /// # Cancel safety
     ///
     /// Safe; the place in the line is lost.
-    pub async fn enter(&self, has_few: impl FnOnce(u32) -> bool) -> Place {
-        let Some(places) = &self.places else { return Place(None) };
-        let permit = if has_few(places.limit) {
+    pub async fn acquire(&self, has_few: impl FnOnce(u32) -> bool) -> CallPermit {
+        let Some(permits) = &self.permits else { return CallPermit(None) };
+        let permit = if has_few(permits.limit) {
             tokio::select! {
-                permit = Arc::clone(&places.for_all).acquire_owned() => permit,
-                permit = Arc::clone(&places.for_few).acquire_owned() => permit,
+                permit = Arc::clone(&permits.for_all).acquire_owned() => permit,
+                permit = Arc::clone(&permits.for_few).acquire_owned() => permit,
             }
         } else {
-            Arc::clone(&places.for_all).acquire_owned().await
+            Arc::clone(&permits.for_all).acquire_owned().await
         };
-        Place(Some(permit.expect("a gate's semaphores are never closed")))
+        CallPermit(Some(permit.expect("a limiter's semaphores are never closed")))
     }
 
     /// Room to wait for something.
@@ -143,13 +144,13 @@ impl Gate {
     /// # Errors
     ///
     /// As many calls as may wait do so already. Tell the caller at once.
-    pub fn queue(&self) -> Result<Pending<'_>, Overloaded> {
+    pub fn queue(&self) -> Result<PendingCall<'_>, Overloaded> {
         if self.pending.fetch_add(1, Relaxed) >= self.max_pending {
             self.pending.fetch_sub(1, Relaxed);
             self.refused.fetch_add(1, Relaxed);
             return Err(Overloaded { max_pending: self.max_pending });
         }
-        Ok(Pending(self))
+        Ok(PendingCall(self))
     }
 
     /// Calls that wait.
@@ -198,9 +199,9 @@ impl Gate {
         self.readied.notify_waiters();
     }
 
-    /// Ready when a place at an endpoint was given back. It may be gone again: pick once more. Only
-    /// a call that has tried no endpoint yet may wait for it, because whoever is woken must be able
-    /// to use any place.
+    /// Ready when a call has ended on an endpoint. Its room may be taken again: pick once more.
+    /// Only a call that has tried no endpoint yet may wait for it, because whoever is woken must be
+    /// able to use any endpoint.
     pub fn freed(&self) -> Notified<'_> {
         self.freed.notified()
     }
@@ -230,42 +231,42 @@ mod tests {
 
     use super::*;
 
-    fn limited(limits: CallLimits) -> Gate {
-        Gate::new(&Traffic { limits, ..Traffic::default() })
+    fn limited(limits: CallLimits) -> CallLimiter {
+        CallLimiter::new(&Traffic { limits, ..Traffic::default() })
     }
 
     #[tokio::test]
-    async fn places_are_handed_on_in_the_order_of_waiting() {
-        let gate = limited(CallLimits { max_in_flight: Some(1), ..CallLimits::default() });
+    async fn permits_are_handed_on_in_the_order_of_waiting() {
+        let limiter = limited(CallLimits { max_in_flight: Some(1), ..CallLimits::default() });
         let many = |_| false;
-        let first = gate.try_enter(many).unwrap();
-        assert!(gate.try_enter(|_| true).is_none(), "one of one place is nobody's in particular");
-        let (mut second, mut third) = (Box::pin(gate.enter(many)), Box::pin(gate.enter(many)));
+        let first = limiter.try_acquire(many).unwrap();
+        assert!(limiter.try_acquire(|_| true).is_none(), "the only permit is nobody's in particular");
+        let (mut second, mut third) = (Box::pin(limiter.acquire(many)), Box::pin(limiter.acquire(many)));
         assert!(second.as_mut().now_or_never().is_none() && third.as_mut().now_or_never().is_none());
         drop(first);
-        assert!(gate.try_enter(many).is_none(), "nobody gets in between");
+        assert!(limiter.try_acquire(many).is_none(), "nobody gets in between");
         assert!(third.as_mut().now_or_never().is_none());
         let second = second.now_or_never().unwrap();
         assert!(third.as_mut().now_or_never().is_none());
         drop(second);
         assert!(third.now_or_never().is_some());
-        assert!(gate.try_enter(many).is_some());
+        assert!(limiter.try_acquire(many).is_some());
     }
 
     #[tokio::test]
     async fn the_last_eighth_is_for_callers_who_have_few() {
-        let gate = limited(CallLimits { max_in_flight: Some(16), ..CallLimits::default() });
-        let held: Vec<_> = std::iter::from_fn(|| gate.try_enter(|_| false)).collect();
+        let limiter = limited(CallLimits { max_in_flight: Some(16), ..CallLimits::default() });
+        let held: Vec<_> = std::iter::from_fn(|| limiter.try_acquire(|_| false)).collect();
         assert_eq!(held.len(), 14);
-        let mut many = Box::pin(gate.enter(|_| false));
+        let mut many = Box::pin(limiter.acquire(|_| false));
         assert!(many.as_mut().now_or_never().is_none());
         let few = |limit| {
             assert_eq!(limit, 16);
             true
         };
-        let (first, _second) = (gate.try_enter(few).unwrap(), gate.try_enter(few).unwrap());
-        let mut third = Box::pin(gate.enter(few));
-        assert!(gate.try_enter(few).is_none() && third.as_mut().now_or_never().is_none());
+        let (first, _second) = (limiter.try_acquire(few).unwrap(), limiter.try_acquire(few).unwrap());
+        let mut third = Box::pin(limiter.acquire(few));
+        assert!(limiter.try_acquire(few).is_none() && third.as_mut().now_or_never().is_none());
         drop(first);
         assert!(many.as_mut().now_or_never().is_none() && third.now_or_never().is_some());
         drop(held);
@@ -274,12 +275,12 @@ mod tests {
 
     #[test]
     fn only_so_many_wait() {
-        let gate = limited(CallLimits { max_pending: 2, ..CallLimits::default() });
-        let waiting = (gate.queue().unwrap(), gate.queue().unwrap());
-        assert_eq!(gate.queue().err(), Some(Overloaded { max_pending: 2 }));
-        assert_eq!((gate.pending(), gate.refused()), (2, 1));
+        let limiter = limited(CallLimits { max_pending: 2, ..CallLimits::default() });
+        let waiting = (limiter.queue().unwrap(), limiter.queue().unwrap());
+        assert_eq!(limiter.queue().err(), Some(Overloaded { max_pending: 2 }));
+        assert_eq!((limiter.pending(), limiter.refused()), (2, 1));
         drop(waiting);
-        assert!(gate.queue().is_ok());
+        assert!(limiter.queue().is_ok());
         let none = limited(CallLimits { max_pending: 0, ..CallLimits::default() });
         assert!(none.queue().is_err());
     }

@@ -26,17 +26,18 @@ pub(super) fn key(endpoint: &Endpoint) -> Key {
 
 /// The instances of one service that share an address with another.
 #[derive(Default)]
-pub(super) struct Twins {
+pub(super) struct Duplicates {
     /// What the registry had when this was last looked at.
     registered: Arc<[Endpoint]>,
     /// The same with each address once.
     endpoints: Arc<[Endpoint]>,
     /// Those that were left out, by the one that stands for them.
     others: HashMap<Key, Vec<Key>>,
+    /// Whether it was logged that there are any.
     told: bool,
 }
 
-impl Twins {
+impl Duplicates {
     /// The snapshot with each address once, and those that were left out counted. Endpoints that
     /// have not changed stay the same list.
     pub(super) fn take_out(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn each_address_is_there_once_however_it_is_written_with_the_smallest_id() {
         let (mut writer, _reader) = snapshot::channel(ServiceName::new("svc").unwrap());
-        let mut twins = Twins::default();
+        let mut duplicates = Duplicates::default();
         let snapshot = listed(
             &mut writer,
             vec![
@@ -125,17 +126,17 @@ mod tests {
                 endpoint("h", "unix:/run/a.sock", 1),
             ],
         );
-        let taken = twins.take_out(Arc::clone(&snapshot));
+        let taken = duplicates.take_out(Arc::clone(&snapshot));
         assert_eq!(ids(&taken), ["a", "b", "c", "g"]);
         assert_eq!((taken.skipped, taken.skips.counts), (5, Skipped { duplicate: 4, ..Skipped::default() }));
-        assert_eq!(twins.others(&key(&taken.endpoints[0])), [key(&endpoint("d", "192.0.2.1:80", 5))]);
+        assert_eq!(duplicates.others(&key(&taken.endpoints[0])), [key(&endpoint("d", "192.0.2.1:80", 5))]);
         // A sign of life from the registry is no change.
         writer.apply(Update::Fresh { revision: Revision(9) });
-        let again = twins.take_out(writer.current());
+        let again = duplicates.take_out(writer.current());
         assert!(Arc::ptr_eq(&again.endpoints, &taken.endpoints) && again.revision == Revision(9));
         // Without them everything is as it came.
         let alone = listed(&mut writer, vec![endpoint("d", "192.0.2.1:80", 5)]);
-        let taken = twins.take_out(Arc::clone(&alone));
-        assert!(Arc::ptr_eq(&taken, &alone) && twins.others(&key(&alone.endpoints[0])).is_empty());
+        let taken = duplicates.take_out(Arc::clone(&alone));
+        assert!(Arc::ptr_eq(&taken, &alone) && duplicates.others(&key(&alone.endpoints[0])).is_empty());
     }
 }

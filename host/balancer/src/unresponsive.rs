@@ -27,10 +27,10 @@ use tokio::{
 };
 use tracing::info;
 
-use super::endpoint::EndpointCell;
+use crate::endpoint::EndpointCell;
 
 /// A call that had less time says nothing: its caller may have been in too much of a hurry.
-pub(super) const LONG: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(1);
 
 /// Its client's own clock may have ended it a little before this node's.
 pub(super) const NEARLY: Duration = Duration::from_millis(50);
@@ -41,9 +41,21 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// How often somebody looks whether it has answered: a call that was given to it before may be.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// A call on this endpoint, which began then, was not answered in its time. As many in a row as the
+/// service's settings say take the endpoint out.
+pub(super) fn note(cell: &Arc<EndpointCell>, began: Instant) {
+    let most = cell.most_unanswered();
+    if most == 0 || began.elapsed() < LONG {
+        return;
+    }
+    if cell.count_unanswered(began) >= most {
+        take_out(cell);
+    }
+}
+
 /// Takes an endpoint out, if it is not yet, and watches it until it answers or is gone.
 #[cold]
-pub(super) fn begin(cell: &Arc<EndpointCell>) {
+fn take_out(cell: &Arc<EndpointCell>) {
     // Without a runtime nobody could take it in again.
     let Ok(runtime) = Handle::try_current() else { return };
     if cell.fall_unanswering() {
@@ -78,12 +90,12 @@ mod tests {
     use waymark_core::traffic::Traffic;
 
     use super::*;
-    use crate::{Gate, Outcome, Standing, endpoint::CallGuard};
+    use crate::{CallGuard, CallLimiter, EndpointStatus, Outcome};
 
     const TIMEOUT: Duration = Duration::from_secs(2);
 
     fn cell() -> Arc<EndpointCell> {
-        Arc::new(EndpointCell::new(Arc::new(Gate::new(&Traffic { unanswered: 3, ..Traffic::default() }))))
+        Arc::new(EndpointCell::new(Arc::new(CallLimiter::new(&Traffic { unanswered: 3, ..Traffic::default() }))))
     }
 
     fn begin(cell: &Arc<EndpointCell>, time: Duration) -> CallGuard {
@@ -113,7 +125,7 @@ mod tests {
         assert!(cell.takes_calls());
         times_out(&cell, 1, TIMEOUT).await;
         assert!(!cell.takes_calls() && cell.is_reachable());
-        assert_eq!(cell.standing(), Standing::Silent);
+        assert_eq!(cell.status(), EndpointStatus::Silent);
         sleep(PAUSE.0 + LOOK).await;
         assert!(cell.takes_calls(), "one may try");
         let trial = begin(&cell, TIMEOUT);
@@ -160,7 +172,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_can_be_turned_off_and_its_watch_ends_with_the_endpoint() {
-        let off = Arc::new(EndpointCell::new(Arc::new(Gate::new(&Traffic { unanswered: 0, ..Traffic::default() }))));
+        let off =
+            Arc::new(EndpointCell::new(Arc::new(CallLimiter::new(&Traffic { unanswered: 0, ..Traffic::default() }))));
         times_out(&off, 20, TIMEOUT).await;
         assert!(!off.is_silent());
         let cell = cell();
