@@ -214,7 +214,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
             stillness: Stillness::default(),
             has_timeout: self.has_timeout,
             idempotent: false,
-            place: self.place,
+            sequence: self.sequence,
             tried: Vec::new(),
             refused: None,
             asked_again: false,
