@@ -22,7 +22,10 @@ const ORDER: &[(&str, &[&str])] = &[
     ("embedded", &[]),
     ("runtime", &["description", "deadline", "memory", "call", "compile", "engine", "load", "instance"]),
     ("balancer", &[]),
-    ("dataplane", &[]),
+    (
+        "dataplane",
+        &["limits", "transport", "wire", "errors", "observe", "options", "upstream", "call", "channel", "inbound"],
+    ),
     ("stages", &[]),
     ("library", &[]),
     (".", &["conformance", "admin", "config", "app", "cli"]),
@@ -94,20 +97,6 @@ const CIRCLES: &[(&str, &[&str])] = &[
     ),
     ("balancer", &["endpoint.rs", "unanswering.rs"]),
     ("balancer", &["service.rs", "services.rs"]),
-    (
-        "dataplane",
-        &[
-            "access.rs",
-            "client.rs",
-            "connect.rs",
-            "errors.rs",
-            "lookups.rs",
-            "metrics.rs",
-            "options.rs",
-            "silence.rs",
-            "wait.rs",
-        ],
-    ),
 ];
 
 /// A server like any other: it knows nothing of ours.

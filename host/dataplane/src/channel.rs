@@ -21,11 +21,11 @@ use waymark_core::{
     text,
 };
 
-use super::{
-    Dataplane, Shared,
+use crate::call::{
     body::ResponseBody,
-    call::{Wanted, call},
     client::Origin,
+    run::{Wanted, call},
+    shared::{Dataplane, Shared},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -50,6 +50,19 @@ impl Channel {
     /// The service.
     pub fn service(&self) -> &ServiceName {
         &self.service
+    }
+}
+
+impl Dataplane {
+    /// A channel to one service.
+    pub fn channel(&self, service: ServiceName) -> Channel {
+        Channel::new(self, service)
+    }
+
+    /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`,
+    /// `etcd:///ayang/server1`, or the bare name.
+    pub fn dial(&self, target: &str) -> Result<Channel, TargetError> {
+        service_of(target).map(|service| self.channel(service))
     }
 }
 
@@ -89,7 +102,7 @@ pub enum TargetError {
 
 /// The service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1` (what
 /// etcd's Go resolver takes), or the bare name.
-pub(super) fn service_of(target: &str) -> Result<ServiceName, TargetError> {
+fn service_of(target: &str) -> Result<ServiceName, TargetError> {
     let short = |part: &str| text::printable(part, text::NAME);
     let name = match target.split_once("://") {
         None => target,
