@@ -68,6 +68,7 @@ impl Dataplane {
 
 /// A text that names no service to dial.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum TargetError {
     /// Another scheme than those that are resolved here.
     #[error(

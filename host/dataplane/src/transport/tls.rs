@@ -44,6 +44,7 @@ pub enum Part {
 
 /// Why certificates cannot be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum TlsError {
     /// The text is no PEM.
     #[error("is not PEM")]
@@ -152,6 +153,7 @@ impl EndpointTls {
 
 /// Why a handshake with a peer failed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum HandshakeError {
     /// The peers did not agree, or one does not trust the other.
     #[error("the TLS handshake failed")]

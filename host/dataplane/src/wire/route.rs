@@ -54,6 +54,7 @@ impl Route {
 
 /// A set of routes that says two things, or nothing, or of which one can never match.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum RouteError {
     /// A route that matches everything would make the authority useless; name what it is for.
     #[error(
