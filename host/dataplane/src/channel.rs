@@ -24,7 +24,7 @@ use waymark_core::{
 use crate::call::{
     body::ResponseBody,
     client::Origin,
-    run::{Wanted, call},
+    run::{RequestedService, call},
     shared::{Dataplane, Shared},
 };
 
@@ -148,7 +148,7 @@ where
         // One that it has is in its URI.
         request.headers_mut().remove(header::HOST);
         let shared = Arc::clone(&self.shared);
-        let wanted = Wanted::new(&shared.services, self.service.as_str());
+        let wanted = RequestedService::new(&shared.services, self.service.as_str());
         Box::pin(async move { Ok(call(&shared, wanted, request, Origin::HERE, began).await) })
     }
 }

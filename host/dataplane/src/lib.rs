@@ -77,7 +77,7 @@ pub use wire::{
 };
 
 /// What the node's own API is served with, too.
-pub use limits::rate_limited_log::Occasional;
+pub use limits::rate_limited_log::RateLimitedLog;
 pub use transport::{
     certificate::Certificate,
     identity::Identity,

@@ -23,12 +23,12 @@ use waymark_core::{
 
 use super::client::OpenCall;
 use crate::{
-    errors::failure::{Doing, Failure, strip_own},
-    limits::stream_idle::Stillness,
+    errors::failure::{CallStage, Failure, strip_own},
+    limits::stream_idle::StreamIdle,
     observe::{orca, record::RequestRecord},
-    upstream::streams::Slot,
+    upstream::streams::StreamPermit,
     wire::{
-        header_size::{self, AnswerLimit, TooLarge, What},
+        header_size::{self, AnswerLimit, Section, TooLarge},
         received::Received,
         status::WireCode as _,
     },
@@ -40,7 +40,7 @@ use crate::{
 /// Dropping it cancels the call.
 #[derive(Default)]
 pub struct ResponseBody {
-    stream: Option<Stream>,
+    stream: Option<StreamedAnswer>,
     /// What this node answers itself.
     own: Option<Box<Own>>,
     /// Of a call that came over the network, until its answer is read or given up.
@@ -54,7 +54,7 @@ struct Own {
 }
 
 /// An answer that has not ended.
-pub(crate) struct Stream {
+pub(crate) struct StreamedAnswer {
     pub(crate) received: Received,
     pub(crate) service: ServiceName,
     pub(crate) address: Address,
@@ -67,11 +67,11 @@ pub(crate) struct Stream {
     /// How large its trailers may be.
     pub(crate) limit: AnswerLimit,
     pub(crate) deadline: Deadline,
-    pub(crate) stillness: Stillness,
+    pub(crate) stream_idle: StreamIdle,
     /// Sends the rest of the request beside the answer; ended with the call.
     pub(crate) _upload: Option<UploadTask>,
     /// The call's place on its connection.
-    pub(crate) slot: Slot,
+    pub(crate) permit: StreamPermit,
 }
 
 /// The task of a request that is still being sent while its answer is read: the two directions do
@@ -114,7 +114,7 @@ impl ResponseBody {
         Self::default()
     }
 
-    pub(crate) fn streaming(stream: Stream) -> Self {
+    pub(crate) fn streaming(stream: StreamedAnswer) -> Self {
         Self { stream: Some(stream), ..Self::default() }
     }
 
@@ -154,7 +154,7 @@ impl Own {
     }
 }
 
-impl Stream {
+impl StreamedAnswer {
     fn fail(&mut self, failure: &Failure) -> HeaderMap {
         self.record.fail(failure);
         self.guard.set_outcome(failure.outcome());
@@ -165,9 +165,9 @@ impl Stream {
     /// Notes what the server's trailers say, and adds what they should have said.
     fn ended(mut self, mut trailers: Option<HeaderMap>) -> Option<HeaderMap> {
         if let Some(trailers) = &mut trailers {
-            let bytes = self.slot.take_large().unwrap_or_default().max(header_size::of(trailers));
+            let bytes = self.permit.take_large().unwrap_or_default().max(header_size::of(trailers));
             if let Some((most, by)) = self.limit.over(bytes, trailers) {
-                let what = What::Trailers(self.address.clone());
+                let what = Section::Trailers(self.address.clone());
                 return Some(self.fail(&TooLarge { what, bytes, most, by }.into()));
             }
             strip_own(trailers);
@@ -190,7 +190,7 @@ impl Stream {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Poll::Ready(frame) = self.received.poll(cx) {
-            self.stillness.moved();
+            self.stream_idle.moved();
             if let Some(Ok(frame)) = &frame
                 && let Some(data) = frame.data_ref()
             {
@@ -201,9 +201,9 @@ impl Stream {
             );
         }
         if self.deadline.poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(Failure::Deadline { doing: Doing::Reading(self.address.clone()) })));
+            return Poll::Ready(Some(Err(Failure::Deadline { stage: CallStage::Reading(self.address.clone()) })));
         }
-        self.stillness.poll(cx).map(|limit| Some(Err(Failure::Still { limit })))
+        self.stream_idle.poll(cx).map(|limit| Some(Err(Failure::StreamIdle { limit })))
     }
 }
 

@@ -10,10 +10,10 @@ use waymark_core::{model::ServiceName, text};
 
 use super::{delayed_reset, shared::Shared};
 use crate::{
-    limits::{GIVEN_UP, lookups::Asker, share::Share, token_bucket::Debt, usage::Usage},
+    limits::{GIVEN_UP, lookups::ClientLookups, share::Share, token_bucket::TokenBucket, usage::ConnectionUsage},
     options::InboundOptions,
     transport::{
-        frame_tap::Seen,
+        frame_tap::Observed,
         identity::{Identity, Verdicts},
         listener::Peer,
     },
@@ -25,17 +25,17 @@ use crate::{
 const RESTS: (u32, Duration) = (10, Duration::from_millis(20));
 
 /// What the calls of one connection share.
-pub(crate) struct Client {
+pub(crate) struct ClientConnection {
     shared: Arc<Shared>,
     peer: Peer,
     /// Its name, where some may call what others may not.
     name: Option<Box<str>>,
     verdicts: Verdicts,
     forwarded: Forwarded,
-    usage: Usage,
-    given_up: Debt,
+    usage: ConnectionUsage,
+    given_up: TokenBucket,
     /// What is seen of it beside what HTTP/2 tells.
-    seen: Arc<Seen>,
+    seen: Arc<Observed>,
     /// What its calls are for that name no service.
     default: Option<ServiceName>,
     /// Cancelled when the connection is to end.
@@ -43,7 +43,7 @@ pub(crate) struct Client {
     /// Cancelled when the node shuts down.
     drain: CancellationToken,
     /// What it may ask for that nobody has.
-    pub(crate) asker: Asker,
+    pub(crate) lookups: ClientLookups,
     /// The places that it has at endpoints.
     pub(crate) share: Arc<Share>,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Client {
 pub(crate) struct Origin<'a> {
     pub(crate) peer: Option<IpAddr>,
     /// None: from this process.
-    pub(crate) client: Option<&'a Client>,
+    pub(crate) client: Option<&'a ClientConnection>,
 }
 
 impl Origin<'_> {
@@ -61,12 +61,12 @@ impl Origin<'_> {
     pub(crate) const HERE: Self = Self { peer: None, client: None };
 }
 
-impl Client {
+impl ClientConnection {
     pub(crate) fn new(
         shared: Arc<Shared>,
         peer: Peer,
         identity: &Identity,
-        seen: Arc<Seen>,
+        seen: Arc<Observed>,
         default: Option<ServiceName>,
         leave: CancellationToken,
         drain: CancellationToken,
@@ -79,13 +79,13 @@ impl Client {
             name: name.map(|name| text::printable(&name, text::NAME).into_boxed_str()),
             verdicts: authorization.judge(identity),
             forwarded: Forwarded::new(shared.options.forwarding, identity.certificate.as_ref(), peer.0),
-            usage: Usage::default(),
-            given_up: Debt::new(most, a_second, now),
+            usage: ConnectionUsage::default(),
+            given_up: TokenBucket::new(most, a_second, now),
             seen,
             default,
             leave,
             drain,
-            asker: Asker::new(now),
+            lookups: ClientLookups::new(now),
             share: shared.shares.of(peer.0),
             shared,
         }
@@ -149,13 +149,13 @@ impl Client {
 
     /// Whether it gives up so many calls that it gets no further one.
     pub(crate) fn gives_up_too_much(&self, now: Instant) -> bool {
-        self.given_up.is_full(now)
+        self.given_up.is_empty(now)
     }
 
     /// Says goodbye when the connection is too old or has been idle for too long (`leave`: no new
     /// calls), and cuts off what runs when it does not end in time (`cut`). A task of its own, and
     /// only where there is a limit: so that what is not used costs nothing.
-    pub(crate) fn care(
+    pub(crate) fn enforce_limits(
         self: &Arc<Self>,
         leave: &CancellationToken,
         cut: &CancellationToken,
@@ -200,13 +200,13 @@ fn jittered(age: Duration) -> Duration {
 
 /// A call that counts as use of its connection until it is dropped.
 pub(crate) struct OpenCall {
-    client: Arc<Client>,
+    client: Arc<ClientConnection>,
     began: Instant,
     answered: bool,
 }
 
 impl OpenCall {
-    pub(crate) fn begin(client: &Arc<Client>) -> Self {
+    pub(crate) fn begin(client: &Arc<ClientConnection>) -> Self {
         client.usage.begin();
         Self { client: Arc::clone(client), began: Instant::now(), answered: false }
     }
@@ -215,7 +215,7 @@ impl OpenCall {
         &self.client.shared
     }
 
-    pub(crate) fn client(&self) -> &Arc<Client> {
+    pub(crate) fn client(&self) -> &Arc<ClientConnection> {
         &self.client
     }
 
@@ -232,7 +232,7 @@ impl OpenCall {
     pub(crate) fn answered(&mut self, makes_up: bool) {
         self.answered = true;
         if makes_up {
-            self.client.given_up.pay();
+            self.client.given_up.refund();
         }
     }
 }
@@ -243,7 +243,7 @@ impl Drop for OpenCall {
         if !self.answered {
             let now = Instant::now();
             if now.duration_since(self.began) < delayed_reset::GRACE {
-                self.client.given_up.owe(now);
+                self.client.given_up.spend(now);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Connecting beside calls: what a call does while the endpoint that was chosen for it is not
-//! connected to.
+//! Races connections to other endpoints while the one that was chosen for a call is not connected
+//! to.
 //!
 //! ```text
 //!   chosen, not connected ──▶ its attempt begins (`connection`), whoever waits for it ──▶ connected: the call goes there

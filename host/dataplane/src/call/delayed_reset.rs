@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use super::upload::Upload;
-use crate::upstream::streams::Slot;
+use crate::upstream::streams::StreamPermit;
 
 /// How long a server has to look at a call before it may hear that the call was given up.
 pub(crate) const GRACE: Duration = Duration::from_millis(50);
@@ -41,18 +41,18 @@ pub(crate) const GRACE: Duration = Duration::from_millis(50);
 /// once.
 const MOST: usize = 4096;
 
-static LINGERING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST)));
+static DELAYED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST)));
 
 /// A call that was sent and is not answered. Dropping it gives the call up.
-pub(crate) struct Sent {
+pub(crate) struct SentCall {
     at: Instant,
     id: StreamId,
-    parts: Option<(ResponseFuture, Upload, Slot)>,
+    parts: Option<(ResponseFuture, Upload, StreamPermit)>,
 }
 
-impl Sent {
-    pub(crate) fn new(response: ResponseFuture, upload: Upload, slot: Slot) -> Self {
-        Self { at: Instant::now(), id: response.stream_id(), parts: Some((response, upload, slot)) }
+impl SentCall {
+    pub(crate) fn new(response: ResponseFuture, upload: Upload, permit: StreamPermit) -> Self {
+        Self { at: Instant::now(), id: response.stream_id(), parts: Some((response, upload, permit)) }
     }
 
     pub(crate) fn parts(&mut self) -> (&mut ResponseFuture, &mut Upload) {
@@ -61,16 +61,16 @@ impl Sent {
     }
 
     /// What goes on being sent once the answer has begun, or the call has failed by itself.
-    pub(crate) fn ended(mut self, answered: bool) -> (Upload, Slot) {
-        let (_, upload, slot) = self.parts.take().expect("taken only here, which consumes");
+    pub(crate) fn ended(mut self, answered: bool) -> (Upload, StreamPermit) {
+        let (_, upload, permit) = self.parts.take().expect("taken only here, which consumes");
         if answered {
-            slot.streams().answered(self.id);
+            permit.streams().answered(self.id);
         }
-        (upload, slot)
+        (upload, permit)
     }
 }
 
-impl Drop for Sent {
+impl Drop for SentCall {
     fn drop(&mut self) {
         let Some(parts) = self.parts.take() else { return };
         let (looked_at, id) = (self.at + GRACE, self.id);
@@ -78,7 +78,7 @@ impl Drop for Sent {
         if looked_at <= Instant::now() && parts.2.streams().may_reset(id) {
             return;
         }
-        if let (Ok(runtime), Ok(place)) = (Handle::try_current(), Arc::clone(&LINGERING).try_acquire_owned()) {
+        if let (Ok(runtime), Ok(place)) = (Handle::try_current(), Arc::clone(&DELAYED).try_acquire_owned()) {
             runtime.spawn(async move {
                 sleep_until(looked_at).await;
                 while !parts.2.streams().may_reset(id) {

@@ -45,14 +45,14 @@ use waymark_core::{
 use self::answered::Answered;
 use super::{
     body::{Deadline, ResponseBody},
-    client::{Client, Origin},
+    client::{ClientConnection, Origin},
     shared::Shared,
     upload::Source,
     wait::{self, WaitForReady, within},
 };
 use crate::{
-    errors::failure::{AttemptError, Doing, Failure},
-    limits::stream_idle::Stillness,
+    errors::failure::{AttemptError, CallStage, Failure},
+    limits::stream_idle::StreamIdle,
     observe::record::RequestRecord,
     wire::{
         header_size::AnswerLimit,
@@ -78,7 +78,7 @@ struct Call<'a, B> {
     source: Source<B>,
     origin: Origin<'a>,
     deadline: Deadline,
-    stillness: Stillness,
+    stream_idle: StreamIdle,
     has_timeout: bool,
     /// Whether the service's calls may be carried out twice.
     idempotent: bool,
@@ -96,14 +96,14 @@ struct Call<'a, B> {
 }
 
 /// The service that a request is for.
-pub(crate) enum Wanted {
+pub(crate) enum RequestedService {
     /// One that is balanced already.
     Known(ServiceHandle),
     /// One that may exist.
     Named(Box<str>),
 }
 
-impl Wanted {
+impl RequestedService {
     pub(crate) fn new(services: &Services, name: &str) -> Self {
         services.get(name).map_or_else(|| Self::Named(name.into()), Self::Known)
     }
@@ -122,7 +122,7 @@ impl Wanted {
 /// come to (looking a service up, waiting, connecting, hedges) is a future in a box of its own.
 pub(crate) async fn call<B: RequestBody>(
     shared: &Shared,
-    wanted: Wanted,
+    wanted: RequestedService,
     request: Request<B>,
     origin: Origin<'_>,
     began: Instant,
@@ -148,7 +148,7 @@ pub(crate) async fn call<B: RequestBody>(
         source: Source::new(body, shared.options.replay_bytes),
         origin,
         deadline: Deadline::new(at),
-        stillness: Stillness::new(shared.options.inbound.stream_idle_timeout),
+        stream_idle: StreamIdle::new(shared.options.inbound.stream_idle_timeout),
         has_timeout: left.is_some(),
         idempotent: false,
         tried: Vec::new(),
@@ -176,7 +176,7 @@ pub(crate) async fn call<B: RequestBody>(
     let name = handle.name().as_str();
     let entry = shared.entry(name, call.head.uri.path(), origin.peer);
     let record = shared.metrics.service(name).begin(began, entry);
-    call.source.count(call.stillness.counter(record.received()));
+    call.source.count(call.stream_idle.counter(record.received()));
     call.run(&handle, state, record).await
 }
 
@@ -201,8 +201,8 @@ fn answer(name: &str, failure: &Failure) -> Response<ResponseBody> {
 }
 
 /// The service and its state, where both are at hand.
-fn known(wanted: &Wanted) -> Option<(ServiceHandle, Arc<ServiceState>)> {
-    let Wanted::Known(handle) = wanted else { return None };
+fn known(wanted: &RequestedService) -> Option<(ServiceHandle, Arc<ServiceState>)> {
+    let RequestedService::Known(handle) = wanted else { return None };
     let state = Arc::clone(&handle.state());
     (!state.endpoints.is_empty()).then(|| (handle.clone(), state))
 }
@@ -210,7 +210,7 @@ fn known(wanted: &Wanted) -> Option<(ServiceHandle, Arc<ServiceState>)> {
 /// The service and its state, once the registry has said what there is.
 async fn find(
     shared: &Shared,
-    wanted: &Wanted,
+    wanted: &RequestedService,
     head: &request::Parts,
     origin: Origin<'_>,
     deadline: Option<Instant>,
@@ -218,7 +218,7 @@ async fn find(
     let began = Instant::now();
     let service = ServiceName::new(wanted.name()).map_err(Failure::BadName)?;
     let discover = discover(shared, wanted, &service, origin);
-    let handle = within(deadline, discover).await.ok_or(Failure::Deadline { doing: Doing::Listing })??;
+    let handle = within(deadline, discover).await.ok_or(Failure::Deadline { stage: CallStage::Listing })??;
     let mut state = Arc::clone(&handle.state());
     while state.endpoints.is_empty() {
         let failure = match (&state.stale, state.listed) {
@@ -238,23 +238,25 @@ async fn find(
 /// that nobody has.
 async fn discover(
     shared: &Shared,
-    wanted: &Wanted,
+    wanted: &RequestedService,
     service: &ServiceName,
     origin: Origin<'_>,
 ) -> Result<ServiceHandle, Failure> {
     let services = &shared.services;
     let client = match (wanted, origin.client) {
-        (Wanted::Named(_), Some(client)) => client,
-        (Wanted::Known(_), _) | (_, None) => return services.discover(service).await.map_err(Failure::Discover),
+        (RequestedService::Named(_), Some(client)) => client,
+        (RequestedService::Known(_), _) | (_, None) => {
+            return services.discover(service).await.map_err(Failure::Discover);
+        }
     };
     services.check_discoverable(service).map_err(Failure::Discover)?;
-    let lookup = shared.lookups.begin(&client.asker).await?;
+    let lookup = shared.lookups.begin(&client.lookups).await?;
     let known = services.get(service.as_str()).is_some();
     let handle = services.discover(service).await.map_err(Failure::Discover)?;
     let state = handle.state();
     // Somebody else may have asked for it while this one waited for its turn.
     if known || !state.endpoints.is_empty() || !state.listed {
-        lookup.pardon();
+        lookup.refund();
     }
     drop(state);
     Ok(handle)
@@ -360,7 +362,7 @@ impl<B: RequestBody> Call<'_, B> {
 
     /// How large headers and trailers of its answer may be.
     fn answer_limit(&self) -> AnswerLimit {
-        let client = self.origin.client.and_then(Client::takes);
+        let client = self.origin.client.and_then(ClientConnection::takes);
         AnswerLimit { node: self.shared.options.connect.max_header_bytes, client }
     }
 

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 use waymark_balancer::{Services, ServicesConfig};
 
 use crate::{
-    limits::{connection_limit::Admission, lookups::Lookups, rate_limited_log::Occasional, share::Shares},
-    observe::{access::Entry, metrics::Metrics},
+    limits::{connection_limit::ConnectionLimit, lookups::Lookups, rate_limited_log::RateLimitedLog, share::Shares},
+    observe::{access::AccessEntry, metrics::Metrics},
     options::Options,
     upstream::connection::Connections,
     wire::route::Routes,
@@ -26,16 +26,16 @@ pub(crate) struct Shared {
     pub(crate) routes: Routes,
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,
-    pub(crate) admission: Admission,
+    pub(crate) connection_limit: ConnectionLimit,
     /// When a call was refused last of a client that may not call its service.
-    pub(crate) forbidden: Occasional,
+    pub(crate) forbidden: RateLimitedLog,
     pub(crate) lookups: Lookups,
     pub(crate) shares: Shares,
 }
 
 impl Shared {
     /// What is to be logged of a call that has arrived, if calls are.
-    pub(crate) fn entry(&self, service: &str, path: &str, peer: Option<IpAddr>) -> Option<Box<Entry>> {
+    pub(crate) fn entry(&self, service: &str, path: &str, peer: Option<IpAddr>) -> Option<Box<AccessEntry>> {
         self.options.access_log.as_ref().map(|log| log.entry(service, path, peer))
     }
 }
@@ -47,10 +47,11 @@ impl Dataplane {
     pub fn new(services: ServicesConfig, routes: Routes, options: Options, metrics: Metrics) -> Self {
         let connections = Connections::new(&options, metrics.clone());
         let services = Services::with_upstream(services, Arc::clone(&connections));
-        let admission = Admission::new(options.inbound.max_connections);
+        let connection_limit = ConnectionLimit::new(options.inbound.max_connections);
         let (lookups, shares) = (Lookups::new(Instant::now()), Shares::default());
-        let forbidden = Occasional::default();
-        let shared = Shared { services, connections, routes, options, metrics, admission, forbidden, lookups, shares };
+        let forbidden = RateLimitedLog::default();
+        let shared =
+            Shared { services, connections, routes, options, metrics, connection_limit, forbidden, lookups, shares };
         Self { shared: Arc::new(shared) }
     }
 

@@ -28,7 +28,7 @@ use http_body::{Body, Frame};
 use waymark_core::model::Address;
 
 use crate::wire::{
-    header_size::{self, Taker, TooLarge, What},
+    header_size::{self, LimitedBy, Section, TooLarge},
     merge::{Merged, is_small},
 };
 
@@ -249,12 +249,12 @@ pub(crate) struct TrailerLimit {
 impl TrailerLimit {
     fn check(&self, trailers: &HeaderMap) -> Result<(), TooLarge> {
         let bytes = header_size::of(trailers);
-        let large = |most, by| Err(TooLarge { what: What::RequestTrailers, bytes, most, by });
+        let large = |most, by| Err(TooLarge { what: Section::RequestTrailers, bytes, most, by });
         if bytes > self.node as usize || header_size::has_all_names(trailers) {
-            return large(self.node, Taker::Clients);
+            return large(self.node, LimitedBy::Clients);
         }
         match &self.instance {
-            Some((most, address)) if bytes >= *most as usize => large(*most, Taker::Instance(address.clone())),
+            Some((most, address)) if bytes >= *most as usize => large(*most, LimitedBy::Instance(address.clone())),
             _ => Ok(()),
         }
     }

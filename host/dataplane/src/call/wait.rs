@@ -14,7 +14,7 @@ use waymark_balancer::{Gate, Pending, Place, ServiceHandle, ServiceState};
 use waymark_core::model::Address;
 
 use crate::{
-    errors::failure::{Doing, Failure, Waiting},
+    errors::failure::{CallStage, Failure, Waiting},
     observe::metrics::Metrics,
     options::Options,
 };
@@ -92,7 +92,7 @@ pub(crate) async fn stream<T>(
     // Not in the queue: a client that holds all streams could fill that, too, and others would not
     // get to those in reserve.
     let free = if asked {
-        within(deadline, free).await.ok_or(Failure::Deadline { doing: Doing::Waiting(why) })
+        within(deadline, free).await.ok_or(Failure::Deadline { stage: CallStage::Waiting(why) })
     } else {
         bounded(options, deadline, why, free).await
     };
@@ -177,7 +177,7 @@ async fn bounded<F: Future>(
     let deadline = deadline.filter(|at| *at < bound);
     match timeout_at(deadline.unwrap_or(bound), future).await {
         Ok(output) => Ok(output),
-        Err(_) if deadline.is_some() => Err(Failure::Deadline { doing: Doing::Waiting(why) }),
+        Err(_) if deadline.is_some() => Err(Failure::Deadline { stage: CallStage::Waiting(why) }),
         Err(_) => Err(Failure::QueueTimeout { why, waited: began.elapsed() }),
     }
 }

@@ -18,7 +18,7 @@ use super::connecting::ConnectError;
 use crate::{
     limits::{GIVEN_UP, lookups::TooManyUnknown},
     wire::{
-        header_size::{Taker, TooLarge},
+        header_size::{LimitedBy, TooLarge},
         hops::WAYMARK_HOPS,
         route::NoRoute,
         status::{GRPC_STATUS, WireCode as _},
@@ -64,7 +64,7 @@ pub(crate) enum Failure {
     TooLarge(#[from] TooLarge),
     /// Nothing moved on it.
     #[error("nothing moved on the call in either direction for {} (`[clients] stream-idle-timeout-s`)", seconds(*limit))]
-    Still { limit: Duration },
+    StreamIdle { limit: Duration },
     /// What the request names is no service name.
     #[error("the request names no service that could exist")]
     BadName(#[source] ModelError),
@@ -135,8 +135,8 @@ pub(crate) enum Failure {
         cause: Box<Failure>,
     },
     /// The call's own time is over.
-    #[error("deadline exceeded {doing}")]
-    Deadline { doing: Doing },
+    #[error("deadline exceeded {stage}")]
+    Deadline { stage: CallStage },
     /// `grpc-timeout` is not what gRPC says it is.
     #[error("malformed grpc-timeout {value:?}: up to 8 digits and one of H, M, S, m, u, n were expected")]
     BadTimeout { value: String },
@@ -177,7 +177,7 @@ pub(crate) enum Failure {
 
 /// What a call was doing when its deadline came.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum Doing {
+pub(crate) enum CallStage {
     #[error("before the call began")]
     Arriving,
     #[error("while waiting for the registry's first answer")]
@@ -287,10 +287,12 @@ impl Failure {
             Self::Lost { .. } | Self::BadAnswer { .. } | Self::NoStatus { .. } | Self::NotGrpc { .. } => {
                 Outcome::Failed
             }
-            Self::TooLarge(large) if large.by == Taker::Endpoints => Outcome::Errored,
+            Self::TooLarge(large) if large.by == LimitedBy::Endpoints => Outcome::Errored,
             // A reset has its reasons, and a deadline is the caller's; but who only ever answers so
             // does not serve.
-            Self::Reset { .. } | Self::Deadline { doing: Doing::Answering(_) | Doing::Reading(_) } => Outcome::Errored,
+            Self::Reset { .. } | Self::Deadline { stage: CallStage::Answering(_) | CallStage::Reading(_) } => {
+                Outcome::Errored
+            }
             _ => Outcome::Cancelled,
         }
     }
@@ -309,7 +311,7 @@ impl Failure {
             Self::Loop { .. } => Code::FailedPrecondition,
             // To try again would not help.
             Self::NoRoute(_) | Self::BadName(_) | Self::Discover(_) => Code::Unimplemented,
-            Self::Deadline { .. } | Self::NeverReady { .. } | Self::Still { .. } => Code::DeadlineExceeded,
+            Self::Deadline { .. } | Self::NeverReady { .. } | Self::StreamIdle { .. } => Code::DeadlineExceeded,
             Self::BadTimeout { .. } | Self::Unsendable { .. } | Self::BadAnswer { .. } | Self::NoStatus { .. } => {
                 Code::Internal
             }
@@ -342,7 +344,7 @@ impl Failure {
             Self::TooManyUnknown(_) => "too-many-unknown-services",
             Self::Loop { .. } => "loop",
             Self::TooLarge(_) => "headers-too-large",
-            Self::Still { .. } => "stream-idle",
+            Self::StreamIdle { .. } => "stream-idle",
             Self::BadName(_) => "bad-service-name",
             Self::Discover(DiscoverError::NotAllowed { .. }) => "service-not-allowed",
             Self::Discover(DiscoverError::TooMany { .. }) => "too-many-services",

@@ -20,18 +20,18 @@ use super::{node_health, not_grpc::NotGrpc};
 use crate::{
     call::{
         body::ResponseBody,
-        client::{Client, OpenCall},
-        run::{Wanted, call, refuse},
+        client::{ClientConnection, OpenCall},
+        run::{RequestedService, call, refuse},
         shared::{Dataplane, Shared},
     },
     errors::failure::Failure,
     limits::{
         GIVEN_UP,
-        connection_limit::{Admitted, Place},
-        rate_limited_log::Occasional,
+        connection_limit::{Admitted, ConnectionPermit},
+        rate_limited_log::RateLimitedLog,
     },
     transport::{
-        frame_tap::Watched,
+        frame_tap::FrameTap,
         identity::Identity,
         listener::{Listener, Peer},
         preface::{self, NOT_GRPC, Protocol, Refusal},
@@ -49,7 +49,7 @@ const TURN_AWAY_AFTER: Duration = Duration::from_secs(1);
 /// How long a client that connected as the node began to drain may take to its first bytes. A
 /// connection that ends before the node's settings counts with gRPC's clients as one that failed,
 /// and their calls fail with it; one that ends after them is made again at once.
-const LAST_GREETING: Duration = Duration::from_secs(1);
+const DRAIN_FIRST_BYTES: Duration = Duration::from_secs(1);
 
 /// How many that wait in a listener's queue are still taken when it closes: as many as the kernel
 /// lets wait on most systems.
@@ -74,20 +74,20 @@ pub struct Drained {
 pub async fn serve(listener: impl Into<Listener>, dataplane: Dataplane, shutdown: impl Future<Output = ()>) -> Drained {
     let listener = listener.into();
     let shared = dataplane.shared;
-    let server = Arc::new(Server::new(&shared));
+    let listener_state = Arc::new(ListenerState::new(&shared));
     let (drain, abort, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let take = |socket, peer| {
-        let connection = Connection {
+        let connection = AcceptedConnection {
             shared: Arc::clone(&shared),
-            server: Arc::clone(&server),
+            listener_state: Arc::clone(&listener_state),
             peer,
             drain: drain.clone(),
             abort: abort.clone(),
             default: listener.default_service().cloned(),
         };
-        match shared.admission.admit() {
-            Admitted::Served(place) => drop(tracker.spawn(connection.run(socket, place))),
-            Admitted::Told(place) => drop(tracker.spawn(connection.turn_away(socket, place))),
+        match shared.connection_limit.admit() {
+            Admitted::Served(permit) => drop(tracker.spawn(connection.run(socket, permit))),
+            Admitted::Refused(permit) => drop(tracker.spawn(connection.turn_away(socket, permit))),
             Admitted::Closed => connection.too_many(),
         }
     };
@@ -100,7 +100,7 @@ pub async fn serve(listener: impl Into<Listener>, dataplane: Dataplane, shutdown
         match accepted {
             Ok((socket, peer)) => take(socket, peer),
             Err(error) => {
-                if let Some(untold) = server.warnings.accept.turn() {
+                if let Some(untold) = listener_state.warnings.accept.allow() {
                     warn!(%error, untold, "cannot take a connection");
                 }
                 // Some errors last (no file descriptor is left): give what runs a chance to end.
@@ -138,7 +138,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-struct Server {
+struct ListenerState {
     http2: http2::Builder<TokioExecutor>,
     warnings: Warnings,
 }
@@ -147,15 +147,15 @@ struct Server {
 /// for itself: one must not hide another.
 #[derive(Default)]
 struct Warnings {
-    accept: Occasional,
-    too_many: Occasional,
-    mixed_up: Occasional,
-    handshake: Occasional,
-    given_up: Occasional,
-    abuse: Occasional,
+    accept: RateLimitedLog,
+    too_many: RateLimitedLog,
+    mixed_up: RateLimitedLog,
+    handshake: RateLimitedLog,
+    given_up: RateLimitedLog,
+    abuse: RateLimitedLog,
 }
 
-impl Server {
+impl ListenerState {
     fn new(shared: &Shared) -> Self {
         let options = &shared.options.inbound;
         let mut http2 = http2::Builder::new(TokioExecutor::new());
@@ -178,9 +178,9 @@ impl Server {
     }
 }
 
-struct Connection {
+struct AcceptedConnection {
     shared: Arc<Shared>,
-    server: Arc<Server>,
+    listener_state: Arc<ListenerState>,
     peer: Peer,
     drain: CancellationToken,
     abort: CancellationToken,
@@ -188,14 +188,14 @@ struct Connection {
     default: Option<ServiceName>,
 }
 
-impl Connection {
-    async fn run(self, socket: Socket, _place: Place) {
+impl AcceptedConnection {
+    async fn run(self, socket: Socket, _permit: ConnectionPermit) {
         let _record = self.shared.metrics.connection();
-        let greeted = tokio::select! {
-            greeted = self.greet(socket) => greeted,
+        let detected = tokio::select! {
+            detected = self.detect_protocol(socket) => detected,
             () = self.is_late() => return,
         };
-        if let Some(socket) = greeted {
+        if let Some(socket) = detected {
             self.serve(socket).await;
         }
     }
@@ -203,11 +203,11 @@ impl Connection {
     /// Ready when a client that has said nothing has no more time to.
     async fn is_late(&self) {
         self.drain.cancelled().await;
-        sleep(LAST_GREETING).await;
+        sleep(DRAIN_FIRST_BYTES).await;
     }
 
     /// Tells a client that it is one too many, after a while.
-    async fn turn_away(self, socket: Socket, _place: Place) {
+    async fn turn_away(self, socket: Socket, _permit: ConnectionPermit) {
         self.too_many();
         let told = async {
             sleep(TURN_AWAY_AFTER).await;
@@ -221,14 +221,14 @@ impl Connection {
 
     fn too_many(&self) {
         self.shared.metrics.connection_refused(Refusal::TooMany.label());
-        if let Some(untold) = self.server.warnings.too_many.turn() {
-            let most = self.shared.admission.most();
+        if let Some(untold) = self.listener_state.warnings.too_many.allow() {
+            let most = self.shared.connection_limit.most();
             warn!(peer = %self.peer, most, untold, "refused a client: there are as many connections as may be");
         }
     }
 
     /// Finds out what the client speaks. None: not what this port does, and it was told.
-    async fn greet(&self, socket: Socket) -> Option<Socket> {
+    async fn detect_protocol(&self, socket: Socket) -> Option<Socket> {
         let options = &self.shared.options.inbound;
         let protocol = match timeout(options.first_bytes_timeout, preface::protocol(&socket)).await {
             Ok(Ok(protocol)) => protocol,
@@ -248,15 +248,15 @@ impl Connection {
                 self.refuse(socket, Refusal::Http1).await
             }
             (None, Protocol::Tls) => {
-                if let Some(untold) = self.server.warnings.mixed_up.turn() {
+                if let Some(untold) = self.listener_state.warnings.mixed_up.allow() {
                     warn!(peer = %self.peer, untold, "a client speaks TLS to a cleartext port; use http:// or plaintext credentials");
                 }
                 self.shared.metrics.connection_refused("tls");
                 None
             }
-            (Some(tls), Protocol::Tls) => self.shake_hands(tls, socket).await,
+            (Some(tls), Protocol::Tls) => self.tls_handshake(tls, socket).await,
             (Some(_), Protocol::Http1 | Protocol::Http2) => {
-                if let Some(untold) = self.server.warnings.mixed_up.turn() {
+                if let Some(untold) = self.listener_state.warnings.mixed_up.allow() {
                     warn!(peer = %self.peer, untold, "a client speaks cleartext to a TLS port; use https:// or TLS credentials");
                 }
                 self.refuse(socket, Refusal::Cleartext).await
@@ -264,22 +264,22 @@ impl Connection {
         }
     }
 
-    async fn shake_hands(&self, tls: &ServerTls, socket: Socket) -> Option<Socket> {
+    async fn tls_handshake(&self, tls: &ServerTls, socket: Socket) -> Option<Socket> {
         let bound = self.shared.options.inbound.handshake_timeout;
-        let shaken = timeout(bound, tls.accept(socket)).await;
-        if let Ok(Ok((socket, true))) = shaken {
+        let handshake = timeout(bound, tls.accept(socket)).await;
+        if let Ok(Ok((socket, true))) = handshake {
             return Some(socket);
         }
         self.shared.metrics.handshake_failed();
-        if let Some(untold) = self.server.warnings.handshake.turn() {
+        if let Some(untold) = self.listener_state.warnings.handshake.allow() {
             let peer = self.peer;
-            match &shaken {
+            match &handshake {
                 Ok(Ok(_)) => warn!(%peer, untold, "a client did not ask for HTTP/2 in its TLS handshake (ALPN h2)"),
                 Ok(Err(error)) => warn!(%peer, untold, error = error as &dyn Error, "cannot take a TLS connection"),
                 Err(_) => warn!(%peer, untold, "no TLS handshake within {} s", bound.as_secs()),
             }
         }
-        match shaken {
+        match handshake {
             Ok(Ok((socket, _))) => self.refuse(socket, Refusal::NoAlpn).await,
             _ => None,
         }
@@ -297,9 +297,9 @@ impl Connection {
     }
 
     /// Whether this client's calls are taken.
-    fn is_calm(&self, client: &Client, now: Instant) -> bool {
+    fn is_calm(&self, client: &ClientConnection, now: Instant) -> bool {
         let calm = !client.gives_up_too_much(now);
-        if !calm && let Some(untold) = self.server.warnings.given_up.turn() {
+        if !calm && let Some(untold) = self.listener_state.warnings.given_up.allow() {
             warn!(peer = %self.peer, untold, "refused a call of a client that gives up too many right after it began them");
         }
         calm
@@ -311,12 +311,12 @@ impl Connection {
             return;
         }
         let identity = Identity::of(&socket);
-        let socket = Watched::client(socket);
+        let socket = FrameTap::client(socket);
         let (leave, cut) = (self.drain.child_token(), self.abort.child_token());
         let (shared, default) = (Arc::clone(&self.shared), self.default.clone());
         let (seen, drain) = (socket.seen(), self.drain.clone());
-        let client = Arc::new(Client::new(shared, self.peer, &identity, seen, default, leave.clone(), drain));
-        let _care = client.care(&leave, &cut);
+        let client = Arc::new(ClientConnection::new(shared, self.peer, &identity, seen, default, leave.clone(), drain));
+        let _limits = client.enforce_limits(&leave, &cut);
         let service = service_fn(|request| {
             let call = OpenCall::begin(&client);
             let calm = self.is_calm(&client, call.began());
@@ -324,7 +324,7 @@ impl Connection {
             // otherwise move half a dozen times on the way into a task and out of it.
             Box::pin(async move { Ok::<_, Infallible>(answer(call, calm, request).await) })
         });
-        let mut connection = pin!(self.server.http2.serve_connection(TokioIo::new(socket), service));
+        let mut connection = pin!(self.listener_state.http2.serve_connection(TokioIo::new(socket), service));
         let told_to_leave = async {
             leave.cancelled().await;
             client.rests().await;
@@ -344,7 +344,9 @@ impl Connection {
         // one client may cost.
         let abuse =
             error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()).filter(|cause| cause.is_library());
-        if let Some((abuse, untold)) = abuse.and_then(|abuse| Some((abuse, self.server.warnings.abuse.turn()?))) {
+        if let Some((abuse, untold)) =
+            abuse.and_then(|abuse| Some((abuse, self.listener_state.warnings.abuse.allow()?)))
+        {
             warn!(peer = %self.peer, error = %abuse, untold, "ended a client's connection that broke the rules of HTTP/2");
         } else {
             debug!(peer = %self.peer, error = &error as &dyn Error, "client connection failed");
@@ -376,7 +378,7 @@ async fn answer(mut open: OpenCall, calm: bool, request: Request<Incoming>) -> R
             let name = target.name(|name| shared.services.get(name).is_some());
             // Before the service is looked for: who may not call it does not bring it about either.
             if open.client().may_call(&name) {
-                Ok(Wanted::new(&shared.services, &name))
+                Ok(RequestedService::new(&shared.services, &name))
             } else {
                 Err(name.into_owned())
             }
@@ -400,7 +402,7 @@ fn forbidden(open: &OpenCall, service: &str, head: &http::request::Parts) -> Res
     let (shared, peer, client) = (open.shared(), open.client().peer(), open.client().name());
     let failure = Failure::Forbidden { client: client.map(Into::into) };
     shared.metrics.request_refused(failure.kind());
-    if let Some(untold) = shared.forbidden.turn() {
+    if let Some(untold) = shared.forbidden.allow() {
         let client = client.unwrap_or("none");
         let service = text::printable(service, text::NAME);
         warn!(%peer, client, service, untold, "refused a call of a client that may not call the service (allow-clients)");

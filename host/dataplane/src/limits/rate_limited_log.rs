@@ -1,5 +1,5 @@
-//! Log lines that a stranger can cause: at most one a second, with the number of those that were
-//! left out.
+//! A rate limit for log lines that a stranger can cause: at most one a second, with the number of
+//! those that were left out.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Says whose turn it is to be logged.
-pub struct Occasional {
+/// Lets one line of a kind be logged a second.
+pub struct RateLimitedLog {
     began: Instant,
     /// When the next line may be written, in milliseconds since `began`.
     next: AtomicU64,
@@ -18,15 +18,16 @@ pub struct Occasional {
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-impl Default for Occasional {
+impl Default for RateLimitedLog {
     fn default() -> Self {
         Self { began: Instant::now(), next: AtomicU64::new(0), untold: AtomicU64::new(0) }
     }
 }
 
-impl Occasional {
-    /// How many lines were left out before this one; none if this one is to be left out too.
-    pub fn turn(&self) -> Option<u64> {
+impl RateLimitedLog {
+    /// Whether a line may be logged now: how many were left out before it; none if this one is to
+    /// be left out too.
+    pub fn allow(&self) -> Option<u64> {
         let now = self.began.elapsed().as_millis() as u64;
         let next = self.next.load(Relaxed);
         let mine =
@@ -45,11 +46,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_line_a_second_tells_of_those_left_out() {
-        let log = Occasional::default();
-        assert_eq!(log.turn(), Some(0));
-        assert_eq!((log.turn(), log.turn()), (None, None));
+        let log = RateLimitedLog::default();
+        assert_eq!(log.allow(), Some(0));
+        assert_eq!((log.allow(), log.allow()), (None, None));
         tokio::time::advance(PAUSE).await;
-        assert_eq!(log.turn(), Some(2));
-        assert_eq!(log.turn(), None);
+        assert_eq!(log.allow(), Some(2));
+        assert_eq!(log.allow(), None);
     }
 }

@@ -28,11 +28,11 @@ const PARTS: u32 = 8;
 /// The clients that are connected, by address.
 #[derive(Default)]
 pub(crate) struct Shares {
-    by_address: Mutex<Known>,
+    by_address: Mutex<Groups>,
 }
 
 #[derive(Default)]
-struct Known {
+struct Groups {
     groups: HashMap<IpAddr, Weak<Group>>,
     /// With so many, those that are gone are looked for.
     prune_at: usize,
@@ -54,7 +54,7 @@ pub(crate) struct Share {
 }
 
 /// A place that a client has. Dropping it gives it back.
-pub(crate) struct Held(Arc<Share>);
+pub(crate) struct HeldPlace(Arc<Share>);
 
 impl Shares {
     /// The share of a new connection.
@@ -105,9 +105,9 @@ impl Group {
 
 impl Share {
     /// Takes a place.
-    pub(crate) fn hold(self: &Arc<Self>) -> Held {
+    pub(crate) fn hold(self: &Arc<Self>) -> HeldPlace {
         self.held.fetch_add(1, SeqCst);
-        Held(Arc::clone(self))
+        HeldPlace(Arc::clone(self))
     }
 
     /// Whether its client has so few places that it may have one of those in reserve, of which
@@ -153,7 +153,7 @@ impl Freed<'_> {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldPlace {
     fn drop(&mut self) {
         self.0.held.fetch_sub(1, SeqCst);
         // Either this sees who waits, or who waits sees that the place is given back.

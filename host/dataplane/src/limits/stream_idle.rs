@@ -1,4 +1,5 @@
-//! Notices a call on which nothing moves any more, where that has a limit.
+//! The idle timeout of a call (`stream-idle-timeout-s`): notices one on which nothing moves any
+//! more.
 
 use std::{
     future::Future as _,
@@ -16,9 +17,9 @@ use tokio::time::{Instant, Sleep};
 /// How long nothing moved on one call. Without a limit it is nothing; with one, what moves is
 /// counted, and looked at four times in the limit.
 #[derive(Default)]
-pub(crate) struct Stillness(Option<Box<Watched>>);
+pub(crate) struct StreamIdle(Option<Box<State>>);
 
-struct Watched {
+struct State {
     limit: Duration,
     /// What moves in the request, in bytes; told by whoever reads it.
     sent: Arc<AtomicU64>,
@@ -29,44 +30,44 @@ struct Watched {
     timer: Pin<Box<Sleep>>,
 }
 
-impl Stillness {
+impl StreamIdle {
     pub(crate) fn new(limit: Option<Duration>) -> Self {
         Self(limit.map(|limit| {
             let since = Instant::now();
             let timer = Box::pin(tokio::time::sleep_until(since + limit / 4));
-            Box::new(Watched { limit, sent: Arc::default(), answered: 0, seen: (0, 0), since, timer })
+            Box::new(State { limit, sent: Arc::default(), answered: 0, seen: (0, 0), since, timer })
         }))
     }
 
     /// Where bytes of the request are to be counted. `counted`: where they are already.
     pub(crate) fn counter(&mut self, counted: Option<Arc<AtomicU64>>) -> Option<Arc<AtomicU64>> {
-        let Some(watched) = &mut self.0 else { return counted };
+        let Some(state) = &mut self.0 else { return counted };
         if let Some(counted) = counted {
-            watched.sent = counted;
+            state.sent = counted;
         }
-        Some(Arc::clone(&watched.sent))
+        Some(Arc::clone(&state.sent))
     }
 
     /// A frame of the answer has come.
     pub(crate) fn moved(&mut self) {
-        if let Some(watched) = &mut self.0 {
-            watched.answered += 1;
+        if let Some(state) = &mut self.0 {
+            state.answered += 1;
         }
     }
 
     /// Ready with the limit when nothing moved for as long.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        let Some(watched) = &mut self.0 else { return Poll::Pending };
+        let Some(state) = &mut self.0 else { return Poll::Pending };
         loop {
-            ready!(watched.timer.as_mut().poll(cx));
+            ready!(state.timer.as_mut().poll(cx));
             let now = Instant::now();
-            let seen = (watched.sent.load(Relaxed), watched.answered);
-            if std::mem::replace(&mut watched.seen, seen) != seen {
-                watched.since = now;
-            } else if now.duration_since(watched.since) >= watched.limit {
-                return Poll::Ready(watched.limit);
+            let seen = (state.sent.load(Relaxed), state.answered);
+            if std::mem::replace(&mut state.seen, seen) != seen {
+                state.since = now;
+            } else if now.duration_since(state.since) >= state.limit {
+                return Poll::Ready(state.limit);
             }
-            watched.timer.as_mut().reset(now + watched.limit / 4);
+            state.timer.as_mut().reset(now + state.limit / 4);
         }
     }
 }
@@ -83,25 +84,25 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(8);
 
-    fn is_still(stillness: &mut Stillness) -> bool {
-        poll_fn(|cx| stillness.poll(cx)).now_or_never().is_some()
+    fn is_still(stream_idle: &mut StreamIdle) -> bool {
+        poll_fn(|cx| stream_idle.poll(cx)).now_or_never().is_some()
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_moves_in_either_direction_begins_the_time_anew() {
-        let mut stillness = Stillness::new(Some(LIMIT));
-        let sent = stillness.counter(None).unwrap();
+        let mut stream_idle = StreamIdle::new(Some(LIMIT));
+        let sent = stream_idle.counter(None).unwrap();
         for n in 0..20 {
             advance(LIMIT * 3 / 4).await;
-            assert!(!is_still(&mut stillness));
+            assert!(!is_still(&mut stream_idle));
             if n % 2 == 0 {
                 sent.fetch_add(1, Relaxed);
             } else {
-                stillness.moved();
+                stream_idle.moved();
             }
         }
         let mut quarters = 0;
-        while !is_still(&mut stillness) {
+        while !is_still(&mut stream_idle) {
             advance(LIMIT / 4).await;
             quarters += 1;
         }
@@ -110,11 +111,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_it_is_nothing() {
-        let mut stillness = Stillness::new(None);
-        assert!(stillness.counter(None).is_none());
+        let mut stream_idle = StreamIdle::new(None);
+        assert!(stream_idle.counter(None).is_none());
         let counted = Arc::<AtomicU64>::default();
-        assert!(Arc::ptr_eq(&counted, &stillness.counter(Some(Arc::clone(&counted))).unwrap()));
+        assert!(Arc::ptr_eq(&counted, &stream_idle.counter(Some(Arc::clone(&counted))).unwrap()));
         advance(LIMIT * 100).await;
-        assert!(!is_still(&mut stillness));
+        assert!(!is_still(&mut stream_idle));
     }
 }

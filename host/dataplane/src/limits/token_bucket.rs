@@ -1,5 +1,5 @@
-//! What is done at somebody's expense, up to a bound: a token bucket, told the time by whoever uses
-//! it.
+//! A token bucket: each token pays for something that is done at somebody's expense, and time
+//! refills it. Whoever uses it tells it the time.
 
 use std::{
     sync::{
@@ -11,65 +11,64 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How much is owed. Time forgives some of it; what is paid back meanwhile costs no more than a
-/// look where nothing is owed.
-pub(crate) struct Debt {
-    most: u32,
-    forgiven_a_second: u32,
-    owed: AtomicU32,
-    /// Until when all is forgiven that time forgives.
-    until: Mutex<Instant>,
+/// Counts the tokens that are spent. A refund costs no more than a look where none is.
+pub(crate) struct TokenBucket {
+    capacity: u32,
+    refilled_a_second: u32,
+    spent: AtomicU32,
+    /// Up to when it has been refilled.
+    refilled_until: Mutex<Instant>,
 }
 
-impl Debt {
-    pub(crate) fn new(most: u32, forgiven_a_second: u32, now: Instant) -> Self {
-        Self { most, forgiven_a_second, owed: AtomicU32::new(0), until: Mutex::new(now) }
+impl TokenBucket {
+    pub(crate) fn new(capacity: u32, refilled_a_second: u32, now: Instant) -> Self {
+        Self { capacity, refilled_a_second, spent: AtomicU32::new(0), refilled_until: Mutex::new(now) }
     }
 
-    /// One more, whatever is owed already.
-    pub(crate) fn owe(&self, now: Instant) {
-        self.forgive(now);
-        self.owed.fetch_add(1, Relaxed);
+    /// Spends a token, even one that there is not.
+    pub(crate) fn spend(&self, now: Instant) {
+        self.refill(now);
+        self.spent.fetch_add(1, Relaxed);
     }
 
-    /// One more, if that is not too much.
-    pub(crate) fn try_owe(&self, now: Instant) -> bool {
-        self.forgive(now);
-        let more = |owed| (owed < self.most).then_some(owed + 1);
-        self.owed.fetch_update(Relaxed, Relaxed, more).is_ok()
+    /// Spends a token, if there is one.
+    pub(crate) fn try_spend(&self, now: Instant) -> bool {
+        self.refill(now);
+        let more = |spent| (spent < self.capacity).then_some(spent + 1);
+        self.spent.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
-    /// One less.
-    pub(crate) fn pay(&self) {
-        if self.owed.load(Relaxed) > 0 {
-            // Another may have paid the last of it.
-            let _ = self.owed.fetch_update(Relaxed, Relaxed, |owed| owed.checked_sub(1));
+    /// Gives a token back.
+    pub(crate) fn refund(&self) {
+        if self.spent.load(Relaxed) > 0 {
+            // Another may have given back the last one.
+            let _ = self.spent.fetch_update(Relaxed, Relaxed, |spent| spent.checked_sub(1));
         }
     }
 
-    /// How much is owed.
-    pub(crate) fn owed(&self, now: Instant) -> u32 {
-        self.forgive(now);
-        self.owed.load(Relaxed)
+    /// How many tokens are spent.
+    pub(crate) fn spent(&self, now: Instant) -> u32 {
+        self.refill(now);
+        self.spent.load(Relaxed)
     }
 
-    /// Whether as much is owed as may be, or more.
-    pub(crate) fn is_full(&self, now: Instant) -> bool {
-        self.owed.load(Relaxed) >= self.most && {
-            self.forgive(now);
-            self.owed.load(Relaxed) >= self.most
+    /// Whether no token is left.
+    pub(crate) fn is_empty(&self, now: Instant) -> bool {
+        self.spent.load(Relaxed) >= self.capacity && {
+            self.refill(now);
+            self.spent.load(Relaxed) >= self.capacity
         }
     }
 
-    fn forgive(&self, now: Instant) {
+    fn refill(&self, now: Instant) {
         // A panic while it is held leaves a time that is right.
-        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        let each = Duration::from_secs(1) / self.forgiven_a_second;
+        let mut until = self.refilled_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = Duration::from_secs(1) / self.refilled_a_second;
         let n = now.saturating_duration_since(*until).div_duration_f64(each) as u32;
         if n > 0 {
             // What is not a whole one yet goes on counting.
             *until += each * n;
-            let _ = self.owed.fetch_update(Relaxed, Relaxed, |owed| Some(owed.saturating_sub(n)));
+            let _ = self.spent.fetch_update(Relaxed, Relaxed, |spent| Some(spent.saturating_sub(n)));
         }
     }
 }
@@ -79,30 +78,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_debt_is_bounded_and_time_forgives_it() {
+    fn a_bucket_is_bounded_and_time_refills_it() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let debt = Debt::new(2, 10, began);
-        assert!(debt.try_owe(at(0)) && debt.try_owe(at(0)) && !debt.try_owe(at(99)));
-        assert!(debt.is_full(at(99)));
-        assert!(!debt.is_full(at(100)), "one is forgiven");
-        assert!(debt.try_owe(at(150)) && !debt.try_owe(at(199)) && debt.try_owe(at(200)), "halves add up");
-        // What was forgiven while nothing was owed is no credit.
-        assert!(debt.try_owe(at(10_000)) && debt.try_owe(at(10_000)) && !debt.try_owe(at(10_000)));
+        let bucket = TokenBucket::new(2, 10, began);
+        assert!(bucket.try_spend(at(0)) && bucket.try_spend(at(0)) && !bucket.try_spend(at(99)));
+        assert!(bucket.is_empty(at(99)));
+        assert!(!bucket.is_empty(at(100)), "one is refilled");
+        assert!(bucket.try_spend(at(150)) && !bucket.try_spend(at(199)) && bucket.try_spend(at(200)), "halves add up");
+        // It never holds more than its capacity.
+        assert!(bucket.try_spend(at(10_000)) && bucket.try_spend(at(10_000)) && !bucket.try_spend(at(10_000)));
     }
 
     #[test]
-    fn a_debt_past_its_bound_is_paid_back_one_by_one() {
+    fn an_overdrawn_bucket_is_refunded_one_by_one() {
         let now = Instant::now();
-        let debt = Debt::new(2, 1, now);
-        debt.pay();
+        let bucket = TokenBucket::new(2, 1, now);
+        bucket.refund();
         for _ in 0..4 {
-            debt.owe(now);
+            bucket.spend(now);
         }
-        debt.pay();
-        debt.pay();
-        assert!(debt.is_full(now));
-        debt.pay();
-        assert!(!debt.is_full(now));
+        bucket.refund();
+        bucket.refund();
+        assert!(bucket.is_empty(now));
+        bucket.refund();
+        assert!(!bucket.is_empty(now));
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 /// Counts the calls of one connection. Calls pay two atomic operations and read no clock: whoever
 /// wants to know how long nothing ran looks from time to time whether anything changed.
 #[derive(Debug, Default)]
-pub(crate) struct Usage {
+pub(crate) struct ConnectionUsage {
     /// High half: calls begun, modulo 2^32. Low half: calls that run.
     calls: AtomicU64,
 }
@@ -21,7 +21,7 @@ fn running(calls: u64) -> u32 {
     calls as u32
 }
 
-impl Usage {
+impl ConnectionUsage {
     /// Begins a call.
     pub(crate) fn begin(&self) {
         self.calls.fetch_add(BEGUN + 1, Relaxed);
@@ -46,7 +46,7 @@ impl Usage {
 
     /// Completes when no call ran for `limit`, at the latest a quarter of it after that.
     pub(crate) async fn idle(&self, limit: Duration) {
-        let mut idle = Idle::new(self, limit, Instant::now());
+        let mut idle = IdleTimer::new(self, limit, Instant::now());
         loop {
             sleep(idle.pause()).await;
             if idle.look(self, Instant::now()) {
@@ -58,14 +58,14 @@ impl Usage {
 
 /// How long nothing ran, for whoever has a timer of its own. To be looked at every [`Self::pause`].
 #[derive(Debug)]
-pub(crate) struct Idle {
+pub(crate) struct IdleTimer {
     limit: Duration,
     last: u64,
     since: Instant,
 }
 
-impl Idle {
-    pub(crate) fn new(usage: &Usage, limit: Duration, now: Instant) -> Self {
+impl IdleTimer {
+    pub(crate) fn new(usage: &ConnectionUsage, limit: Duration, now: Instant) -> Self {
         Self { limit, last: usage.calls.load(Relaxed), since: now }
     }
 
@@ -74,7 +74,7 @@ impl Idle {
     }
 
     /// Whether nothing ran for the limit.
-    pub(crate) fn look(&mut self, usage: &Usage, now: Instant) -> bool {
+    pub(crate) fn look(&mut self, usage: &ConnectionUsage, now: Instant) -> bool {
         let calls = usage.calls.load(Relaxed);
         if calls != self.last || running(calls) > 0 {
             self.last = calls;
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn no_more_calls_begin_than_the_limit() {
-        let usage = Usage::default();
+        let usage = ConnectionUsage::default();
         assert!(usage.begin_under(2) && usage.begin_under(2) && !usage.begin_under(2));
         assert_eq!((usage.counts(), usage.end(), usage.counts()), ((2, 2), 2, (2, 1)));
         assert!(usage.begin_under(2) && !usage.begin_under(0));
@@ -98,8 +98,8 @@ mod tests {
 
     #[test]
     fn a_call_between_two_looks_counts_as_use() {
-        let (usage, began, limit) = (Usage::default(), Instant::now(), Duration::from_secs(4));
-        let mut idle = Idle::new(&usage, limit, began);
+        let (usage, began, limit) = (ConnectionUsage::default(), Instant::now(), Duration::from_secs(4));
+        let mut idle = IdleTimer::new(&usage, limit, began);
         assert!(!idle.look(&usage, began + limit / 2));
         usage.begin();
         usage.end();
@@ -110,9 +110,9 @@ mod tests {
 
     #[test]
     fn a_call_that_runs_is_use_for_as_long_as_it_runs() {
-        let (usage, began, limit) = (Usage::default(), Instant::now(), Duration::from_secs(4));
+        let (usage, began, limit) = (ConnectionUsage::default(), Instant::now(), Duration::from_secs(4));
         usage.begin();
-        let mut idle = Idle::new(&usage, limit, began);
+        let mut idle = IdleTimer::new(&usage, limit, began);
         assert!(!idle.look(&usage, began + limit * 10));
         usage.end();
         assert!(!idle.look(&usage, began + limit * 11), "it has run until just now");

@@ -39,7 +39,7 @@ use waymark_core::{model::Address, traffic::Code};
 
 use self::line::Line;
 use super::metrics::Metrics;
-use crate::limits::rate_limited_log::Occasional;
+use crate::limits::rate_limited_log::RateLimitedLog;
 
 /// Lines that wait for the writer: a quarter of a second of what one core carries, and some MB at
 /// most with [`LONGEST`].
@@ -113,10 +113,10 @@ impl FromStr for AccessFormat {
 /// A log of calls. Cheap to clone; its writer ends with the last clone.
 #[derive(Clone)]
 pub struct AccessLog {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
-struct Shared {
+struct Inner {
     to_writer: SyncSender<Message>,
     left_out: Counter,
 }
@@ -128,7 +128,7 @@ impl fmt::Debug for AccessLog {
 }
 
 enum Message {
-    Ended(Box<Entry>),
+    Ended(Box<AccessEntry>),
     Reopen,
     Flush(oneshot::Sender<()>),
 }
@@ -147,11 +147,11 @@ impl AccessLog {
             messages,
             output,
             format,
-            left_out: log.shared.left_out.clone(),
+            left_out: log.inner.left_out.clone(),
             told: 0,
             buffer: Vec::new(),
             lines: 0,
-            turns: Occasional::default(),
+            warnings: RateLimitedLog::default(),
         };
         thread::Builder::new().name("access-log".into()).spawn(|| writer.run())?;
         Ok(log)
@@ -159,7 +159,7 @@ impl AccessLog {
 
     fn with_room_for(lines: usize, left_out: Counter) -> (Self, Receiver<Message>) {
         let (to_writer, messages) = sync_channel(lines);
-        (Self { shared: Arc::new(Shared { to_writer, left_out }) }, messages)
+        (Self { inner: Arc::new(Inner { to_writer, left_out }) }, messages)
     }
 
     /// Looks whether the log's file is still the one of its name, and opens that if not. Before
@@ -192,14 +192,14 @@ impl AccessLog {
 
     async fn send(&self, mut message: Message) {
         // A full channel has no event for its next place.
-        while let Err(TrySendError::Full(back)) = self.shared.to_writer.try_send(message) {
+        while let Err(TrySendError::Full(back)) = self.inner.to_writer.try_send(message) {
             message = back;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// A call that has arrived.
-    pub(crate) fn entry(&self, service: &str, path: &str, peer: Option<IpAddr>) -> Box<Entry> {
+    pub(crate) fn entry(&self, service: &str, path: &str, peer: Option<IpAddr>) -> Box<AccessEntry> {
         let line = Line {
             at: SystemTime::now(),
             peer,
@@ -213,7 +213,7 @@ impl AccessLog {
             duration: Duration::ZERO,
             reason: None,
         };
-        Box::new(Entry { log: self.clone(), line, received: Arc::default() })
+        Box::new(AccessEntry { log: self.clone(), line, received: Arc::default() })
     }
 }
 
@@ -225,7 +225,7 @@ fn cut(text: &str) -> Box<str> {
 }
 
 /// A call that is logged when it ends.
-pub(crate) struct Entry {
+pub(crate) struct AccessEntry {
     log: AccessLog,
     line: Line,
     /// Bytes of the request's body. Whoever reads that may outlive, or be outlived by, whoever
@@ -233,7 +233,7 @@ pub(crate) struct Entry {
     received: Arc<AtomicU64>,
 }
 
-impl Entry {
+impl AccessEntry {
     /// One more endpoint is asked.
     pub(crate) fn attempt(&mut self, endpoint: &Address) {
         self.line.attempts += 1;
@@ -265,9 +265,9 @@ impl Entry {
         self.line.code = code;
         self.line.duration = duration;
         self.line.bytes_in = self.received.load(Relaxed);
-        let shared = Arc::clone(&self.log.shared);
-        if shared.to_writer.try_send(Message::Ended(self)).is_err() {
-            shared.left_out.inc();
+        let inner = Arc::clone(&self.log.inner);
+        if inner.to_writer.try_send(Message::Ended(self)).is_err() {
+            inner.left_out.inc();
         }
     }
 }
@@ -332,7 +332,7 @@ struct Writer {
     buffer: Vec<u8>,
     /// In the buffer.
     lines: u64,
-    turns: Occasional,
+    warnings: RateLimitedLog,
 }
 
 impl Writer {
@@ -373,7 +373,7 @@ impl Writer {
 
     fn follow(&mut self) {
         if let Err(error) = self.output.follow()
-            && self.turns.turn().is_some()
+            && self.warnings.allow().is_some()
         {
             warn!(%error, "cannot open the access log anew; the old file is written to");
         }
@@ -385,14 +385,14 @@ impl Writer {
         let lines = std::mem::take(&mut self.lines);
         if let Err(error) = written {
             self.left_out.inc_by(lines);
-            if self.turns.turn().is_some() {
+            if self.warnings.allow().is_some() {
                 warn!(%error, "cannot write the access log");
             }
         }
         // Told here and not by who left them out: that was a call, and the log of the process may
         // be what nobody reads.
         let left_out = self.left_out.get();
-        if left_out > self.told && self.turns.turn().is_some() {
+        if left_out > self.told && self.warnings.allow().is_some() {
             warn!(
                 lines = left_out - self.told,
                 "calls were left out of the access log: it cannot be written fast enough"

@@ -268,12 +268,12 @@ pub(crate) struct ServiceMetrics {
     in_flight: AtomicI64,
     failures: Family<ReasonLabel, Counter>,
     /// Made when a call waits for the first time: most services never see one.
-    streams: OnceLock<Box<Streams>>,
+    streams: OnceLock<Box<StreamWaits>>,
 }
 
 /// Calls that wait for a free stream.
 #[derive(Default)]
-struct Streams {
+struct StreamWaits {
     waiting: AtomicI64,
     waited_us: AtomicU64,
     refused: AtomicU64,
@@ -312,7 +312,7 @@ impl ServiceMetrics {
         &self.name
     }
 
-    fn streams(&self) -> &Streams {
+    fn streams(&self) -> &StreamWaits {
         self.streams.get_or_init(Box::default)
     }
 }

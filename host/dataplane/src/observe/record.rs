@@ -5,12 +5,12 @@ use std::sync::{Arc, atomic::AtomicU64};
 use tokio::time::Instant;
 use waymark_core::{model::Address, traffic::Code};
 
-use super::{access::Entry, metrics::ServiceMetrics};
+use super::{access::AccessEntry, metrics::ServiceMetrics};
 use crate::errors::failure::Failure;
 
 impl ServiceMetrics {
     /// Begins to count a request that arrived at `began`, and to log it if there is an access log.
-    pub(crate) fn begin(self: Arc<Self>, began: Instant, entry: Option<Box<Entry>>) -> RequestRecord {
+    pub(crate) fn begin(self: Arc<Self>, began: Instant, entry: Option<Box<AccessEntry>>) -> RequestRecord {
         self.began();
         RequestRecord { metrics: self, began, code: Code::Cancelled, entry }
     }
@@ -22,7 +22,7 @@ pub(crate) struct RequestRecord {
     began: Instant,
     code: Code,
     /// None where calls are not logged.
-    entry: Option<Box<Entry>>,
+    entry: Option<Box<AccessEntry>>,
 }
 
 impl RequestRecord {

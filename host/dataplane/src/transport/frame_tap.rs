@@ -1,4 +1,4 @@
-//! What a peer says in HTTP/2 that `h2` keeps to itself, seen on its way: that it says anything
+//! Reads along the frames of HTTP/2 for what `h2` does not tell of its peer: that it says anything
 //! (see `liveness`), how large the headers are that it takes, and which of those that it sends are
 //! too large for us.
 //!
@@ -39,7 +39,7 @@ const MOST_UNREAD: usize = 32 << 20;
 
 /// What was seen of a peer.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Observed {
     /// What it takes; the largest number where it has not said.
     takes: AtomicU32,
     /// Streams with headers or trailers that are too large, and how large they were on the wire.
@@ -50,7 +50,7 @@ pub(crate) struct Seen {
     heard: AtomicU64,
 }
 
-impl Default for Seen {
+impl Default for Observed {
     fn default() -> Self {
         Self {
             takes: AtomicU32::new(u32::MAX),
@@ -61,7 +61,7 @@ impl Default for Seen {
     }
 }
 
-impl Seen {
+impl Observed {
     /// The largest headers that the peer takes, if it has said.
     pub(crate) fn takes(&self) -> Option<u32> {
         Some(self.takes.load(Relaxed)).filter(|most| *most != u32::MAX)
@@ -121,7 +121,7 @@ impl Frames {
         Self { left, head: [0; HEAD], len: 0, settings: None, block: (0, 0), most }
     }
 
-    fn read(&mut self, mut bytes: &[u8], seen: &Seen) -> io::Result<()> {
+    fn read(&mut self, mut bytes: &[u8], seen: &Observed) -> io::Result<()> {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let (payload, rest) = bytes.split_at(self.left.min(bytes.len()));
@@ -149,7 +149,7 @@ impl Frames {
     }
 
     /// The head of a frame is there.
-    fn begin(&mut self, seen: &Seen) -> io::Result<()> {
+    fn begin(&mut self, seen: &Observed) -> io::Result<()> {
         let [a, b, c, kind, flags, stream @ ..] = self.head;
         self.left = u32::from_be_bytes([0, a, b, c]) as usize;
         let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
@@ -171,7 +171,7 @@ impl Frames {
 }
 
 /// Notes what SETTINGS say (RFC 9113, section 6.5.1).
-fn heed(settings: &[u8], seen: &Seen) {
+fn heed(settings: &[u8], seen: &Observed) {
     for setting in settings.chunks_exact(6) {
         let [a, b, value @ ..] = setting else { continue };
         if u16::from_be_bytes([*a, *b]) == MAX_HEADER_LIST_SIZE
@@ -183,13 +183,13 @@ fn heed(settings: &[u8], seen: &Seen) {
 }
 
 /// A socket whose peer is watched.
-pub(crate) struct Watched {
+pub(crate) struct FrameTap {
     socket: Socket,
     frames: Frames,
-    seen: Arc<Seen>,
+    seen: Arc<Observed>,
 }
 
-impl Watched {
+impl FrameTap {
     /// A client's connection, from its first byte on. How large its headers are shows in its
     /// requests.
     pub(crate) fn client(socket: Socket) -> Self {
@@ -203,12 +203,12 @@ impl Watched {
     }
 
     /// What is seen of the peer.
-    pub(crate) fn seen(&self) -> Arc<Seen> {
+    pub(crate) fn seen(&self) -> Arc<Observed> {
         Arc::clone(&self.seen)
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for FrameTap {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(cx, buf);
@@ -222,7 +222,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for FrameTap {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, buf)
     }
@@ -278,7 +278,7 @@ mod tests {
         ]
         .concat();
         for piece in 1..=bytes.len() {
-            let (mut frames, seen) = (Frames::new(PREFACE, 10), Seen::default());
+            let (mut frames, seen) = (Frames::new(PREFACE, 10), Observed::default());
             assert_eq!(seen.takes(), None);
             bytes.chunks(piece).for_each(|piece| frames.read(piece, &seen).unwrap());
             assert_eq!(seen.takes(), Some(8192), "in pieces of {piece}");
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn who_fills_our_memory_with_what_is_too_large_loses_the_connection() {
-        let seen = Seen::default();
+        let seen = Observed::default();
         seen.add_large(1, MOST_UNREAD).unwrap();
         assert!(seen.add_large(3, 1).is_err());
         seen.take_large(1);

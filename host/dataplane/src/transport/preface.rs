@@ -1,5 +1,5 @@
-//! A client connection's first bytes: which protocol they are, and a polite no in that protocol
-//! where it is the wrong one.
+//! A client connection's first bytes (HTTP/2's preface, a TLS record or HTTP/1): which protocol
+//! they are, and a refusal in that protocol where it is the wrong one.
 
 use std::{io, time::Duration};
 

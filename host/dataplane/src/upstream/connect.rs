@@ -25,15 +25,15 @@ use waymark_core::model::Address;
 use waymark_net::{reach::NoWay, resolve::race};
 
 use super::{
-    liveness::{Counts, Step, Watch},
+    liveness::{Activity, Liveness, Verdict},
     streams::Streams,
 };
 use crate::{
     errors::connecting::{ConnectError, LostError},
-    limits::usage::Idle,
+    limits::usage::IdleTimer,
     options::ConnectOptions,
     transport::{
-        frame_tap::{Seen, Watched},
+        frame_tap::{FrameTap, Observed},
         socket::Socket,
         tls::ClientTls,
     },
@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// What to connect to, and how.
-pub(crate) struct Target {
+pub(crate) struct ConnectTarget {
     pub(crate) address: Address,
     /// None: in cleartext.
     pub(crate) tls: Option<ClientTls>,
@@ -50,7 +50,7 @@ pub(crate) struct Target {
 /// The authority of a Unix socket, as gRPC has it.
 const LOCALHOST: &str = "localhost";
 
-impl Target {
+impl ConnectTarget {
     /// Whom certificates have to be for if nothing else is said.
     fn host(&self) -> &str {
         if self.address.unix_path().is_some() { LOCALHOST } else { self.address.host() }
@@ -87,7 +87,7 @@ const SMALL_FRAMES: usize = 512 << 20;
 /// as unreachable before a call is sent there (gRPC asks the same of its clients before they report
 /// READY).
 pub(crate) async fn connect(
-    target: &Target,
+    target: &ConnectTarget,
     options: &ConnectOptions,
 ) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
     match timeout(options.timeout, establish(target, options)).await {
@@ -99,28 +99,31 @@ pub(crate) async fn connect(
 /// Each address of the endpoint is tried to the end, past TLS and the settings: one that takes the
 /// connection and says nothing more is as bad as one that does not take it, and another may be
 /// well.
-async fn establish(target: &Target, options: &ConnectOptions) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+async fn establish(
+    target: &ConnectTarget,
+    options: &ConnectOptions,
+) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
     let address = &target.address;
     if let Some(path) = address.unix_path() {
         let refused = |refusal| NoWay::Refused { at: address.to_string(), refusal };
         options.reach.check_unix(path.as_ref()).map_err(refused)?;
         let socket = UnixStream::connect(path).await.map(Socket::Unix).map_err(ConnectError::Socket)?;
-        return agree(target, socket, options).await;
+        return handshake(target, socket, options).await;
     }
-    let attempt = async |socket| agree(target, dial(socket, options).await?, options).await;
+    let attempt = async |socket| handshake(target, dial(socket, options).await?, options).await;
     let connected = race(options.reach.resolve(address).await?, options.timeout, attempt).await;
     connected.map_err(|error| error.unwrap_or_else(|| ConnectError::Socket(io::ErrorKind::AddrNotAvailable.into())))
 }
 
 /// What comes after the connection: TLS, if there is any, and HTTP/2's beginning.
-async fn agree(
-    target: &Target,
+async fn handshake(
+    target: &ConnectTarget,
     socket: Socket,
     options: &ConnectOptions,
 ) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
-    let Some(tls) = &target.tls else { return shake_hands(socket, options, ConnectError::NotHttp2).await };
+    let Some(tls) = &target.tls else { return http2_handshake(socket, options, ConnectError::NotHttp2).await };
     let socket = tls.connect(target.host(), socket).await.map_err(ConnectError::Tls)?;
-    shake_hands(socket, options, ConnectError::NotHttp2InTls).await
+    http2_handshake(socket, options, ConnectError::NotHttp2InTls).await
 }
 
 async fn dial(at: SocketAddr, options: &ConnectOptions) -> Result<Socket, ConnectError> {
@@ -140,12 +143,12 @@ async fn dial(at: SocketAddr, options: &ConnectOptions) -> Result<Socket, Connec
 
 /// HTTP/2's beginning, up to the server's settings. `not_http2` is what to say of a server that
 /// does not speak it.
-async fn shake_hands(
+async fn http2_handshake(
     socket: Socket,
     options: &ConnectOptions,
     not_http2: fn(Option<h2::Error>) -> ConnectError,
 ) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
-    let socket = Watched::instance(socket, options.max_header_bytes);
+    let socket = FrameTap::instance(socket, options.max_header_bytes);
     let seen = socket.seen();
     let (sender, mut connection) = client::Builder::new()
         .initial_window_size(options.stream_window)
@@ -175,12 +178,12 @@ async fn shake_hands(
 /// Moves an established connection's bytes. Nothing happens on the connection unless
 /// [`Driver::run`] is polled.
 pub(crate) struct Driver {
-    connection: client::Connection<Watched, Bytes>,
-    seen: Arc<Seen>,
+    connection: client::Connection<FrameTap, Bytes>,
+    seen: Arc<Observed>,
 }
 
 /// What a connection tells while it runs.
-pub(crate) trait Owner {
+pub(crate) trait ConnectionOwner {
     /// No call ran for a while. It is to see to it that no more calls come, whereupon the
     /// connection closes. Told once.
     fn idle(&self);
@@ -191,7 +194,7 @@ pub(crate) trait Owner {
 
 impl Driver {
     /// What is seen of the server beside what HTTP/2 tells.
-    pub(crate) fn seen(&self) -> Arc<Seen> {
+    pub(crate) fn seen(&self) -> Arc<Observed> {
         Arc::clone(&self.seen)
     }
 
@@ -204,19 +207,19 @@ impl Driver {
     /// with an error.
     ///
     /// While calls run, the server is pinged: now and then, and when it falls silent (see
-    /// [`Watch`]). When `stop` is cancelled, nobody will send anything more, and the connection
+    /// [`Liveness`]). When `stop` is cancelled, nobody will send anything more, and the connection
     /// gets a little time to say goodbye.
     pub(crate) async fn run(
         self,
         options: &ConnectOptions,
         streams: &Streams,
-        owner: &impl Owner,
+        owner: &impl ConnectionOwner,
         stop: &CancellationToken,
     ) -> Result<(), LostError> {
         const GOODBYE: Duration = Duration::from_secs(1);
         let Self { mut connection, .. } = self;
         let pings = connection.ping_pong();
-        let care = care(pings, options, streams, owner);
+        let keep_alive = keep_alive(pings, options, streams, owner);
         let mut run = poll_fn(|cx| {
             let ended = Pin::new(&mut connection).poll(cx);
             // The server may change its mind at any time.
@@ -228,7 +231,7 @@ impl Driver {
             // stood still, too.
             biased;
             ended = &mut run => return ended.map_err(LostError::Http2),
-            after = care => return Err(LostError::KeepAlive(after)),
+            after = keep_alive => return Err(LostError::KeepAlive(after)),
             () = stop.cancelled() => {}
         }
         // Whatever becomes of the goodbye, this connection is not used any more.
@@ -239,27 +242,27 @@ impl Driver {
 
 /// Looks after a connection until its server is lost; answers how long it gave no sign of life. One
 /// timer for all: it is polled whenever the connection is.
-async fn care(
+async fn keep_alive(
     mut pings: Option<PingPong>,
     options: &ConnectOptions,
     streams: &Streams,
-    owner: &impl Owner,
+    owner: &impl ConnectionOwner,
 ) -> Duration {
     let now = Instant::now();
-    let mut unused = options.idle_timeout.map(|limit| Idle::new(&streams.usage, limit, now));
+    let mut unused = options.idle_timeout.map(|limit| IdleTimer::new(&streams.usage, limit, now));
     let mut look_at = unused.as_ref().map(|idle| now + idle.pause());
-    let mut watch = Watch::new(options, now);
+    let mut liveness = Liveness::new(options, now);
     let mut timer: Pin<&mut Sleep> = pin!(sleep_until(now));
     loop {
-        timer.as_mut().reset(look_at.map_or(watch.due(), |at| at.min(watch.due())));
+        timer.as_mut().reset(look_at.map_or(liveness.due(), |at| at.min(liveness.due())));
         poll_fn(|cx| {
-            if watch.is_asked()
+            if liveness.is_pinged()
                 && let Some(pings) = &mut pings
                 && matches!(pings.poll_pong(cx), Poll::Ready(Ok(_)))
             {
-                watch.answered();
+                liveness.answered();
             }
-            if watch.wants_a_look(&Counts::of(streams)) { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
+            if liveness.wants_a_look(&Activity::of(streams)) { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
         })
         .await;
         let now = Instant::now();
@@ -270,17 +273,17 @@ async fn care(
                 owner.idle();
             }
         }
-        match watch.look(Counts::of(streams), now) {
-            Step::Wait => {}
-            Step::Ask => {
+        match liveness.look(Activity::of(streams), now) {
+            Verdict::Wait => {}
+            Verdict::Ping => {
                 // Where it cannot be sent the connection has failed, and says how itself.
                 if pings.as_mut().is_some_and(|pings| pings.send_ping(h2::Ping::opaque()).is_ok()) {
-                    watch.asked(now);
+                    liveness.pinged(now);
                 }
             }
-            Step::Silent => owner.silent(true),
-            Step::Back => owner.silent(false),
-            Step::Lost => return options.keep_alive_timeout,
+            Verdict::Silent => owner.silent(true),
+            Verdict::Back => owner.silent(false),
+            Verdict::Lost => return options.keep_alive_timeout,
         }
     }
 }

@@ -67,8 +67,8 @@ use waymark_core::{check::CheckConfig, model::ServiceName};
 
 use super::{
     backoff::Backoff,
-    connect::{Driver, Owner, Target, connect},
-    streams::{Slot, Streams},
+    connect::{ConnectTarget, ConnectionOwner, Driver, connect},
+    streams::{StreamPermit, Streams},
 };
 use crate::{
     errors::connecting::{ConnectError, LostError},
@@ -96,7 +96,7 @@ impl Upstream for Connections {
     type Connection = Connection;
 
     fn attach(&self, service: &ServiceName, endpoint: &EndpointState) -> Connection {
-        let target = Target { address: endpoint.endpoint.address.clone(), tls: self.tls.of(service).cloned() };
+        let target = ConnectTarget { address: endpoint.endpoint.address.clone(), tls: self.tls.of(service).cloned() };
         Connection::idle(target, Arc::downgrade(&endpoint.cell), &self.options)
     }
 
@@ -115,15 +115,15 @@ impl Upstream for Connections {
 
 /// The connection to one endpoint, whatever state it is in.
 pub(crate) struct Connection {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
     /// Whether its check was begun.
     checked: AtomicBool,
     /// Ends the tasks when the endpoint goes.
     _stop: DropGuard,
 }
 
-struct Shared {
-    target: Target,
+struct Inner {
+    target: ConnectTarget,
     /// For requests that name no authority.
     authority: Authority,
     options: ConnectOptions,
@@ -176,7 +176,7 @@ fn is_silent(live: &[Live]) -> bool {
 
 /// Which of an endpoint's connections one is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Role {
     /// The one that makes it ready.
     First,
     /// One more beside others, which are full.
@@ -194,21 +194,21 @@ struct Growth {
 
 /// One of the connections, as its driver knows it.
 struct Kept<'a> {
-    shared: &'a Arc<Shared>,
+    inner: &'a Arc<Inner>,
     streams: &'a Streams,
 }
 
-impl Owner for Kept<'_> {
+impl ConnectionOwner for Kept<'_> {
     fn idle(&self) {
         let number = self.streams.number();
         debug!(number, "connection is idle");
-        self.shared.remove(number, Phase::Idle);
+        self.inner.remove(number, Phase::Idle);
     }
 
     fn silent(&self, silent: bool) {
-        self.shared.set_silent(self.streams, silent);
+        self.inner.set_silent(self.streams, silent);
         if silent {
-            self.shared.doubt();
+            self.inner.doubt();
         }
     }
 }
@@ -228,7 +228,7 @@ enum Left {
 pub(crate) struct Sender {
     pub(crate) request: SendRequest<Bytes>,
     /// To be kept until the call has ended.
-    pub(crate) slot: Slot,
+    pub(crate) permit: StreamPermit,
 }
 
 impl Connection {
@@ -237,10 +237,10 @@ impl Connection {
         endpoint.connection(service, all)
     }
 
-    fn idle(target: Target, cell: Weak<EndpointCell>, options: &ConnectOptions) -> Self {
+    fn idle(target: ConnectTarget, cell: Weak<EndpointCell>, options: &ConnectOptions) -> Self {
         let stop = CancellationToken::new();
         let authority = target.authority();
-        let shared = Arc::new(Shared {
+        let inner = Arc::new(Inner {
             target,
             authority,
             options: options.clone(),
@@ -258,22 +258,22 @@ impl Connection {
             unfit: Mutex::default(),
             stop: stop.clone(),
         });
-        Self { shared, checked: AtomicBool::new(false), _stop: stop.drop_guard() }
+        Self { inner, checked: AtomicBool::new(false), _stop: stop.drop_guard() }
     }
 
     /// The authority to use where a request has none.
     pub(crate) fn authority(&self) -> &Authority {
-        &self.shared.authority
+        &self.inner.authority
     }
 
     /// The scheme of its requests (RFC 9113, section 8.3.1).
     pub(crate) fn scheme(&self) -> uri::Scheme {
-        self.shared.scheme()
+        self.inner.scheme()
     }
 
     /// What to send on, if a connection with room for this client is up: the hot path.
     pub(crate) fn sender(&self, share: Option<&Arc<Share>>) -> Option<Sender> {
-        self.shared.sender(share)
+        self.inner.sender(share)
     }
 
     /// What to send on once the endpoint is connected to: begins an attempt if that is what it
@@ -283,12 +283,12 @@ impl Connection {
     ///
     /// Safe: the attempt goes on.
     pub(crate) async fn reached(&self, share: Option<&Arc<Share>>) -> Result<Option<Sender>, Arc<ConnectError>> {
-        self.shared.reached(share).await
+        self.inner.reached(share).await
     }
 
     /// Begins to connect, unless it is connected to, or that runs already. Does not wait for it.
     pub(crate) fn begin(&self) {
-        self.shared.begin();
+        self.inner.begin();
     }
 
     /// What to send on, once there is something: begins an attempt if that is what it takes. Fails
@@ -299,18 +299,18 @@ impl Connection {
     ///
     /// Safe: the attempt goes on.
     pub(crate) async fn connected(&self, share: Option<&Arc<Share>>) -> Result<Sender, Arc<ConnectError>> {
-        self.shared.connected(share).await
+        self.inner.connected(share).await
     }
 
     /// Says that this connection takes no more calls (it is going away), so that the next call
     /// connects anew. Calls that run on it go on.
     pub(crate) fn retire(&self, number: u64) {
-        self.shared.remove(number, Phase::Idle);
+        self.inner.remove(number, Phase::Idle);
     }
 
     /// Why the endpoint cannot be reached, while it cannot.
     pub(crate) fn last_error(&self) -> Option<Arc<ConnectError>> {
-        match &*self.shared.phase.borrow() {
+        match &*self.inner.phase.borrow() {
             Phase::BackingOff { error } => Some(Arc::clone(error)),
             _ => None,
         }
@@ -321,11 +321,11 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // The last handles that could open a stream: without them, HTTP/2 closes the connections in
         // good order.
-        self.shared.live.store(Arc::default());
+        self.inner.live.store(Arc::default());
     }
 }
 
-impl Shared {
+impl Inner {
     fn scheme(&self) -> uri::Scheme {
         if self.target.tls.is_some() { uri::Scheme::HTTPS } else { uri::Scheme::HTTP }
     }
@@ -333,8 +333,9 @@ impl Shared {
     /// See [`Connection::sender`].
     fn sender(&self, share: Option<&Arc<Share>>) -> Option<Sender> {
         let live = self.live.load();
-        live.iter()
-            .find_map(|live| Some(Sender { slot: Slot::take(&live.streams, share)?, request: live.sender.clone() }))
+        live.iter().find_map(|live| {
+            Some(Sender { permit: StreamPermit::take(&live.streams, share)?, request: live.sender.clone() })
+        })
     }
 
     /// See [`Connection::reached`].
@@ -416,14 +417,14 @@ impl Shared {
         });
         if begun {
             let span = debug_span!(parent: None, "connection", address = %self.target.address);
-            tokio::spawn(Arc::clone(self).run(Place::First).instrument(span));
+            tokio::spawn(Arc::clone(self).run(Role::First).instrument(span));
         }
     }
 
     /// Begins an attempt for one more connection, unless one runs, the last one failed a moment
     /// ago, or there are enough. A `modest` client may have one in reserve.
     fn grow(self: &Arc<Self>, modest: bool) {
-        if self.next_place(modest).is_none() {
+        if self.next_role(modest).is_none() {
             return;
         }
         // A panic while it is held leaves it as it was.
@@ -432,10 +433,10 @@ impl Shared {
             return;
         }
         // Again, because an attempt may have ended well meanwhile.
-        let Some(place) = self.next_place(modest) else { return };
+        let Some(role) = self.next_role(modest) else { return };
         growth.runs = true;
         let span = debug_span!(parent: None, "further connection", address = %self.target.address);
-        tokio::spawn(Arc::clone(self).run(place).instrument(span));
+        tokio::spawn(Arc::clone(self).run(role).instrument(span));
     }
 
     /// Begins one more connection if none is heard: it may be that the server hangs, or only that
@@ -448,7 +449,7 @@ impl Shared {
     }
 
     /// What one more connection would be; none where there are enough.
-    fn next_place(&self, modest: bool) -> Option<Place> {
+    fn next_role(&self, modest: bool) -> Option<Role> {
         let live = self.live.load();
         let reserved = live.iter().any(|live| live.streams.is_reserve());
         let ordinary = live.len() - usize::from(reserved);
@@ -456,12 +457,12 @@ impl Shared {
         let reserve = self.options.max_connections > 1;
         if is_silent(&live) {
             // What is silent serves nobody: one more may, whatever there is.
-            return (live.len() <= self.options.max_connections).then_some(Place::Further);
+            return (live.len() <= self.options.max_connections).then_some(Role::Further);
         }
         if ordinary < self.options.max_connections - usize::from(reserve) {
-            return Some(Place::Further);
+            return Some(Role::Further);
         }
-        (reserve && !reserved && modest).then_some(Place::Reserve)
+        (reserve && !reserved && modest).then_some(Role::Reserve)
     }
 
     /// An attempt for one more connection is over.
@@ -494,7 +495,7 @@ impl Shared {
     /// Connects, and looks after the connection until it ends in good order or the endpoint is
     /// gone; connects again when it was lost and is the last. One that is not the first is tried
     /// once.
-    async fn run(self: Arc<Self>, mut place: Place) {
+    async fn run(self: Arc<Self>, mut role: Role) {
         let mut backoff = Backoff::new(self.options.backoff_base, self.options.backoff_max);
         loop {
             let attempt = tokio::select! {
@@ -503,12 +504,12 @@ impl Shared {
             };
             let error = match attempt {
                 Ok((request, driver)) => {
-                    let streams = self.enter_ready(request, place == Place::Reserve, &driver);
-                    if place != Place::First {
+                    let streams = self.enter_ready(request, role == Role::Reserve, &driver);
+                    if role != Role::First {
                         self.grown(true);
                     }
                     let (number, since) = (streams.number(), Instant::now());
-                    let owner = Kept { shared: &self, streams: &streams };
+                    let owner = Kept { inner: &self, streams: &streams };
                     let ended = driver.run(&self.options, &streams, &owner, &self.stop).await;
                     let Err(cause) = ended else {
                         debug!(number, "connection closed");
@@ -520,7 +521,7 @@ impl Shared {
                         debug!(number, error = &cause as &dyn std::error::Error, "connection lost");
                         return;
                     }
-                    place = Place::First;
+                    role = Role::First;
                     let after = since.elapsed();
                     // Whoever takes connections only to break them is not hammered.
                     let early = after < backoff.current();
@@ -537,7 +538,7 @@ impl Shared {
                 }
                 Err(error) => {
                     debug!(error = &error as &dyn std::error::Error, "cannot connect");
-                    if place != Place::First {
+                    if role != Role::First {
                         self.grown(false);
                         self.doubt_later().await;
                         return;

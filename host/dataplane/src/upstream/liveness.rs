@@ -1,8 +1,9 @@
-//! Whether the server at the other end of a connection is still there.
+//! Stall detection and keep-alive: whether the server at the other end of a connection still
+//! answers.
 //!
 //! ```text
 //!            calls begin, and nothing comes for QUIET     nothing comes for QUIET
-//!   Heard ──────────────────────────────────▶ Asked ──────────────────────────▶ Silent ── TIMEOUT after the ping ──▶ Lost
+//!   Heard ──────────────────────────────────▶ Pinged ─────────────────────────▶ Silent ── TIMEOUT after the ping ──▶ Lost
 //!     ▲                                         │ anything comes                   │ anything comes
 //!     └─────────────────────────────────────────┴──────────────────────────────────┘
 //! ```
@@ -19,8 +20,8 @@
 //! [`SPARE`] from the beginning of one answer to that of the next, one less than they bear, besides
 //! those of the keep-alive.
 //!
-//! All of it is decided by [`Watch`], which is told what was counted and the time, and costs a call
-//! nothing: while a connection is used, somebody looks at the counts once in QUIET.
+//! All of it is decided by [`Liveness`], which is told what was counted and the time, and costs a
+//! call nothing: while a connection is used, somebody looks at the counts once in QUIET.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ const SPARE: u32 = 2;
 
 /// What was counted on a connection until now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct Activity {
     /// How often something came.
     pub(crate) heard: u64,
     /// Calls begun.
@@ -46,7 +47,7 @@ pub(crate) struct Counts {
     pub(crate) answered: u32,
 }
 
-impl Counts {
+impl Activity {
     pub(crate) fn of(streams: &Streams) -> Self {
         let (begun, running) = streams.usage.counts();
         Self { heard: streams.heard(), begun, running, answered: streams.last_answered() }
@@ -55,11 +56,11 @@ impl Counts {
 
 /// What follows from a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Verdict {
     /// Nothing.
     Wait,
-    /// The server is to be pinged, now: [`Watch::asked`].
-    Ask,
+    /// The server is to be pinged, now: [`Liveness::pinged`].
+    Ping,
     /// The server does not answer: others get its calls.
     Silent,
     /// It is there again.
@@ -70,7 +71,7 @@ pub(crate) enum Step {
 
 /// Decides whether a server is there. Knows neither clock nor connection.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct Liveness {
     /// None: only the keep-alive asks, and nobody is silent before it is lost.
     quiet: Option<Duration>,
     interval: Duration,
@@ -80,17 +81,17 @@ pub(crate) struct Watch {
     /// When the keep-alive asks.
     keep_alive_at: Instant,
     /// What was counted at the last look.
-    last: Counts,
+    last: Activity,
     /// Calls begun before the look at which something had come for the last time.
     begun: u32,
     /// When something had come for the last time.
     heard_at: Instant,
-    asked_at: Option<Instant>,
+    pinged_at: Option<Instant>,
     spare: u32,
     silent: bool,
 }
 
-impl Watch {
+impl Liveness {
     pub(crate) fn new(options: &ConnectOptions, now: Instant) -> Self {
         Self {
             quiet: options.quiet,
@@ -98,10 +99,10 @@ impl Watch {
             timeout: options.keep_alive_timeout,
             look_at: None,
             keep_alive_at: now + options.keep_alive_interval,
-            last: Counts::default(),
+            last: Activity::default(),
             begun: 0,
             heard_at: now,
-            asked_at: None,
+            pinged_at: None,
             spare: SPARE,
             silent: false,
         }
@@ -114,27 +115,27 @@ impl Watch {
 
     /// Whether these counts are worth a look before that; asked whenever the connection does
     /// anything, without a clock.
-    pub(crate) fn wants_a_look(&self, counts: &Counts) -> bool {
+    pub(crate) fn wants_a_look(&self, counts: &Activity) -> bool {
         (self.silent && counts.heard != self.last.heard)
             || (self.look_at.is_none() && self.quiet.is_some() && counts.begun != self.last.begun)
     }
 
     /// The ping was sent.
-    pub(crate) fn asked(&mut self, now: Instant) {
-        self.asked_at = Some(now);
+    pub(crate) fn pinged(&mut self, now: Instant) {
+        self.pinged_at = Some(now);
         self.heard_at = now;
         self.keep_alive_at = now + self.interval;
         self.look_at = Some(now + self.pause());
     }
 
     /// Whether a ping waits for its answer.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.asked_at.is_some()
+    pub(crate) fn is_pinged(&self) -> bool {
+        self.pinged_at.is_some()
     }
 
     /// The ping was answered.
     pub(crate) fn answered(&mut self) {
-        self.asked_at = None;
+        self.pinged_at = None;
     }
 
     fn pause(&self) -> Duration {
@@ -142,7 +143,7 @@ impl Watch {
     }
 
     /// What follows from these counts at this time.
-    pub(crate) fn look(&mut self, counts: Counts, now: Instant) -> Step {
+    pub(crate) fn look(&mut self, counts: Activity, now: Instant) -> Verdict {
         let before = std::mem::replace(&mut self.last, counts);
         if counts.answered != before.answered {
             self.spare = SPARE;
@@ -155,30 +156,30 @@ impl Watch {
         }
         let waits = counts.running > 0 && counts.begun != self.begun;
         let quiet_for = now.duration_since(self.heard_at);
-        let silent = self.asked_at.is_some() && self.quiet.is_some_and(|quiet| quiet_for >= quiet);
-        let lost = self.asked_at.is_some() && quiet_for >= self.timeout;
-        self.look_at = (self.asked_at.is_some() || (waits && self.quiet.is_some())).then(|| now + self.pause());
+        let silent = self.pinged_at.is_some() && self.quiet.is_some_and(|quiet| quiet_for >= quiet);
+        let lost = self.pinged_at.is_some() && quiet_for >= self.timeout;
+        self.look_at = (self.pinged_at.is_some() || (waits && self.quiet.is_some())).then(|| now + self.pause());
         if lost {
-            return Step::Lost;
+            return Verdict::Lost;
         }
         if silent != self.silent {
             self.silent = silent;
-            return if silent { Step::Silent } else { Step::Back };
+            return if silent { Verdict::Silent } else { Verdict::Back };
         }
-        if self.asked_at.is_some() {
-            return Step::Wait;
+        if self.pinged_at.is_some() {
+            return Verdict::Wait;
         }
         if waits && self.spare > 0 && self.quiet.is_some_and(|quiet| quiet_for >= quiet) {
             self.spare -= 1;
-            return Step::Ask;
+            return Verdict::Ping;
         }
         if now >= self.keep_alive_at {
             self.keep_alive_at = now + self.interval;
             if counts.running > 0 {
-                return Step::Ask;
+                return Verdict::Ping;
             }
         }
-        Step::Wait
+        Verdict::Wait
     }
 }
 
@@ -191,8 +192,8 @@ mod tests {
 
     /// A connection whose server is what a test says.
     struct Bench {
-        watch: Watch,
-        counts: Counts,
+        liveness: Liveness,
+        counts: Activity,
         now: Instant,
         pings: u32,
         /// Whether pings are answered.
@@ -203,7 +204,13 @@ mod tests {
         fn new() -> Self {
             let options = ConnectOptions { quiet: Some(QUIET), ..ConnectOptions::default() };
             let now = Instant::now();
-            Self { watch: Watch::new(&options, now), counts: Counts::default(), now, pings: 0, answers_pings: false }
+            Self {
+                liveness: Liveness::new(&options, now),
+                counts: Activity::default(),
+                now,
+                pings: 0,
+                answers_pings: false,
+            }
         }
 
         fn begin(&mut self) {
@@ -220,15 +227,15 @@ mod tests {
         }
 
         /// As the connection's task does whenever it is woken.
-        fn poll(&mut self) -> Step {
-            if self.watch.wants_a_look(&self.counts) { self.look() } else { Step::Wait }
+        fn poll(&mut self) -> Verdict {
+            if self.liveness.wants_a_look(&self.counts) { self.look() } else { Verdict::Wait }
         }
 
-        fn look(&mut self) -> Step {
-            let step = self.watch.look(self.counts, self.now);
-            if step == Step::Ask {
+        fn look(&mut self) -> Verdict {
+            let step = self.liveness.look(self.counts, self.now);
+            if step == Verdict::Ping {
                 self.pings += 1;
-                self.watch.asked(self.now);
+                self.liveness.pinged(self.now);
                 if self.answers_pings {
                     self.pong();
                 }
@@ -237,21 +244,21 @@ mod tests {
         }
 
         /// Time passes with nothing happening. All that came of it but waiting.
-        fn pass(&mut self, time: Duration) -> Vec<Step> {
+        fn pass(&mut self, time: Duration) -> Vec<Verdict> {
             let until = self.now + time;
             let mut steps = Vec::new();
-            while self.watch.due() <= until && !steps.contains(&Step::Lost) {
-                self.now = self.watch.due();
+            while self.liveness.due() <= until && !steps.contains(&Verdict::Lost) {
+                self.now = self.liveness.due();
                 steps.push(self.look());
             }
             self.now = until;
-            steps.retain(|step| *step != Step::Wait);
+            steps.retain(|step| *step != Verdict::Wait);
             steps
         }
 
         fn pong(&mut self) {
             self.counts.heard += 1;
-            self.watch.answered();
+            self.liveness.answered();
         }
     }
 
@@ -266,13 +273,13 @@ mod tests {
         // From here on nothing comes.
         let hung = bench.now;
         let mut steps = Vec::new();
-        while !steps.contains(&Step::Silent) {
+        while !steps.contains(&Verdict::Silent) {
             bench.begin();
             steps.extend(bench.pass(QUIET / 10));
             assert!(bench.now - hung <= QUIET * 3 + QUIET / 10, "{steps:?}");
         }
-        assert_eq!(steps, [Step::Ask, Step::Silent]);
-        assert_eq!(bench.pass(Duration::from_secs(20)), [Step::Lost]);
+        assert_eq!(steps, [Verdict::Ping, Verdict::Silent]);
+        assert_eq!(bench.pass(Duration::from_secs(20)), [Verdict::Lost]);
     }
 
     #[test]
@@ -280,7 +287,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.answers_pings = true;
         bench.begin();
-        assert_eq!(bench.pass(Duration::from_secs(60)), [Step::Ask]);
+        assert_eq!(bench.pass(Duration::from_secs(60)), [Verdict::Ping]);
         bench.answer();
         assert_eq!(bench.pings, 1);
     }
@@ -289,13 +296,13 @@ mod tests {
     fn whoever_comes_back_is_heard_at_once() {
         let mut bench = Bench::new();
         bench.begin();
-        assert_eq!(bench.pass(QUIET * 2), [Step::Ask, Step::Silent]);
+        assert_eq!(bench.pass(QUIET * 2), [Verdict::Ping, Verdict::Silent]);
         bench.answer();
         bench.pong();
-        assert!(!bench.watch.silent);
+        assert!(!bench.liveness.silent);
         assert!(bench.pass(Duration::from_secs(60)).is_empty());
         bench.begin();
-        assert_eq!(bench.pass(QUIET * 2), [Step::Ask, Step::Silent], "and asked again when it hangs again");
+        assert_eq!(bench.pass(QUIET * 2), [Verdict::Ping, Verdict::Silent], "and pinged again when it hangs again");
     }
 
     #[test]
@@ -323,14 +330,14 @@ mod tests {
         bench.begin();
         bench.counts.heard += 1;
         bench.pass(QUIET * 3);
-        assert_eq!(bench.watch.look_at, None);
-        let idle = bench.watch.due();
+        assert_eq!(bench.liveness.look_at, None);
+        let idle = bench.liveness.due();
         assert!(idle - bench.now > Duration::from_secs(300));
         for _ in 0..3 {
             bench.begin();
             bench.answer();
             bench.pass(QUIET * 3);
-            assert_eq!(bench.watch.look_at, None);
+            assert_eq!(bench.liveness.look_at, None);
         }
         assert_eq!(bench.pings, 0);
     }
@@ -338,10 +345,10 @@ mod tests {
     #[test]
     fn where_nobody_is_to_be_silent_only_the_keep_alive_asks() {
         let mut bench = Bench::new();
-        bench.watch.quiet = None;
+        bench.liveness.quiet = None;
         bench.begin();
         assert!(bench.pass(Duration::from_secs(304)).is_empty());
-        assert_eq!(bench.pass(Duration::from_secs(1)), [Step::Ask]);
-        assert_eq!(bench.pass(Duration::from_secs(20)), [Step::Lost]);
+        assert_eq!(bench.pass(Duration::from_secs(1)), [Verdict::Ping]);
+        assert_eq!(bench.pass(Duration::from_secs(20)), [Verdict::Lost]);
     }
 }

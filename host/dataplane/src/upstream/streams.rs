@@ -14,11 +14,11 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     limits::{
-        share::{Held, Share},
-        token_bucket::Debt,
-        usage::Usage,
+        share::{HeldPlace, Share},
+        token_bucket::TokenBucket,
+        usage::ConnectionUsage,
     },
-    transport::frame_tap::Seen,
+    transport::frame_tap::Observed,
 };
 
 /// How many calls may be reset without a sign that the server has looked at them, and how many more
@@ -31,34 +31,34 @@ pub(crate) struct Streams {
     number: u64,
     /// Whether it is in reserve, for clients that have few places.
     reserve: bool,
-    pub(crate) usage: Usage,
+    pub(crate) usage: ConnectionUsage,
     limit: AtomicU32,
     freed: Arc<Notify>,
     /// The latest stream that was answered.
     answered: AtomicU32,
-    unseen_resets: Debt,
+    unseen_resets: TokenBucket,
     /// The server does not answer at the moment.
     silent: AtomicBool,
     /// Told when that begins.
     fell_silent: Notify,
     /// What is seen of the server beside what HTTP/2 tells.
-    seen: Arc<Seen>,
+    seen: Arc<Observed>,
 }
 
 impl Streams {
     /// Those of the endpoint's connection `number`. `freed` is told when one comes free for whoever
     /// waits.
-    pub(crate) fn new(number: u64, reserve: bool, limit: usize, freed: Arc<Notify>, seen: Arc<Seen>) -> Self {
+    pub(crate) fn new(number: u64, reserve: bool, limit: usize, freed: Arc<Notify>, seen: Arc<Observed>) -> Self {
         let limit = AtomicU32::new(u32::try_from(limit).unwrap_or(u32::MAX));
         let (most, a_second) = UNSEEN_RESETS;
         Self {
             number,
             reserve,
-            usage: Usage::default(),
+            usage: ConnectionUsage::default(),
             limit,
             freed,
             answered: AtomicU32::new(0),
-            unseen_resets: Debt::new(most, a_second, Instant::now()),
+            unseen_resets: TokenBucket::new(most, a_second, Instant::now()),
             silent: AtomicBool::new(false),
             fell_silent: Notify::new(),
             seen,
@@ -130,20 +130,20 @@ impl Streams {
 
     /// Whether a stream that was not answered may be reset now.
     pub(crate) fn may_reset(&self, id: StreamId) -> bool {
-        self.answered.load(Relaxed) > id.as_u32() || self.unseen_resets.try_owe(Instant::now())
+        self.answered.load(Relaxed) > id.as_u32() || self.unseen_resets.try_spend(Instant::now())
     }
 }
 
 /// A call's place on a connection. Dropping it gives the place to another.
-pub(crate) struct Slot {
+pub(crate) struct StreamPermit {
     streams: Arc<Streams>,
     /// Whose it is; none for what this process does itself.
-    _held: Option<Held>,
+    _held: Option<HeldPlace>,
     /// The stream that the call is sent on; 0 for none yet.
     stream: u32,
 }
 
-impl Slot {
+impl StreamPermit {
     /// None: all are taken, or they are in reserve and this client has many.
     pub(crate) fn take(streams: &Arc<Streams>, share: Option<&Arc<Share>>) -> Option<Self> {
         let limit = streams.limit();
@@ -189,7 +189,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.take_large();
         // Only a full connection can have somebody wait for it.

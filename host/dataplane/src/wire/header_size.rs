@@ -29,7 +29,7 @@ use thiserror::Error;
 use tracing::warn;
 use waymark_core::model::Address;
 
-use crate::limits::rate_limited_log::Occasional;
+use crate::limits::rate_limited_log::RateLimitedLog;
 
 /// What a field counts beside its bytes.
 const FIELD: usize = 32;
@@ -62,7 +62,7 @@ pub(crate) fn of_request<B>(request: &Request<B>) -> usize {
 pub(crate) fn check_request<B>(request: &Request<B>, most: u32) -> Result<(), TooLarge> {
     let bytes = of_request(request);
     if bytes > most as usize || has_all_names(request.headers()) {
-        return Err(TooLarge { what: What::Request, bytes, most, by: Taker::Clients });
+        return Err(TooLarge { what: Section::Request, bytes, most, by: LimitedBy::Clients });
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ pub(crate) fn has_all_names(fields: &HeaderMap) -> bool {
 
 /// What of a call is too large.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum What {
+pub(crate) enum Section {
     #[error("the headers of the call")]
     Request,
     #[error("the trailers of the request")]
@@ -99,7 +99,7 @@ pub(crate) enum What {
 
 /// Who takes no more.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum Taker {
+pub(crate) enum LimitedBy {
     #[error("this node takes (`max-header-kib` of [clients])")]
     Clients,
     #[error("this node takes (`max-header-kib` of [endpoints])")]
@@ -114,17 +114,17 @@ pub(crate) enum Taker {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{what} are {bytes} bytes in all, more than the {most} that {by}")]
 pub(crate) struct TooLarge {
-    pub(crate) what: What,
+    pub(crate) what: Section,
     pub(crate) bytes: usize,
     pub(crate) most: u32,
-    pub(crate) by: Taker,
+    pub(crate) by: LimitedBy,
 }
 
 impl TooLarge {
     /// Tells whoever runs this node.
     pub(crate) fn tell(&self, service: &str) {
-        static WARNED: LazyLock<Occasional> = LazyLock::new(Occasional::default);
-        if let Some(untold) = WARNED.turn() {
+        static WARNED: LazyLock<RateLimitedLog> = LazyLock::new(RateLimitedLog::default);
+        if let Some(untold) = WARNED.allow() {
             warn!(service, error = %self, untold, "refused headers or trailers that are too large");
         }
     }
@@ -140,12 +140,12 @@ pub(crate) struct AnswerLimit {
 
 impl AnswerLimit {
     /// Who does not take so much, if anybody.
-    pub(crate) fn over(self, bytes: usize, fields: &HeaderMap) -> Option<(u32, Taker)> {
+    pub(crate) fn over(self, bytes: usize, fields: &HeaderMap) -> Option<(u32, LimitedBy)> {
         if bytes > self.node as usize || has_all_names(fields) {
-            return Some((self.node, Taker::Endpoints));
+            return Some((self.node, LimitedBy::Endpoints));
         }
         // Many refuse what is as large as they say.
-        self.client.filter(|client| bytes >= *client as usize).map(|client| (client, Taker::Client))
+        self.client.filter(|client| bytes >= *client as usize).map(|client| (client, LimitedBy::Client))
     }
 }
 
@@ -172,8 +172,8 @@ mod tests {
         let none = &HeaderMap::new();
         let limit = AnswerLimit { node: 100, client: Some(50) };
         assert_eq!(limit.over(49, none), None);
-        assert_eq!(limit.over(50, none), Some((50, Taker::Client)));
-        assert_eq!(limit.over(101, none), Some((100, Taker::Endpoints)));
+        assert_eq!(limit.over(50, none), Some((50, LimitedBy::Client)));
+        assert_eq!(limit.over(101, none), Some((100, LimitedBy::Endpoints)));
         assert_eq!(AnswerLimit { client: None, ..limit }.over(100, none), None);
         assert!(of_requests(1 << 20) == 4 << 20 && of_requests(1) == 2 << 20);
     }

@@ -135,7 +135,7 @@ impl Routes {
         &'a self,
         head: &'a mut request::Parts,
         default: Option<&'a ServiceName>,
-    ) -> Result<Target<'a>, NoRoute> {
+    ) -> Result<RequestedName<'a>, NoRoute> {
         // Whoever forges a header counts on who reads the other one.
         if head.headers.get_all(WAYMARK_SERVICE).iter().nth(1).is_some() {
             return Err(NoRoute::Twice);
@@ -143,7 +143,7 @@ impl Routes {
         if let Some(named) = head.headers.remove(WAYMARK_SERVICE) {
             // Names are text of any language, and HTTP/2 carries its bytes.
             return match std::str::from_utf8(named.as_bytes()) {
-                Ok(name) if !name.is_empty() => Ok(Target::Header(named)),
+                Ok(name) if !name.is_empty() => Ok(RequestedName::Header(named)),
                 _ => Err(NoRoute::BadHeader),
             };
         }
@@ -152,13 +152,13 @@ impl Routes {
         if !self.is_empty()
             && let Some(service) = self.configured(authority.as_deref(), called)
         {
-            return Ok(Target::Name(service.as_str().into()));
+            return Ok(RequestedName::Name(service.as_str().into()));
         }
         // Services have names with capital letters: whether this one has is for its reader to see.
         let host = head.uri.authority().map(|authority| authority::host(authority.as_str()));
         match (host, default) {
-            (Some(host), _) if is_name(host) => Ok(Target::Authority(host)),
-            (_, Some(default)) => Ok(Target::Name(default.as_str().into())),
+            (Some(host), _) if is_name(host) => Ok(RequestedName::Authority(host)),
+            (_, Some(default)) => Ok(RequestedName::Name(default.as_str().into())),
             (None, None) => Err(NoRoute::NoAuthority),
             (Some(host), None) => Err(NoRoute::Unnamed {
                 authority: text::printable(host, text::NAME),
@@ -290,14 +290,14 @@ fn is_name(host: &str) -> bool {
 }
 
 /// The name of a request's service, where it was found.
-pub(crate) enum Target<'a> {
+pub(crate) enum RequestedName<'a> {
     Header(HeaderValue),
     Name(Cow<'a, str>),
     /// The host of the authority.
     Authority(&'a str),
 }
 
-impl Target<'_> {
+impl RequestedName<'_> {
     /// The service's name. Authorities are compared without regard to case, and services are not:
     /// one that is written in lower case is found (`is_known`) if none is written as this one is.
     pub(crate) fn name(&self, is_known: impl Fn(&str) -> bool) -> Cow<'_, str> {

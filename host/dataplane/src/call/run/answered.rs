@@ -12,11 +12,11 @@ use waymark_core::{
 use super::{Call, RequestBody};
 use crate::{
     call::{
-        body::{ResponseBody, Stream, UploadTask},
+        body::{ResponseBody, StreamedAnswer, UploadTask},
         upload::{Source, Upload},
     },
     observe::record::RequestRecord,
-    upstream::streams::Slot,
+    upstream::streams::StreamPermit,
     wire::received::Received,
 };
 
@@ -41,7 +41,7 @@ pub(super) struct Begun {
     /// The same, if it is on its way already.
     pub(super) rest: Option<UploadTask>,
     pub(super) guard: CallGuard,
-    pub(super) slot: Slot,
+    pub(super) permit: StreamPermit,
     pub(super) address: Address,
     /// The budget that gets something back if it ends well, where there are retries.
     pub(super) tokens: Option<Arc<Tokens>>,
@@ -56,11 +56,11 @@ impl<B: RequestBody> Call<'_, B> {
         place: Place,
         record: RequestRecord,
     ) -> Response<ResponseBody> {
-        let Begun { head, recv, upload, rest: detached, guard, slot, address, tokens } = begun;
+        let Begun { head, recv, upload, rest: detached, guard, permit, address, tokens } = begun;
         let limit = self.answer_limit();
         let source = self.source;
         let rest = detached.or_else(|| rest(upload?, source));
-        let stream = Stream {
+        let stream = StreamedAnswer {
             received: Received::new(recv),
             service,
             address,
@@ -70,9 +70,9 @@ impl<B: RequestBody> Call<'_, B> {
             tokens,
             limit,
             deadline: self.deadline,
-            stillness: self.stillness,
+            stream_idle: self.stream_idle,
             _upload: rest,
-            slot,
+            permit,
         };
         Response::from_parts(head, ResponseBody::streaming(stream))
     }

@@ -30,14 +30,14 @@ use crate::{
         upload::{TrailerLimit, Upload},
         wait::{self, within},
     },
-    errors::failure::{AttemptCause, Doing, Failure, strip_own},
+    errors::failure::{AttemptCause, CallStage, Failure, strip_own},
     observe::orca,
     upstream::{
         connection::{Connection, Sender},
-        streams::{Slot, Streams},
+        streams::{StreamPermit, Streams},
     },
     wire::{
-        header_size::{self, Taker, TooLarge, What},
+        header_size::{self, LimitedBy, Section, TooLarge},
         status::{WireCode as _, is_grpc},
         timeout::{self, GRPC_TIMEOUT},
     },
@@ -81,10 +81,10 @@ impl<B: RequestBody> Call<'_, B> {
                     }
                 },
             };
-            let Sender { request, slot } = sender;
-            let number = slot.number();
-            match self.send(state, endpoint, connection, request, slot, &mut guard).await {
-                Ok((response, upload, slot)) => {
+            let Sender { request, permit } = sender;
+            let number = permit.number();
+            match self.send(state, endpoint, connection, request, permit, &mut guard).await {
+                Ok((response, upload, permit)) => {
                     let (mut head, recv) = response.into_parts();
                     if let Err(large) = self.check_answer(&head, endpoint) {
                         guard.set_outcome(large.outcome());
@@ -114,7 +114,7 @@ impl<B: RequestBody> Call<'_, B> {
                         upload: Some(upload),
                         rest: None,
                         guard,
-                        slot,
+                        permit,
                         address,
                         tokens: None,
                     }));
@@ -161,8 +161,8 @@ impl<B: RequestBody> Call<'_, B> {
             Some(Some(Err(error))) => return Err(Unanswered::Unseen(error.into())),
             Some(None) => return Err(slow()),
             None => {
-                let doing = Doing::Connecting(address.clone());
-                return Err(Unanswered::Failed(Failure::Deadline { doing }));
+                let stage = CallStage::Connecting(address.clone());
+                return Err(Unanswered::Failed(Failure::Deadline { stage }));
             }
         }
         let Shared { options, metrics, .. } = self.shared;
@@ -196,17 +196,17 @@ impl<B: RequestBody> Call<'_, B> {
         endpoint: &EndpointState,
         connection: &Connection,
         mut sender: h2::client::SendRequest<Bytes>,
-        mut slot: Slot,
+        mut permit: StreamPermit,
         guard: &mut CallGuard,
-    ) -> Result<(Response<h2::RecvStream>, Upload, Slot), Unanswered> {
+    ) -> Result<(Response<h2::RecvStream>, Upload, StreamPermit), Unanswered> {
         let address = || endpoint.endpoint.address.clone();
         let request = self.request(connection).map_err(Unanswered::Failed)?;
-        let takes = slot.takes();
+        let takes = permit.takes();
         if let Some(most) = takes {
             let bytes = header_size::of_request(&request);
             // Many refuse what is as large as they say, and some the connection with it.
             if bytes >= most as usize {
-                let large = TooLarge { what: What::Request, bytes, most, by: Taker::Instance(address()) };
+                let large = TooLarge { what: Section::Request, bytes, most, by: LimitedBy::Instance(address()) };
                 return Err(Unanswered::Failed(large.into()));
             }
         }
@@ -226,16 +226,16 @@ impl<B: RequestBody> Call<'_, B> {
         drop(sender);
         // Where a call may be carried out twice, it need not wait for a server that does not
         // answer.
-        let streams = self.idempotent.then(|| slot.share());
+        let streams = self.idempotent.then(|| permit.share());
         let mut silence = pin!(OptionFuture::from(streams.as_deref().map(Streams::silence)));
         let mut leaves = streams.is_some();
-        slot.sends_on(response.stream_id());
+        permit.sends_on(response.stream_id());
         let trailers = TrailerLimit {
             node: self.shared.options.inbound.max_header_bytes,
             instance: takes.map(|most| (most, address())),
         };
-        let mut sent = delayed_reset::Sent::new(response, Upload::new(stream, nothing_to_send, trailers), slot);
-        let (source, deadline, stillness) = (&mut self.source, &mut self.deadline, &mut self.stillness);
+        let mut sent = delayed_reset::SentCall::new(response, Upload::new(stream, nothing_to_send, trailers), permit);
+        let (source, deadline, stream_idle) = (&mut self.source, &mut self.deadline, &mut self.stream_idle);
         let tried = &self.tried;
         let answered = poll_fn(|cx| {
             let (response, upload) = sent.parts();
@@ -248,7 +248,7 @@ impl<B: RequestBody> Call<'_, B> {
                 return Poll::Ready(Ok(answered));
             }
             if deadline.poll(cx).is_ready() {
-                return Poll::Ready(Err(Some(Failure::Deadline { doing: Doing::Answering(address()) })));
+                return Poll::Ready(Err(Some(Failure::Deadline { stage: CallStage::Answering(address()) })));
             }
             if leaves && silence.as_mut().poll(cx).is_ready() {
                 // With nowhere to go it stays.
@@ -257,8 +257,8 @@ impl<B: RequestBody> Call<'_, B> {
                     return Poll::Ready(Err(None));
                 }
             }
-            if let Poll::Ready(limit) = stillness.poll(cx) {
-                return Poll::Ready(Err(Some(Failure::Still { limit })));
+            if let Poll::Ready(limit) = stream_idle.poll(cx) {
+                return Poll::Ready(Err(Some(Failure::StreamIdle { limit })));
             }
             Poll::Pending
         });
@@ -271,7 +271,7 @@ impl<B: RequestBody> Call<'_, B> {
                 Unanswered::Unseen(AttemptCause::Silent)
             }
         })?;
-        let (upload, slot) = sent.ended(answered.is_ok());
+        let (upload, permit) = sent.ended(answered.is_ok());
         match answered {
             Ok(response) => {
                 guard.answered();
@@ -279,7 +279,7 @@ impl<B: RequestBody> Call<'_, B> {
                 if self.repeat.is_none() || !response.body().is_end_stream() {
                     upload.commit(&mut self.source);
                 }
-                Ok((response, upload, slot))
+                Ok((response, upload, permit))
             }
             Err(error) if error.is_go_away() && error.is_remote() => {
                 // Streams that the server did process are not ended by its GOAWAY.
@@ -290,7 +290,7 @@ impl<B: RequestBody> Call<'_, B> {
                     Err(Unanswered::Unseen(AttemptCause::Refused(error)))
                 }
                 _ => {
-                    let failure = self.of_stream(address(), error, &slot);
+                    let failure = self.of_stream(address(), error, &permit);
                     guard.set_outcome(failure.outcome());
                     Err(match failure {
                         Failure::Lost { cause, .. } if self.idempotent => Unanswered::Unseen(AttemptCause::Lost(cause)),
@@ -307,17 +307,17 @@ impl<B: RequestBody> Call<'_, B> {
         // trailers, which have come, too.
         let bytes = header_size::of_answer(&head.headers);
         let Some((most, by)) = self.answer_limit().over(bytes, &head.headers) else { return Ok(()) };
-        let what = What::Answer(endpoint.endpoint.address.clone());
+        let what = Section::Answer(endpoint.endpoint.address.clone());
         Err(TooLarge { what, bytes, most, by }.into())
     }
 
     /// What an error of the stream means before the answer's head is there.
-    fn of_stream(&self, address: Address, error: h2::Error, slot: &Slot) -> Failure {
-        match slot.take_large() {
+    fn of_stream(&self, address: Address, error: h2::Error, permit: &StreamPermit) -> Failure {
+        match permit.take_large() {
             // HTTP/2 takes no more than it does.
             Some(bytes) if error.is_reset() && error.is_library() => {
                 let most = self.answer_limit().node;
-                TooLarge { what: What::Answer(address), bytes, most, by: Taker::Endpoints }.into()
+                TooLarge { what: Section::Answer(address), bytes, most, by: LimitedBy::Endpoints }.into()
             }
             _ => Failure::of_stream(address, error),
         }
@@ -351,7 +351,7 @@ impl<B: RequestBody> Call<'_, B> {
                 None => Duration::MAX,
             };
             if left.is_zero() {
-                return Err(Failure::Deadline { doing: Doing::Arriving });
+                return Err(Failure::Deadline { stage: CallStage::Arriving });
             }
             request.headers_mut().insert(GRPC_TIMEOUT, timeout::format(left));
         }

@@ -14,9 +14,9 @@
 //!
 //! The first attempt begins at once and sends the request as it comes. Further ones need a request
 //! that is whole and fits into the replay buffer: each sends the same bytes from the beginning
-//! (`feed`). One that is not whole when it is their turn is a stream, and stays with its first
-//! attempt. All attempts run in the caller's task; the answer drops the others, which resets their
-//! streams.
+//! (`shared_body`). One that is not whole when it is their turn is a stream, and stays with its
+//! first attempt. All attempts run in the caller's task; the answer drops the others, which resets
+//! their streams.
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
@@ -38,11 +38,11 @@ use super::{
 use crate::{
     call::{
         body::Deadline,
-        feed::{Fed, Feed},
+        shared_body::{SharedBody, SharedBodyReader},
         upload::Source,
     },
     errors::failure::{AttemptCause, AttemptError, Failure},
-    limits::stream_idle::Stillness,
+    limits::stream_idle::StreamIdle,
     observe::record::RequestRecord,
 };
 
@@ -67,17 +67,17 @@ impl<'a, B: RequestBody> Call<'a, B> {
         policy: &HedgingPolicy,
         record: &mut RequestRecord,
     ) -> Option<Result<Answered, Failure>> {
-        let feed = Feed::new(self.source.take());
-        if let Some(answered) = self.attempts_beside(&feed, state, policy, record).await {
+        let shared_body = SharedBody::new(self.source.take());
+        if let Some(answered) = self.attempts_beside(&shared_body, state, policy, record).await {
             return Some(answered);
         }
-        self.source = feed.into_source().expect("attempts alone read it, and all have ended");
+        self.source = shared_body.into_source().expect("attempts alone read it, and all have ended");
         (!self.source.can_replay()).then(|| Err(self.all_tried(counts(state))))
     }
 
     async fn attempts_beside(
         &mut self,
-        feed: &Feed<B>,
+        shared_body: &SharedBody<B>,
         state: &ServiceState,
         policy: &HedgingPolicy,
         record: &mut RequestRecord,
@@ -89,7 +89,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
         let mut next = Instant::now();
         let patience = next + READ_PATIENCE;
         loop {
-            while left > 0 && Instant::now() >= next && (self.attempts == 0 || feed.is_whole()) {
+            while left > 0 && Instant::now() >= next && (self.attempts == 0 || shared_body.is_whole()) {
                 if self.attempts > 0 && !tokens.allow() {
                     record.withheld();
                     left = 0;
@@ -111,7 +111,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
                 let endpoint = &state.endpoints[index as usize];
                 let Some(guard) = endpoint.cell.begin() else { continue };
                 record.attempt(self.attempts, &endpoint.endpoint.address);
-                let mut copy = self.copy(feed);
+                let mut copy = self.copy(shared_body);
                 running.push(async move {
                     let answered = copy.attempt(state, endpoint, guard, true).await;
                     (index, answered.map(|answered| copy.detached(answered)))
@@ -121,7 +121,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
                 left -= 1;
                 next = Instant::now() + policy.delay;
             }
-            let whole = feed.is_whole();
+            let whole = shared_body.is_whole();
             let (index, ended) = tokio::select! {
                 // The attempts first: it is they who read the request, and nothing else tells that
                 // it is whole now.
@@ -134,7 +134,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
                     None if !whole => {
                         // No server has seen it: it can go on at once. One that answered may have
                         // done so before the request's end came.
-                        if last.is_none() || timeout_at(patience, feed.read()).await.is_err() || !feed.is_whole() {
+                        if last.is_none() || timeout_at(patience, shared_body.read()).await.is_err() || !shared_body.is_whole() {
                             return last;
                         }
                         continue;
@@ -144,13 +144,13 @@ impl<'a, B: RequestBody> Call<'a, B> {
                         continue;
                     }
                 },
-                () = becomes_whole(feed), if left > 0 && !whole => {
+                () = becomes_whole(shared_body), if left > 0 && !whole => {
                     // Until now no server could have answered it.
                     next = Instant::now() + policy.delay;
                     continue;
                 }
                 () = sleep_until(if whole { next } else { next.max(patience) }), if left > 0 => {
-                    if !feed.is_whole() {
+                    if !shared_body.is_whole() {
                         left = 0;
                     }
                     continue;
@@ -159,7 +159,7 @@ impl<'a, B: RequestBody> Call<'a, B> {
             let address = &state.endpoints[index as usize].endpoint.address;
             match self.after(ended, policy, tokens, address) {
                 After::Won(answer) => {
-                    feed.commit();
+                    shared_body.commit();
                     record.answered_by(address);
                     return Some(answer);
                 }
@@ -205,15 +205,15 @@ impl<'a, B: RequestBody> Call<'a, B> {
     }
 
     /// The same call once more.
-    fn copy(&self, feed: &Feed<B>) -> Call<'a, Fed<B>> {
+    fn copy(&self, shared_body: &SharedBody<B>) -> Call<'a, SharedBodyReader<B>> {
         Call {
             shared: self.shared,
             head: self.head.clone(),
-            source: Source::new(feed.body(), self.shared.options.replay_bytes),
+            source: Source::new(shared_body.body(), self.shared.options.replay_bytes),
             origin: self.origin,
             deadline: Deadline::new(self.deadline.at()),
             // The call itself is watched once one of its attempts is answered.
-            stillness: Stillness::default(),
+            stream_idle: StreamIdle::default(),
             has_timeout: self.has_timeout,
             idempotent: false,
             place: self.place,
@@ -240,6 +240,6 @@ impl<'a, B: RequestBody> Call<'a, B> {
 }
 
 /// Ready when all of the request is there. Whoever reads it wakes this.
-async fn becomes_whole<B: RequestBody>(feed: &Feed<B>) {
-    poll_fn(|_| if feed.is_whole() { Poll::Ready(()) } else { Poll::Pending }).await;
+async fn becomes_whole<B: RequestBody>(shared_body: &SharedBody<B>) {
+    poll_fn(|_| if shared_body.is_whole() { Poll::Ready(()) } else { Poll::Pending }).await;
 }

@@ -38,7 +38,7 @@ use tracing::{Instrument as _, debug, debug_span, info};
 use waymark_balancer::Fitness;
 use waymark_net::health::{self, Check, CheckConfig, Verdict};
 
-use super::{Connection, Phase, Sender, Shared};
+use super::{Connection, Inner, Phase, Sender};
 use crate::{upstream::backoff::Backoff, wire::received::Received};
 
 /// How often a watch looks whether its connection is going away: a server that drains would wait
@@ -63,13 +63,13 @@ impl Connection {
         if self.checked.swap(true, Relaxed) {
             return;
         }
-        let (shared, config) = (Arc::clone(&self.shared), config.clone());
-        let span = debug_span!(parent: None, "check", address = %shared.target.address);
+        let (inner, config) = (Arc::clone(&self.inner), config.clone());
+        let span = debug_span!(parent: None, "check", address = %inner.target.address);
         let check = async move {
-            let stop = shared.stop.clone();
+            let stop = inner.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = shared.check(config) => {}
+                () = inner.check(config) => {}
             }
         };
         tokio::spawn(check.instrument(span));
@@ -78,11 +78,11 @@ impl Connection {
     /// Why the check found the endpoint unfit, the last time it did.
     pub(crate) fn unfit(&self) -> Option<Arc<str>> {
         // A panic while it is held leaves it as it was.
-        self.shared.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.unfit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Shared {
+impl Inner {
     async fn check(self: Arc<Self>, config: CheckConfig) {
         match &config.check {
             Check::Grpc(service) => self.watch(service, config.timeout).await,
@@ -108,7 +108,7 @@ impl Shared {
                 let _ = phase.wait_for(|phase| !matches!(phase, Phase::BackingOff { .. })).await;
                 continue;
             };
-            let (began, number) = (Instant::now(), sender.slot.number());
+            let (began, number) = (Instant::now(), sender.permit.number());
             match self.watch_on(sender, service, patience).await {
                 Ended::Unimplemented => {
                     debug!("it has no health service, and counts as healthy");
@@ -141,7 +141,7 @@ impl Shared {
 
     /// One watch, from its beginning to its end.
     async fn watch_on(&self, sender: Sender, service: &str, patience: Duration) -> Ended {
-        let Sender { mut request, slot } = sender;
+        let Sender { mut request, permit } = sender;
         let mut origin = uri::Parts::default();
         (origin.scheme, origin.authority) = (Some(self.scheme()), Some(self.authority.clone()));
         origin.path_and_query = Some(uri::PathAndQuery::from_static("/"));
@@ -160,7 +160,7 @@ impl Shared {
         loop {
             self.heed(&verdict);
             let gone = async {
-                while !self.is_going_away(&mut request, slot.number()) {
+                while !self.is_going_away(&mut request, permit.number()) {
                     sleep(LOOK).await;
                 }
             };

@@ -1,4 +1,4 @@
-//! One request's body for attempts beside one another.
+//! One request's body, read by several attempts at once (hedges).
 //!
 //! The first attempt takes frames from the client as its instance takes them from it. They are kept
 //! meanwhile (`upload`), and once the body is whole further attempts send the same from the
@@ -20,11 +20,11 @@ use super::upload::{Next, Source};
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A body that several attempts send.
-pub(crate) struct Feed<B> {
+pub(crate) struct SharedBody<B> {
     source: Arc<Mutex<Source<B>>>,
 }
 
-impl<B> Feed<B>
+impl<B> SharedBody<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -38,8 +38,8 @@ where
     }
 
     /// The body, from its beginning.
-    pub(crate) fn body(&self) -> Fed<B> {
-        Fed { feed: Self { source: Arc::clone(&self.source) }, at: 0, done: false }
+    pub(crate) fn body(&self) -> SharedBodyReader<B> {
+        SharedBodyReader { shared_body: Self { source: Arc::clone(&self.source) }, at: 0, done: false }
     }
 
     /// Reads on without sending anything, to the end or until it breaks off. Only where there is no
@@ -70,13 +70,13 @@ where
 }
 
 /// One attempt's reading of it.
-pub(crate) struct Fed<B> {
-    feed: Feed<B>,
+pub(crate) struct SharedBodyReader<B> {
+    shared_body: SharedBody<B>,
     at: usize,
     done: bool,
 }
 
-impl<B> Body for Fed<B>
+impl<B> Body for SharedBodyReader<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -88,7 +88,7 @@ where
             return Poll::Ready(None);
         }
         let mut at = self.at;
-        let next = ready!(self.feed.lock().poll_next(&mut at, cx));
+        let next = ready!(self.shared_body.lock().poll_next(&mut at, cx));
         self.at = at;
         Poll::Ready(match next {
             Ok(Next::Data(data, last)) => {
@@ -111,7 +111,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.done || self.feed.lock().is_at_end(self.at)
+        self.done || self.shared_body.lock().is_at_end(self.at)
     }
 }
 
@@ -129,10 +129,10 @@ mod tests {
 
     type Frames = mpsc::UnboundedSender<Frame<Bytes>>;
 
-    fn feed(limit: usize) -> (Frames, Feed<impl Body<Data = Bytes, Error = Infallible> + Unpin>) {
+    fn shared_body(limit: usize) -> (Frames, SharedBody<impl Body<Data = Bytes, Error = Infallible> + Unpin>) {
         let (frames, rx) = mpsc::unbounded_channel();
         let rx = tokio_stream::wrappers::UnboundedReceiverStream::new(rx).map(Ok::<_, Infallible>);
-        (frames, Feed::new(Source::new(StreamBody::new(rx), limit)))
+        (frames, SharedBody::new(Source::new(StreamBody::new(rx), limit)))
     }
 
     fn data(text: &'static str) -> Frame<Bytes> {
@@ -141,53 +141,53 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_reader_reads_as_it_comes_and_others_read_the_same() {
-        let (frames, feed) = feed(100);
-        let mut first = feed.body();
+        let (frames, shared_body) = shared_body(100);
+        let mut first = shared_body.body();
         for text in ["a", "b"] {
             frames.send(data(text)).unwrap();
             assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), text);
-            assert!(!feed.is_whole() && !first.is_end_stream());
+            assert!(!shared_body.is_whole() && !first.is_end_stream());
         }
         frames.send(Frame::trailers(HeaderMap::new())).unwrap();
         assert!(first.frame().await.unwrap().unwrap().is_trailers());
-        assert!(first.frame().await.is_none() && first.is_end_stream() && feed.is_whole());
-        feed.commit();
+        assert!(first.frame().await.is_none() && first.is_end_stream() && shared_body.is_whole());
+        shared_body.commit();
         for _ in 0..2 {
-            let second = feed.body().collect().await.unwrap();
+            let second = shared_body.body().collect().await.unwrap();
             assert!(second.trailers().is_some());
             assert_eq!(second.to_bytes(), "ab");
         }
         drop(first);
-        assert!(feed.into_source().unwrap().can_replay());
+        assert!(shared_body.into_source().unwrap().can_replay());
     }
 
     #[tokio::test]
     async fn what_is_too_long_to_be_kept_is_never_whole() {
-        let (frames, feed) = feed(2);
+        let (frames, shared_body) = shared_body(2);
         for text in ["aa", "b", "c"] {
             frames.send(data(text)).unwrap();
         }
         drop(frames);
-        assert_eq!(feed.body().collect().await.unwrap().to_bytes(), "aabc");
-        assert!(!feed.is_whole());
+        assert_eq!(shared_body.body().collect().await.unwrap().to_bytes(), "aabc");
+        assert!(!shared_body.is_whole());
     }
 
     #[tokio::test]
     async fn what_is_kept_no_more_is_read_on() {
-        let (frames, feed) = feed(100);
-        let mut first = feed.body();
+        let (frames, shared_body) = shared_body(100);
+        let mut first = shared_body.body();
         frames.send(data("a")).unwrap();
         assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
-        feed.commit();
+        shared_body.commit();
         frames.send(data("b")).unwrap();
         drop(frames);
         assert_eq!(first.collect().await.unwrap().to_bytes(), "b");
-        assert!(!feed.is_whole());
+        assert!(!shared_body.is_whole());
     }
 
     #[test]
     fn nothing_is_whole_at_once() {
-        let feed = Feed::new(Source::new(Empty::<Bytes>::new(), 1));
-        assert!(feed.is_whole() && feed.body().is_end_stream());
+        let shared_body = SharedBody::new(Source::new(Empty::<Bytes>::new(), 1));
+        assert!(shared_body.is_whole() && shared_body.body().is_end_stream());
     }
 }
