@@ -38,7 +38,7 @@ pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-messag
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A call that no instance answered. The service is named by whoever reports it: see [`Failed`].
+/// A call that no instance answered. The service is named by whoever reports it.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
     /// Nothing says which service the request is for.

@@ -170,7 +170,8 @@ impl ListenerState {
             .keep_alive_timeout(options.keep_alive_timeout)
             // Calls that were reset before this node looked at them. While it stands still, a
             // second of an honest client's deadlines does that; by default 20 end its connection.
-            // What abuse may cost is bounded by what it owes for them.
+            // What abuse may cost is bounded by the client's token bucket for calls that it gives
+            // up.
             .max_pending_accept_reset_streams(GIVEN_UP.0 as usize)
             // The instance sets the date of its answer, if it wants one.
             .auto_date_header(false);

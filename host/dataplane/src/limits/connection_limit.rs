@@ -27,7 +27,7 @@ pub(crate) struct ConnectionPermit(#[expect(dead_code, reason = "held")] OwnedSe
 pub(crate) enum Admitted {
     /// It is served.
     Served(ConnectionPermit),
-    /// It is told why it is not.
+    /// It is told why it is not served, and closed.
     Refused(ConnectionPermit),
     /// Even those are too many.
     Closed,
