@@ -47,7 +47,10 @@ const ORDER: &[(&str, &[&str])] = &[
             "services",
         ],
     ),
-    ("dataplane", &[]),
+    (
+        "dataplane",
+        &["limits", "transport", "wire", "errors", "observe", "options", "upstream", "call", "channel", "inbound"],
+    ),
     ("stages", &[]),
     ("library", &[]),
     (".", &["conformance", "admin", "config", "app", "cli"]),

@@ -51,7 +51,7 @@ fn the_nodes_api() {
 #[test]
 fn the_load_report() {
     let file = "xds/data/orca/v3/orca_load_report.proto";
-    proto(file, "xds.data.orca.v3", "host/dataplane/src/generated", None, |builder| builder.btree_map("."));
+    proto(file, "xds.data.orca.v3", "host/dataplane/src/observe/generated", None, |builder| builder.btree_map("."));
 }
 
 #[test]

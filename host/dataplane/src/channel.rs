@@ -21,11 +21,11 @@ use waymark_core::{
     text,
 };
 
-use super::{
-    Dataplane, Shared,
+use crate::call::{
     body::ResponseBody,
-    call::{Wanted, call},
     client::Origin,
+    run::{RequestedService, call},
+    shared::{Dataplane, Shared},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -53,8 +53,22 @@ impl Channel {
     }
 }
 
+impl Dataplane {
+    /// A channel to one service.
+    pub fn channel(&self, service: ServiceName) -> Channel {
+        Channel::new(self, service)
+    }
+
+    /// A channel to the service that a gRPC target names: `waymark:///ayang/server1`,
+    /// `etcd:///ayang/server1`, or the bare name.
+    pub fn dial(&self, target: &str) -> Result<Channel, TargetError> {
+        service_of(target).map(|service| self.channel(service))
+    }
+}
+
 /// A text that names no service to dial.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum TargetError {
     /// Another scheme than those that are resolved here.
     #[error(
@@ -89,7 +103,7 @@ pub enum TargetError {
 
 /// The service that a gRPC target names: `waymark:///ayang/server1`, `etcd:///ayang/server1` (what
 /// etcd's Go resolver takes), or the bare name.
-pub(super) fn service_of(target: &str) -> Result<ServiceName, TargetError> {
+fn service_of(target: &str) -> Result<ServiceName, TargetError> {
     let short = |part: &str| text::printable(part, text::NAME);
     let name = match target.split_once("://") {
         None => target,
@@ -134,7 +148,7 @@ where
         // One that it has is in its URI.
         request.headers_mut().remove(header::HOST);
         let shared = Arc::clone(&self.shared);
-        let wanted = Wanted::new(&shared.services, self.service.as_str());
+        let wanted = RequestedService::new(&shared.services, self.service.as_str());
         Box::pin(async move { Ok(call(&shared, wanted, request, Origin::HERE, began).await) })
     }
 }

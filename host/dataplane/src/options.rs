@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use waymark_net::address_filter::AddressFilter;
 
-use super::{
-    access::AccessLog,
-    forwarded::Forwarding,
-    identity::Authorization,
-    tls::{EndpointTls, ServerTls},
+use crate::{
+    observe::access::AccessLog,
+    transport::{
+        identity::Authorization,
+        tls::{EndpointTls, ServerTls},
+    },
+    wire::forwarded::Forwarding,
 };
 
 /// How requests are taken and forwarded.
@@ -25,7 +27,7 @@ pub struct Options {
     /// connected to while those that are connected cannot take the request, before it is tried
     /// elsewhere. Default 250 ms, which is the "connection attempt delay" of RFC 8305, section 8.
     /// Without another endpoint, it waits for the attempt's end; for one that is connected and free
-    /// it hardly waits at all (`beside`).
+    /// it hardly waits at all (`connect_race`).
     pub connect_patience: Duration,
     /// How many bytes of a request's body are kept until the answer begins, so that a request which
     /// the server refused unseen can be sent again elsewhere. Default 64 KiB. A larger body is sent

@@ -34,7 +34,7 @@ use super::{
     roles::Role,
 };
 use crate::{
-    dataplane::{self, Identity, Listener, Occasional, Protocol, ServerTls, Socket, protocol},
+    dataplane::{self, Identity, Listener, Protocol, RateLimitedLog, ServerTls, Socket, protocol},
     text,
 };
 
@@ -112,11 +112,11 @@ struct Server {
 /// As in the data plane: at most a line a second of each kind.
 #[derive(Default)]
 struct Warnings {
-    accept: Occasional,
-    evicted: Occasional,
-    mixed_up: Occasional,
-    handshake: Occasional,
-    refused: Occasional,
+    accept: RateLimitedLog,
+    evicted: RateLimitedLog,
+    mixed_up: RateLimitedLog,
+    handshake: RateLimitedLog,
+    refused: RateLimitedLog,
 }
 
 /// One way in.
@@ -180,14 +180,14 @@ impl Door {
                 Ok((socket, peer)) => {
                     let taken = self.connections.take();
                     if taken.evicted
-                        && let Some(untold) = self.server.warnings.evicted.turn()
+                        && let Some(untold) = self.server.warnings.evicted.allow()
                     {
                         warn!(%peer, untold, "as many connections to the node's API as may be: one that was of no use went for a new one");
                     }
                     self.server.tracker.spawn(Arc::clone(&self).connection(socket, peer.0, taken));
                 }
                 Err(error) => {
-                    if let Some(untold) = self.server.warnings.accept.turn() {
+                    if let Some(untold) = self.server.warnings.accept.allow() {
                         warn!(%error, untold, "cannot take a connection of the node's API");
                     }
                     // Some errors last (no file descriptor is left): give what runs a chance to
@@ -277,7 +277,7 @@ impl Door {
             (Some(tls), Protocol::Tls) => match timeout(FIRST_BYTES, tls.accept(socket)).await {
                 Ok(Ok(shaken)) => Some(shaken),
                 Ok(Err(error)) => {
-                    if let Some(untold) = self.server.warnings.handshake.turn() {
+                    if let Some(untold) = self.server.warnings.handshake.allow() {
                         warn!(untold, error = &error as &dyn Error, "cannot take a TLS connection of the node's API");
                     }
                     None
@@ -288,7 +288,7 @@ impl Door {
     }
 
     fn mixed_up(&self, what: &str) {
-        if let Some(untold) = self.server.warnings.mixed_up.turn() {
+        if let Some(untold) = self.server.warnings.mixed_up.allow() {
             warn!(untold, "a client speaks {what}");
         }
     }
@@ -310,7 +310,7 @@ impl Door {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 server.front.refused.count(refusal.label());
-                if let Some(untold) = server.warnings.refused.turn() {
+                if let Some(untold) = server.warnings.refused.allow() {
                     let (path, reason) = (text::printable(head.uri.path(), text::NAME), refusal.to_string());
                     let peer = peer.address.map_or_else(|| "unix".to_owned(), |address| address.to_string());
                     warn!(%peer, path, reason, untold, "refused a request to the node's API");

@@ -74,9 +74,9 @@ impl State {
     }
 }
 
-/// Checks the instance at `address` until the receiver is dropped. The first status is "not
-/// checked yet". An instance that `address_filter` keeps from being called is not checked either,
-/// and is unhealthy; without it, all are checked: for an instance of one's own. Must be called within a
+/// Checks the instance at `address` until the receiver is dropped. The first status is "not checked
+/// yet". An instance that `address_filter` keeps from being called is not checked either, and is
+/// unhealthy; without it, all are checked: for an instance of one's own. Must be called within a
 /// tokio runtime.
 pub fn watch(
     config: CheckConfig,
