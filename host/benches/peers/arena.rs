@@ -19,14 +19,17 @@ use super::{
 /// How many instances there are.
 pub(crate) const INSTANCES: u16 = 3;
 
+/// Its fields are in the order in which they end.
 pub(crate) struct Arena {
-    pub(crate) folder: tempfile::TempDir,
-    waymark: PathBuf,
-    runtime: Runtime,
+    /// Proxies that run and that nobody uses, with how many workers.
+    spare: Vec<(usize, Proxy)>,
     client: Child,
     registry: Registry,
-    instances: Vec<SocketAddr>,
     _backend: Child,
+    instances: Vec<SocketAddr>,
+    waymark: PathBuf,
+    runtime: Runtime,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Arena {
@@ -38,7 +41,7 @@ impl Arena {
         let (client, _) = Child::start(&["load"])?;
         let runtime = runtime(Some(1))?;
         let registry = Registry::start(&waymark, folder.path(), &runtime, &instances)?;
-        Ok(Self { folder, waymark, runtime, client, registry, instances, _backend: backend })
+        Ok(Self { spare: Vec::new(), client, registry, _backend: backend, instances, waymark, runtime, folder })
     }
 
     /// Starts a proxy, and waits until it is ready for calls.
@@ -56,6 +59,20 @@ impl Arena {
             self.runtime.block_on(node.settled(service(subject)))?;
         }
         Ok(proxy)
+    }
+
+    /// As [`Arena::proxy`], or one that was spared.
+    pub(crate) fn spared_or_new(&mut self, subject: Subject, workers: usize) -> anyhow::Result<Proxy> {
+        let found = self.spare.iter().position(|(with, proxy)| (*with, proxy.subject) == (workers, subject));
+        match found {
+            Some(at) => Ok(self.spare.swap_remove(at).1),
+            None => self.proxy(subject, workers, &[]),
+        }
+    }
+
+    /// Keeps a proxy for later: to start one takes longer than a brief run of it.
+    pub(crate) fn spare(&mut self, proxy: Proxy, workers: usize) {
+        self.spare.push((workers, proxy));
     }
 
     /// Whether what was measured is what the subject says.

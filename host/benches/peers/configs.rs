@@ -51,7 +51,7 @@ fn config(subject: Subject, setting: Setting<'_>, address: SocketAddr) -> (&'sta
         Subject::Haproxy => (
             "haproxy.cfg",
             format!(
-                "global\n  nbthread {workers}\n  maxconn 10000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 5m\n  \
+                "global\n  nbthread {workers}\n  maxconn 5000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 5m\n  \
                  timeout server 5m\nfrontend in\n  bind {address} proto h2\n  default_backend out\nbackend out\n  balance roundrobin\n  \
                  http-reuse always\n{}",
                 each(&|at, instance| format!("  server s{at} {instance} proto h2\n")),
@@ -66,7 +66,7 @@ fn config(subject: Subject, setting: Setting<'_>, address: SocketAddr) -> (&'sta
                 "nginx.conf",
                 format!(
                     "daemon off;\nmaster_process {master};\nworker_processes {workers};\nuser root;\npid nginx.pid;\nerror_log stderr;\n\
-                     worker_rlimit_nofile 16384;\nevents {{ worker_connections 16384; }}\nhttp {{\n  access_log off;\n{temporary}  \
+                     worker_rlimit_nofile 16384;\nevents {{ worker_connections 8192; }}\nhttp {{\n  access_log off;\n{temporary}  \
                      upstream out {{\n{}    keepalive 256;\n    keepalive_requests 1000000000;\n  }}\n  server {{\n    \
                      listen {address} http2;\n    keepalive_requests 1000000000;\n    client_max_body_size 0;\n    \
                      location / {{ grpc_pass grpc://out; }}\n  }}\n}}\n",

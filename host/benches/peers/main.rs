@@ -254,7 +254,7 @@ fn measure(arena: &mut Arena, subjects: &[Subject], shape: Shape, method: &Metho
     let load = |until| shape.load(method.quick, until);
     let mut all = Vec::new();
     for subject in subjects {
-        let proxy = arena.proxy(*subject, shape.workers(), &[])?;
+        let proxy = arena.spared_or_new(*subject, shape.workers())?;
         // Connects, and warms up.
         let calls = if method.quick || connections >= 1_000 { 1 } else { 50 };
         arena.call(&proxy, connections, Load { pace: None, ..load(Until::Calls(calls)) })?;
@@ -280,7 +280,12 @@ fn measure(arena: &mut Arena, subjects: &[Subject], shape: Shape, method: &Metho
     arena.hang_up()?;
     let mut ended = Vec::new();
     for (proxy, mut figures) in all {
-        proxy.end()?;
+        if method.quick {
+            arena.spare(proxy, shape.workers());
+        } else {
+            // What one shape leaves behind, such as connections to instances, is not for the next.
+            proxy.end()?;
+        }
         if method.callgrind && method.counts(shape) && figures.subject != Subject::Direct {
             figures.counted.instructions = by_callgrind(arena, figures.subject, shape, method)?;
         }

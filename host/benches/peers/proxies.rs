@@ -103,9 +103,9 @@ fn ours(role: &[&str], setting: Setting<'_>) -> anyhow::Result<(Vec<SocketAddr>,
 fn theirs(subject: Subject, setting: Setting<'_>) -> anyhow::Result<(SocketAddr, Program)> {
     // It is bound again at once; in between nobody else is given the port.
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-    let log = setting.folder.join("log");
-    let to_log = || fs::File::options().create(true).append(true).open(&log);
     let program = subject.program().context("a program")?;
+    let log = setting.folder.join(format!("{program}.log"));
+    let to_log = || fs::File::options().create(true).append(true).open(&log);
     let mut command = Program::command(setting.wrapper, program.as_ref());
     configs::arguments(&mut command, subject, setting, address)?;
     command.stdin(Stdio::null()).stdout(to_log()?).stderr(to_log()?);

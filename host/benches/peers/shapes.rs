@@ -26,7 +26,7 @@ pub(crate) enum Shape {
     /// 1 MiB each way, one at a time on each of 8 connections.
     #[value(name = "1m")]
     Mib1,
-    /// Calls that are answered by 100 messages, 8 at once on each of 8 connections.
+    /// Calls that are answered by 100 messages in a frame each, 8 at once on each of 8 connections.
     Stream,
     /// As `eight`, with two workers.
     TwoWorkers,
@@ -51,7 +51,7 @@ impl Shape {
             Self::One | Self::Paced => 1,
             Self::Eight | Self::Kib16 | Self::Mib1 | Self::Stream | Self::TwoWorkers => 8,
             Self::Hundred => 100,
-            Self::Crowd if quick => 200,
+            Self::Crowd if quick => 100,
             Self::Crowd => 2_000,
             Self::Idle if quick => 50,
             Self::Idle => 1_000,
@@ -69,7 +69,7 @@ impl Shape {
             Self::Paced => Load { streams: 1, pace: Some(200.0), ..unary },
             Self::Kib16 => Load { payload: 16 << 10, ..unary },
             Self::Mib1 => Load { streams: connections, payload: 1 << 20, ..unary },
-            Self::Stream => Load { kind: Kind::Streaming, ..unary },
+            Self::Stream => Load { kind: Kind::OneByOne, ..unary },
         }
     }
 
@@ -81,7 +81,7 @@ impl Shape {
             return format!("{connections} clients' connections that made one call each and are idle");
         }
         let what = match (kind, payload) {
-            (Kind::Streaming, _) => format!("{REPEATED} messages of {PAYLOAD} B a call"),
+            (Kind::Streaming | Kind::OneByOne, _) => format!("{REPEATED} messages of {PAYLOAD} B a call"),
             (_, bytes) if bytes >= 1 << 20 => format!("unary, {} MiB each way", bytes >> 20),
             (_, bytes) if bytes >= 1 << 10 => format!("unary, {} KiB each way", bytes >> 10),
             (_, bytes) => format!("unary, {bytes} B each way"),

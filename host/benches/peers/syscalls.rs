@@ -166,8 +166,8 @@ fn strace_counts<T>(
     Ok((done, counts))
 }
 
-/// A system call and its count in a line of strace's: `% time, seconds, usecs/call, calls, [errors],
-/// syscall`.
+/// A system call and its count in a line of strace's:
+/// `% time, seconds, usecs/call, calls, [errors], syscall`.
 fn figure(line: &str) -> Option<(&str, f64)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [_, _, _, count, .., name] = fields.as_slice() else { return None };
