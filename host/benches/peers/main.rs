@@ -58,7 +58,7 @@ use self::{
         rounds,
     },
     proxies::Proxy,
-    report::{Counted, Figures},
+    report::{Counted, Figures, Timed},
     shapes::Shape,
     streams::{Load, Until},
     subjects::Subject,
@@ -258,7 +258,7 @@ fn measure(arena: &mut Arena, subjects: &[Subject], shape: Shape, method: &Metho
         // Connects, and warms up.
         let calls = if method.quick || connections >= 1_000 { 1 } else { 50 };
         arena.call(&proxy, connections, Load { pace: None, ..load(Until::Calls(calls)) })?;
-        all.push((proxy, Figures { subject: *subject, timed: Default::default(), counted: Counted::default() }));
+        all.push((proxy, Figures { subject: *subject, timed: Timed::default(), counted: Counted::default() }));
     }
     rounds(method.rounds, &mut all, |(proxy, figures)| {
         let (tally, used) = arena.call_and_watch(proxy, connections, load(Until::Over(method.round(shape))))?;
