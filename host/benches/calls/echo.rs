@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures::stream::{self, Iter};
+use futures::{
+    Stream, StreamExt as _,
+    stream::{self, Iter},
+};
 use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use serde::{Deserialize, Serialize};
 use tonic::{
@@ -28,6 +31,7 @@ pub(crate) const PAYLOAD: usize = 64;
 
 const ECHO: &str = "/bench.Echo/Echo";
 const REPEAT: &str = "/bench.Echo/Repeat";
+const ONE_BY_ONE: &str = "/bench.Echo/OneByOne";
 
 /// How many messages answer a call that is answered by a stream.
 pub(crate) const REPEATED: usize = 100;
@@ -36,8 +40,11 @@ pub(crate) const REPEATED: usize = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Unary,
-    /// One message is answered by [`REPEATED`] of the same.
+    /// One message is answered by [`REPEATED`] of the same, all of them ready at once: tonic puts
+    /// them into one frame.
     Streaming,
+    /// The same, each message ready after the one before has been taken: a frame each.
+    OneByOne,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -81,10 +88,10 @@ impl Service<http::Request<Body>> for Echo {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         Box::pin(async move {
             let mut grpc = server::Grpc::new(ProstCodec::default());
-            Ok(if request.uri().path() == REPEAT {
-                grpc.server_streaming(Method, request).await
-            } else {
-                grpc.unary(Method, request).await
+            Ok(match request.uri().path() {
+                REPEAT => grpc.server_streaming(Method, request).await,
+                ONE_BY_ONE => grpc.server_streaming(OneByOne, request).await,
+                _ => grpc.unary(Method, request).await,
             })
         })
     }
@@ -109,6 +116,23 @@ impl ServerStreamingService<Message> for Method {
     fn call(&mut self, request: Request<Message>) -> Self::Future {
         let repeated = iter::repeat_n(request.into_inner(), REPEATED).map(Ok as fn(_) -> _);
         ready(Ok(Response::new(stream::iter(repeated))))
+    }
+}
+
+struct OneByOne;
+
+impl ServerStreamingService<Message> for OneByOne {
+    type Response = Message;
+    type ResponseStream = Pin<Box<dyn Stream<Item = Result<Message, Status>> + Send>>;
+    type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Message>) -> Self::Future {
+        let repeated = stream::iter(iter::repeat_n(request.into_inner(), REPEATED)).then(|message| async {
+            // Once not ready, so that what there is goes out.
+            tokio::task::yield_now().await;
+            Ok(message)
+        });
+        ready(Ok(Response::new(Box::pin(repeated))))
     }
 }
 
@@ -145,8 +169,8 @@ where
                 let path = PathAndQuery::from_static(ECHO);
                 sent.check(&self.grpc.unary(request, path, codec).await?.into_inner())
             }
-            Kind::Streaming => {
-                let path = PathAndQuery::from_static(REPEAT);
+            Kind::Streaming | Kind::OneByOne => {
+                let path = PathAndQuery::from_static(if kind == Kind::Streaming { REPEAT } else { ONE_BY_ONE });
                 let mut answers = self.grpc.server_streaming(request, path, codec).await?.into_inner();
                 let mut count = 0;
                 while let Some(answer) = answers.message().await? {

@@ -63,7 +63,7 @@ impl Table {
         Self { title: title.into(), columns, rows: Vec::new() }
     }
 
-    /// A row with a figure for each column; without samples its cell stays empty.
+    /// A row with a figure for each column; without samples its cell has a dash.
     pub(crate) fn row(&mut self, name: impl Into<String>, figures: Vec<Samples>) {
         self.rows.push((name.into(), figures));
     }
@@ -78,7 +78,7 @@ impl Table {
         table.set_header(std::iter::once(String::new()).chain(columns));
         for (name, figures) in &self.rows {
             let cells = figures.iter().map(|samples| match samples.summary() {
-                None => String::new(),
+                None => "-".into(),
                 Some(s) => {
                     let [low, median, high] = [s.lower_quartile, s.median, s.upper_quartile].map(Unit::show);
                     // A baseline's ratio to itself, or a single round, has no spread to show.

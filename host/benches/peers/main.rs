@@ -1,79 +1,94 @@
-//! What a call costs through Waymark, beside other proxies and beside the least that could do its
-//! work.
+//! What a call costs through `waymark node`, beside other proxies and beside the least that could
+//! do its work.
 //!
 //! ```text
-//!   cargo bench --bench peers                     the figures, in about ten minutes
-//!   cargo bench --bench peers -- --quick          whether it still works
-//!   cargo bench --bench peers -- --only idle      some of it
+//!   cargo bench --bench peers                          the figures; it says first how long it takes
+//!   cargo bench --bench peers -- --quick               whether it still works
+//!   cargo bench --bench peers -- --shape one,paced --only plan,h2-only     some of it
+//!   cargo bench --bench peers -- --program target/dist/waymark             of the program that is shipped
 //!
 //!   load generator ──▶ proxy ──▶ backend (three instances)
-//!                      direct (none), bare hyper, Waymark with a plan, Waymark with Wasm each request, haproxy, nginx, Pingora, Envoy
+//!                      direct (none), bare hyper on one thread and on a multi-thread runtime, h2 alone,
+//!                      waymark node with a plan and with Wasm each request ──▶ waymark etcd,
+//!                      haproxy, nginx, nghttpx, Pingora, Envoy
 //! ```
 //!
-//! Each box is a process of its own. Every answer is compared with what was sent. All proxies get
-//! equally many connections from the clients, have as many workers, and speak HTTP/2 in cleartext
-//! on both sides; what is not installed is skipped, and says so. The program itself has to be on
-//! the PATH, not a script that starts it: its process is what is measured.
+//! Each box is a process of its own, and Waymark's are the program itself. Every answer is compared
+//! with what was sent. All proxies get equally many connections from the clients, have as many
+//! workers where they let us say, and speak HTTP/2 in cleartext on both sides; what is not
+//! installed is skipped, and says so. The program itself has to be on the PATH, not a script that
+//! starts it: its process is what is measured.
 
+mod arena;
 mod bare;
+mod configs;
 #[path = "../calls/echo.rs"]
 mod echo;
+mod h2_only;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod instructions;
 #[path = "../calls/parts.rs"]
+#[allow(dead_code, reason = "the calls' benchmark uses the rest")]
 mod parts;
+mod perf;
 mod processes;
+mod programs;
 mod proxies;
+mod report;
 mod roles;
+mod shapes;
 #[path = "../calls/streams.rs"]
 mod streams;
+mod subjects;
+mod syscalls;
+mod turns;
+mod waymark;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{Parser as _, ValueEnum as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::{
-    echo::{Kind, PAYLOAD, REPEATED},
+    arena::{Arena, INSTANCES},
     harness::{
-        Options, Samples,
-        child::Child,
+        Options, Samples, callgrind,
         report::{Report, Table, Unit},
         rounds,
     },
-    proxies::{Contestant, Proxy, Setting},
-    roles::{Order, What},
-    streams::{Load, Tally, Until},
+    proxies::Proxy,
+    report::{Counted, Figures, Timed},
+    shapes::Shape,
+    streams::{Load, Until},
+    subjects::Subject,
+    syscalls::Counter,
 };
 
-/// A call's processor time, instructions and latency through Waymark and through other proxies.
+/// A call's processor time, system calls, instructions and latency through Waymark and through
+/// other proxies.
 #[derive(Debug, clap::Parser)]
 struct Args {
     #[command(flatten)]
     options: Options,
-    /// How many calls run at once.
-    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    streams: u16,
-    /// Only these parts: unary, large, streaming, workers, idle.
-    #[arg(long, value_delimiter = ',', value_name = "PART,..")]
-    only: Vec<String>,
+    /// Only these shapes of load.
+    #[arg(long, value_delimiter = ',', value_name = "SHAPE,..")]
+    shape: Vec<Shape>,
+    /// Only these subjects, and the bare hyper proxy that all are compared with.
+    #[arg(long, value_delimiter = ',', value_name = "SUBJECT,..")]
+    only: Vec<Subject>,
+    /// Measure this program instead of the one that was built with the benchmark.
+    #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_waymark"))]
+    program: PathBuf,
+    /// Count instructions with valgrind where the processor's own counter cannot be had. It takes
+    /// minutes a shape.
+    #[arg(long)]
+    callgrind: bool,
     /// Leave callgrind's files here, for `callgrind_annotate`.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", requires = "callgrind")]
     keep: Option<PathBuf>,
     #[command(subcommand)]
     role: Option<Role>,
-}
-
-impl Args {
-    fn wants(&self, part: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == part)
-    }
 }
 
 /// What this process is.
@@ -82,22 +97,17 @@ enum Role {
     /// Instances that echo.
     #[command(hide = true)]
     Backend { instances: u16 },
-    /// A node in front of them.
-    #[command(hide = true)]
-    Node {
-        #[arg(long)]
-        workers: usize,
-        #[arg(long)]
-        cache: Option<PathBuf>,
-        instances: Vec<SocketAddr>,
-    },
     /// Hyper in front of them.
     #[command(hide = true)]
     Bare {
+        /// On a multi-thread runtime with so many workers.
         #[arg(long)]
-        workers: usize,
+        multi: Option<usize>,
         instances: Vec<SocketAddr>,
     },
+    /// The crate `h2` in front of them.
+    #[command(hide = true)]
+    H2Only { instances: Vec<SocketAddr> },
     /// A load generator.
     #[command(hide = true)]
     Load,
@@ -105,225 +115,232 @@ enum Role {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    // A thousand connections are more than many systems allow without being asked. Children inherit
-    // it.
+    // Thousands of connections are more than many systems allow without being asked. Children
+    // inherit it.
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     match args.role {
         None => compare(&args),
         Some(Role::Backend { instances }) => roles::backend(instances),
-        Some(Role::Node { workers, cache, instances }) => roles::node(workers, cache, &instances),
-        Some(Role::Bare { workers, instances }) => roles::bare(workers, &instances),
+        Some(Role::Bare { multi, instances }) => roles::bare(multi, &instances),
+        Some(Role::H2Only { instances }) => roles::h2_only(&instances),
         Some(Role::Load) => roles::load(),
     }
 }
 
-/// What all contestants share: the instances and the clients.
-struct Arena {
-    _backend: Child,
-    instances: Vec<SocketAddr>,
-    client: Child,
-    folder: tempfile::TempDir,
+/// How the figures are taken.
+struct Method {
+    quick: bool,
+    rounds: usize,
+    syscalls: Option<Counter>,
+    /// Whether the processor's counter can be had.
+    perf: bool,
+    callgrind: bool,
+    keep: Option<PathBuf>,
 }
 
-impl Arena {
-    fn start() -> anyhow::Result<Self> {
-        let (backend, instances) = Child::start(&["backend", "3"])?;
-        let instances = instances.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-        let (client, _) = Child::start(&["load"])?;
-        Ok(Self { _backend: backend, instances, client, folder: tempfile::tempdir()? })
+impl Method {
+    fn of(args: &Args) -> Self {
+        let perf = instructions::by_perf();
+        Self {
+            quick: args.options.quick,
+            rounds: args.options.rounds(9, 1),
+            syscalls: Counter::find(),
+            perf,
+            callgrind: args.callgrind && !perf && callgrind::is_there(),
+            keep: args.keep.clone(),
+        }
     }
 
-    fn setting<'a>(&'a self, workers: usize, wrapper: &'a [String]) -> Setting<'a> {
-        Setting { instances: &self.instances, workers, folder: self.folder.path(), wrapper }
+    /// How long a subject is called in a round, and while something is counted.
+    fn round(&self, shape: Shape) -> Duration {
+        match shape {
+            _ if self.quick => Duration::from_millis(50),
+            // 200 calls a second are few for a p99.
+            Shape::Paced => Duration::from_secs(3),
+            _ => Duration::from_secs(1),
+        }
     }
 
-    fn call(&mut self, proxy: &Proxy, load: Load) -> anyhow::Result<Tally> {
-        let answer = self.order(proxy, proxy.to.clone(), What::Call(load))?;
-        serde_json::from_str(&answer).with_context(|| format!("{}: {answer}", proxy.contestant.title()))
+    /// Whether a shape's system calls and instructions are counted.
+    fn counts(&self, shape: Shape) -> bool {
+        !self.quick || shape == Shape::One
     }
 
-    fn order(&mut self, proxy: &Proxy, to: Vec<SocketAddr>, what: What) -> anyhow::Result<String> {
-        let order = Order { to, each_request: proxy.contestant == Contestant::EachRequest, what };
-        self.client.ask(&serde_json::to_string(&order)?)
+    /// About how long a shape takes, without instructions by callgrind.
+    fn length(&self, shape: Shape, subjects: usize) -> Duration {
+        let runs = self.rounds + usize::from(self.syscalls.is_some()) + usize::from(self.perf);
+        // To start, warm up and end.
+        let each = self.round(shape) * runs as u32 + Duration::from_secs(2);
+        each * subjects as u32
     }
-}
 
-/// One of the comparisons.
-struct Part {
-    title: String,
-    load: Load,
-    workers: usize,
-    /// Calls a second when they are paced.
-    pace: f64,
-    count: bool,
+    fn notes(&self, report: &mut Report) {
+        report.note(format!("{INSTANCES} instances; each proxy a process; every answer verified"));
+        report.note(format!(
+            "{} rounds in which the subjects take turns, in an order drawn for each; median (quartiles), ratios to \
+             bare hyper on one thread within a round",
+            self.rounds
+        ));
+        report.note("processor time: the proxy's process, the kernel's on its behalf (TCP over loopback) included");
+        report.note(match self.syscalls {
+            Some(counter) => format!("system calls: in a run of its own, by {}", counter.title()),
+            None => "SKIPPED system calls: neither perf nor strace counts here".into(),
+        });
+        report.note(match (self.perf, self.callgrind) {
+            (true, _) => "instructions: in user space, by the processor's counter, in a run of its own",
+            (false, true) => "instructions: in user space, by callgrind, in runs of its own",
+            (false, false) => {
+                "SKIPPED instructions: perf does not count them here (--callgrind does, with valgrind installed)"
+            }
+        });
+    }
 }
 
 fn compare(args: &Args) -> anyhow::Result<()> {
-    let quick = args.options.quick;
+    let method = Method::of(args);
     let mut report = Report::new("peers");
-    report
-        .note(format!("three instances, {} calls at once over three connections; every answer verified", args.streams));
-    report.note("processor time and memory of the proxy's process; processor time includes the kernel's on its behalf");
-    let mut contestants = Vec::new();
-    for contestant in Contestant::ALL {
-        match contestant.version() {
-            None => report.note(format!("SKIPPED {}: not installed", contestant.title())),
+    method.notes(&mut report);
+    let mut subjects = Vec::new();
+    for subject in Subject::value_variants() {
+        if !args.only.is_empty() && !args.only.contains(subject) && *subject != Subject::Bare {
+            continue;
+        }
+        match subject.version() {
+            None => report.note(format!("SKIPPED {}: not installed", subject.title())),
             Some(version) => {
-                contestants.push(contestant);
+                subjects.push(*subject);
                 if !version.is_empty() {
-                    report.note(format!("{}: {version}", contestant.title()));
+                    report.note(format!("{}: {version}", subject.title()));
                 }
             }
         }
     }
-    let counts = harness::callgrind::is_there();
-    report.note(if counts {
-        "instructions: the proxy's in user space, by callgrind, over calls as many at once as above"
-    } else {
-        "SKIPPED instructions: valgrind is not installed"
-    });
-    let mut arena = Arena::start()?;
-    let unary = Load { streams: args.streams, ..Load::unary(Until::Calls(0)) };
-    let large = Load { payload: 16 << 10, ..unary };
-    let streaming = Load { kind: Kind::Streaming, ..unary };
-    let part = |title: String, load, workers, pace, count| Part { title, load, workers, pace, count: count && counts };
-    let parts = [
-        ("unary", part(format!("Unary, {PAYLOAD} B each way, one worker"), unary, 1, 2_000.0, true)),
-        ("large", part("Unary, 16 KiB each way, one worker".into(), large, 1, 1_000.0, !quick)),
-        (
-            "streaming",
-            part(
-                format!("Server streaming, {REPEATED} messages of {PAYLOAD} B, one worker"),
-                streaming,
-                1,
-                100.0,
-                !quick,
-            ),
-        ),
-        ("workers", part(format!("Unary, {PAYLOAD} B each way, two workers"), unary, 2, 2_000.0, false)),
-    ];
-    for (name, part) in parts {
-        if args.wants(name) {
-            report.table(calls(args, &mut arena, &contestants, &part)?);
+    let wanted = |shape: &&Shape| args.shape.is_empty() || args.shape.contains(shape);
+    let shapes: Vec<Shape> = Shape::value_variants().iter().filter(wanted).copied().collect();
+    let mut left: Duration = shapes.iter().map(|shape| method.length(*shape, subjects.len())).sum();
+    let mut arena = Arena::start(args.program.clone())?;
+    for (nth, shape) in shapes.iter().enumerate() {
+        progress(&method, nth, shapes.len(), *shape, left);
+        left -= method.length(*shape, subjects.len());
+        if *shape == Shape::Idle {
+            report.table(idle(&mut arena, &subjects, &method)?);
+            continue;
         }
-    }
-    if args.wants("idle") {
-        report.table(idle(&mut arena, &contestants, if quick { 50 } else { 1_000 })?);
+        let title = shape.title(method.quick);
+        let figures = measure(&mut arena, &subjects, *shape, &method)?;
+        report.table(report::timed(&title, &figures));
+        if method.counts(*shape) {
+            report.table(report::counted(&title, &figures));
+        }
     }
     report.print(args.options.json);
     Ok(())
 }
 
-/// What one contestant showed, a sample a round.
-struct Figures {
-    proxy: Proxy,
-    rate: Samples,
-    cpu: Samples,
-    p50: Samples,
-    p99: Samples,
-    paced_p50: Samples,
-    paced_p99: Samples,
+/// A full run takes long, and says how long.
+#[expect(clippy::print_stderr, reason = "standard output is for the report")]
+fn progress(method: &Method, nth: usize, of: usize, shape: Shape, left: Duration) {
+    if !method.quick {
+        let minutes = left.as_secs().div_ceil(60);
+        let more = if method.callgrind { ", and what callgrind takes" } else { "" };
+        eprintln!("shape {} of {of}, {}: about {minutes} minutes to go{more}", nth + 1, shape.name());
+    }
 }
 
-/// Closed loop and paced calls through each contestant in turn.
-fn calls(args: &Args, arena: &mut Arena, contestants: &[Contestant], part: &Part) -> anyhow::Result<Table> {
-    let quick = args.options.quick;
-    let round = Duration::from_millis(if quick { 100 } else { 1_000 });
+/// Calls through each subject in turn, and then counts.
+fn measure(arena: &mut Arena, subjects: &[Subject], shape: Shape, method: &Method) -> anyhow::Result<Vec<Figures>> {
+    let connections = shape.connections(method.quick);
+    let load = |until| shape.load(method.quick, until);
     let mut all = Vec::new();
-    for contestant in contestants {
-        let proxy = Proxy::start(*contestant, arena.setting(part.workers, &[]))?;
+    for subject in subjects {
+        let proxy = arena.spared_or_new(*subject, shape.workers())?;
         // Connects, and warms up.
-        arena.call(&proxy, Load { until: Until::Calls(if quick { 1 } else { 50 }), ..part.load })?;
-        let (rate, cpu, p50, p99, paced_p50, paced_p99) = Default::default();
-        all.push(Figures { proxy, rate, cpu, p50, p99, paced_p50, paced_p99 });
+        let calls = if method.quick || connections >= 1_000 { 1 } else { 50 };
+        arena.call(&proxy, connections, Load { pace: None, ..load(Until::Calls(calls)) })?;
+        all.push((proxy, Figures { subject: *subject, timed: Timed::default(), counted: Counted::default() }));
     }
-    rounds(args.options.rounds(7, 1), &mut all, |figures| {
-        let load = Load { until: Until::Over(round), ..part.load };
-        let used = |proxy: &Proxy| proxy.id().and_then(processes::cpu);
-        let before = used(&figures.proxy);
-        let tally = arena.call(&figures.proxy, load)?;
-        if let (Some(before), Some(after)) = (before, used(&figures.proxy)) {
-            figures.cpu.push(after.saturating_sub(before).as_nanos() as f64 / 1e3 / tally.calls as f64);
+    rounds(method.rounds, &mut all, |(proxy, figures)| {
+        let (tally, used) = arena.call_and_watch(proxy, connections, load(Until::Over(method.round(shape))))?;
+        let timed = &mut figures.timed;
+        if let Some(used) = used {
+            timed.cpu.push(used.as_nanos() as f64 / 1e3 / tally.calls as f64);
         }
-        figures.rate.push(tally.calls as f64 / tally.seconds);
-        figures.p50.push(tally.p50_us);
-        figures.p99.push(tally.p99_us);
-        let paced = arena.call(&figures.proxy, Load { pace: Some(part.pace), ..load })?;
-        figures.paced_p50.push(paced.p50_us);
-        figures.paced_p99.push(paced.p99_us);
+        timed.rate.push(tally.calls as f64 / tally.seconds);
+        timed.p50.push(tally.p50_us);
+        timed.p99.push(tally.p99_us);
         anyhow::Ok(())
     })?;
-    let mut table = Table::new(
-        format!("{}; paced: {} calls a second", part.title, part.pace),
-        [
-            ("calls", Unit::PerSecond),
-            ("CPU a call", Unit::Microseconds),
-            ("to bare", Unit::Ratio),
-            ("instructions a call", Unit::Count),
-            ("to bare", Unit::Ratio),
-            ("p50", Unit::Microseconds),
-            ("p99", Unit::Microseconds),
-            ("paced p50", Unit::Microseconds),
-            ("paced p99", Unit::Microseconds),
-            ("memory", Unit::KiB),
-        ],
-    );
-    let bare = all.iter().find(|figures| figures.proxy.contestant == Contestant::Bare).context("bare hyper is ours")?;
-    let bare_cpu = bare.cpu.clone();
-    let mut bare_count = Samples::default();
-    for Figures { proxy, rate, cpu, p50, p99, paced_p50, paced_p99 } in all {
-        let contestant = proxy.contestant;
-        let memory = proxy.id().and_then(processes::resident);
-        let memory = memory.map_or_else(Samples::default, |bytes| Samples::one(bytes / 1024.0));
-        proxy.end()?;
-        let count = instructions_of(args, arena, contestant, part)?;
-        if contestant == Contestant::Bare {
-            bare_count = count.clone();
+    for (proxy, figures) in &mut all {
+        if method.counts(shape) {
+            figures.counted = count(arena, proxy, shape, method)?;
         }
-        let ratios = [cpu.ratio(&bare_cpu), count.ratio(&bare_count)];
-        let [cpu_ratio, count_ratio] = ratios;
-        let figures = vec![rate, cpu, cpu_ratio, count, count_ratio, p50, p99, paced_p50, paced_p99, memory];
-        table.row(contestant.title(), figures);
+        arena.check(proxy)?;
     }
-    Ok(table)
+    arena.hang_up()?;
+    let mut ended = Vec::new();
+    for (proxy, mut figures) in all {
+        if method.quick {
+            arena.spare(proxy, shape.workers());
+        } else {
+            // What one shape leaves behind, such as connections to instances, is not for the next.
+            proxy.end()?;
+        }
+        if method.callgrind && method.counts(shape) && figures.subject != Subject::Direct {
+            figures.counted.instructions = by_callgrind(arena, figures.subject, shape, method)?;
+        }
+        ended.push(figures);
+    }
+    Ok(ended)
 }
 
-/// Instructions a call; none where they are not counted. Unoptimized only what is Waymark's is: the
-/// others count for nothing there.
-#[expect(clippy::print_stderr, reason = "what is left out of a table is told beside it")]
-fn instructions_of(args: &Args, arena: &mut Arena, contestant: Contestant, part: &Part) -> anyhow::Result<Samples> {
-    let quick = args.options.quick;
-    if !part.count || contestant == Contestant::Direct || quick && contestant != Contestant::EachRequest {
-        return Ok(Samples::default());
+/// System calls and instructions of a proxy that runs, under the same load as it was timed under.
+fn count(arena: &mut Arena, proxy: &Proxy, shape: Shape, method: &Method) -> anyhow::Result<Counted> {
+    let mut counted = Counted::default();
+    let Some(id) = proxy.id() else { return Ok(counted) };
+    let (tree, folder) = (processes::tree(id), arena.folder.path().to_owned());
+    let load = shape.load(method.quick, Until::Over(method.round(shape)));
+    let mut call = || arena.call(proxy, shape.connections(method.quick), load);
+    if let Some(counter) = method.syscalls {
+        let (tally, counts) = counter.during(&tree, &folder, &mut call)?;
+        counted.syscalls = Some(counts.over(tally.calls));
     }
-    let keep: Option<&Path> = args.keep.as_deref();
-    match instructions::count(arena, contestant, part.load, quick, keep) {
-        Ok(count) => Ok(Samples::one(count)),
+    if method.perf {
+        let (tally, count) = instructions::during(&tree, &folder, &mut call)?;
+        counted.instructions = Some(count / tally.calls as f64);
+    }
+    Ok(counted)
+}
+
+#[expect(clippy::print_stderr, reason = "what is left out of a table is told beside it")]
+fn by_callgrind(arena: &mut Arena, subject: Subject, shape: Shape, method: &Method) -> anyhow::Result<Option<f64>> {
+    match instructions::by_callgrind(arena, subject, shape, method.quick, method.keep.as_deref()) {
+        Ok(count) => Ok(Some(count)),
         // Some programs do not run under valgrind; what was measured of them so far is not lost for
         // that.
-        Err(error) if contestant.is_theirs() => {
-            eprintln!("instructions of {} not counted: {error:#}", contestant.title());
-            Ok(Samples::default())
+        Err(error) if subject.program().is_some() => {
+            eprintln!("instructions of {} not counted: {error:#}", subject.title());
+            Ok(None)
         }
         Err(error) => Err(error),
     }
 }
 
 /// Memory that connections cost on which nothing happens any more.
-fn idle(arena: &mut Arena, contestants: &[Contestant], count: usize) -> anyhow::Result<Table> {
-    let mut table = Table::new(
-        format!("{count} clients' connections that made one call each and are idle"),
-        [("memory before", Unit::KiB), ("a connection", Unit::Bytes)],
-    );
-    for contestant in contestants.iter().filter(|contestant| **contestant != Contestant::Direct) {
-        let proxy = Proxy::start(*contestant, arena.setting(1, &[]))?;
-        arena.call(&proxy, Load { streams: 64, ..Load::unary(Until::Calls(10)) })?;
+fn idle(arena: &mut Arena, subjects: &[Subject], method: &Method) -> anyhow::Result<Table> {
+    let connections = Shape::Idle.connections(method.quick);
+    let mut table =
+        Table::new(Shape::Idle.title(method.quick), [("memory before", Unit::KiB), ("a connection", Unit::Bytes)]);
+    for subject in subjects.iter().filter(|subject| **subject != Subject::Direct) {
+        let proxy = arena.proxy(*subject, Shape::Idle.workers(), &[])?;
+        arena.call(&proxy, 1, Shape::Idle.load(method.quick, Until::Calls(10)))?;
         let memory = || processes::resident(proxy.id()?);
         let before = memory();
-        arena.order(&proxy, vec![proxy.to[0]], What::Idle(count))?;
-        let (Some(before), Some(after)) = (before, memory()) else { continue };
-        table.row(contestant.title(), [before / 1024.0, (after - before) / count as f64].map(Samples::one).into());
+        arena.stay_idle(&proxy, connections)?;
+        let grown = before.zip(memory()).map(|(before, after)| (after - before) / connections as f64);
+        let figures = [before.map(|bytes| bytes / 1024.0), grown];
+        table.row(subject.title(), figures.map(|figure| figure.map_or_else(Samples::default, Samples::one)).into());
+        arena.hang_up()?;
         proxy.end()?;
     }
     Ok(table)

@@ -4,7 +4,7 @@
 use std::{fs, time::Duration};
 
 /// The process and all that it started.
-fn tree(id: u32) -> Vec<u32> {
+pub(crate) fn tree(id: u32) -> Vec<u32> {
     let mut found = vec![id];
     let mut at = 0;
     while let Some(id) = found.get(at) {
