@@ -2,7 +2,6 @@
 //! endpoint and checks its health, `streams` counts the calls on each, and `liveness` notices a
 //! server that does not answer any more.
 
-pub(crate) mod backoff;
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod liveness;

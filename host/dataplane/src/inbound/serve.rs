@@ -37,6 +37,7 @@ use crate::{
         preface::{self, NOT_GRPC, Protocol, Refusal},
         socket::Socket,
         tls::ServerTls,
+        turns::AfterOthers,
     },
     wire::{authority, header_size, status::WireCode as _},
 };
@@ -86,7 +87,7 @@ pub async fn serve(listener: impl Into<Listener>, dataplane: Dataplane, shutdown
             default: listener.default_service().cloned(),
         };
         match shared.connection_limit.admit() {
-            Admitted::Served(permit) => drop(tracker.spawn(connection.run(socket, permit))),
+            Admitted::Served(permit) => drop(tracker.spawn(AfterOthers::new(connection.run(socket, permit)))),
             Admitted::Refused(permit) => drop(tracker.spawn(connection.turn_away(socket, permit))),
             Admitted::Closed => connection.too_many(),
         }

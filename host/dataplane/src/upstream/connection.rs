@@ -63,10 +63,9 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, debug, debug_span, info};
 use waymark_balancer::{Connectivity, EndpointCell, EndpointState, Upstream};
-use waymark_core::{check::CheckConfig, model::ServiceName};
+use waymark_core::{backoff::Backoff, check::CheckConfig, model::ServiceName};
 
 use super::{
-    backoff::Backoff,
     connect::{ConnectTarget, ConnectionOwner, Driver, connect},
     streams::{StreamPermit, Streams},
 };
@@ -75,7 +74,7 @@ use crate::{
     limits::share::{Freed, Share},
     observe::metrics::Metrics,
     options::{ConnectOptions, Options},
-    transport::tls::EndpointTls,
+    transport::{tls::EndpointTls, turns::AfterOthers},
 };
 
 /// The connections of one data plane, as its balancer knows them.
@@ -510,7 +509,7 @@ impl Inner {
                     }
                     let (number, since) = (streams.number(), Instant::now());
                     let owner = Kept { inner: &self, streams: &streams };
-                    let ended = driver.run(&self.options, &streams, &owner, &self.stop).await;
+                    let ended = AfterOthers::new(driver.run(&self.options, &streams, &owner, &self.stop)).await;
                     let Err(cause) = ended else {
                         debug!(number, "connection closed");
                         self.remove(number, Phase::Idle);

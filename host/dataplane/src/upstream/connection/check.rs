@@ -36,10 +36,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service;
 use tracing::{Instrument as _, debug, debug_span, info};
 use waymark_balancer::Health;
+use waymark_core::backoff::Backoff;
 use waymark_net::health::{self, Check, CheckConfig, HealthStatus};
 
 use super::{Connection, Inner, Phase, Sender};
-use crate::{upstream::backoff::Backoff, wire::received::Received};
+use crate::wire::received::Received;
 
 /// How often a watch looks whether its connection is going away: a server that drains would wait
 /// for the watch to end.
