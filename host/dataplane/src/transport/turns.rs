@@ -67,10 +67,10 @@ mod tests {
         let (answers, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         for _ in 0..CALLS {
             let (frames, written) = (Arc::clone(&frames), Arc::clone(&written));
-            let (answers, begun) = (Arc::clone(&answers), Arc::clone(&begun));
+            let (answers, begins) = (Arc::clone(&answers), Arc::clone(&begun));
             runtime.spawn(async move {
                 let answer = answers.notified();
-                begun.notify_one();
+                begins.notify_one();
                 answer.await;
                 *frames.lock().unwrap() += 1;
                 written.notify_one();
