@@ -26,18 +26,29 @@ mod client;
 
 pub use client::Client;
 pub use waymark_balancer::{
-    Candidate, HashKey, PolicyInfo, PolicyOutcome, PolicyVersion, Published, ServiceChange, ServiceChanges,
-    ServiceClosed, ServiceHandle, Services, SwapError,
+    Candidate, DiscoverError, Discoverable, EndpointState, EndpointStatus, HashKey, HashKeyError, Pattern, PolicyInfo,
+    PolicyOutcome, PolicyVersion, Published, ServiceChange, ServiceChanges, ServiceClosed, ServiceHandle, ServiceState,
+    Services, StateReader, SwapError, SwapTimes,
 };
 pub use waymark_core::{
     check::{Check, CheckConfig},
     model::{Address, Endpoint, InstanceId, Locality, ModelError, ServiceName, Ttl},
-    traffic::{ServiceConfigError, Traffic},
+    naming::NamingError,
+    policy::BuildError,
+    traffic::{
+        CallLimits, Code, CodeSet, FailurePercentage, HedgingPolicy, MethodConfig, Methods, OutlierDetection, Repeat,
+        RetryBudget, RetryPolicy, ServiceConfigError, SlowStart, SuccessRate, Traffic,
+    },
 };
-pub use waymark_dataplane::{Channel, ConnectOptions, TargetError};
-pub use waymark_net::address_filter::Allow;
-pub use waymark_registry::{Registration, RegistrationConfig, Registry, RegistryConfig, RegistryError};
-pub use waymark_runtime::{EngineError, Grants, Limits, LoadError};
+pub use waymark_dataplane::{
+    AccessFormat, AccessTarget, Channel, ClientRule, ConnectOptions, TargetError, WaitForReady,
+};
+pub use waymark_net::address_filter::{AddressFilter, Allow};
+pub use waymark_registry::{
+    Cause, EntryLimits, Password, Registration, RegistrationConfig, RegistrationState, Registry, RegistryConfig,
+    RegistryError, RemovalDamping, TlsConfig, User,
+};
+pub use waymark_runtime::{CompileLimits, EngineError, Grants, Limits, LoadError};
 #[cfg(feature = "embedded")]
 pub use waymark_stages::config::Embedded;
 pub use waymark_stages::{

@@ -40,6 +40,7 @@ use std::{process::ExitCode, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use table::{Row, Scale};
+use tracing_subscriber::{filter::Targets, fmt::layer, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// So many at once. The figures do not suffer from two, and do from more.
 const AT_ONCE: usize = 2;
@@ -161,6 +162,7 @@ async fn main() -> ExitCode {
 /// What Waymark says meanwhile, if `WAYMARK_LOG` asks for it.
 fn logging() {
     if let Ok(filter) = std::env::var("WAYMARK_LOG") {
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        let filter: Targets = filter.parse().expect("WAYMARK_LOG has levels and targets, as --log takes them");
+        tracing_subscriber::registry().with(layer().with_writer(std::io::stderr)).with(filter).init();
     }
 }
