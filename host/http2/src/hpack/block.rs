@@ -363,9 +363,9 @@ impl Block {
         self.slots.push(slot);
     }
 
-    #[cfg(test)]
-    pub(super) fn bytes_held(&self) -> usize {
-        self.bytes.len()
+    /// How much memory it holds.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes.capacity() + self.slots.capacity() * size_of::<Slot>()
     }
 
     fn note(&mut self, flaw: Fault) {

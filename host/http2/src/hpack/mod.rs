@@ -20,7 +20,7 @@ mod table;
 
 pub use block::{Block, Field, Invalid};
 pub use decoder::Decoder;
-pub(crate) use decoder::{Bad, Read};
+pub(crate) use decoder::Read;
 pub use encoder::Encoder;
 pub use known::Known;
 
