@@ -1,7 +1,7 @@
 //! A token bucket that looks at the clock only when it is empty.
 //!
-//! So taking a token is a subtraction. The price: after a long rest, what was used since then is paid
-//! for once more, and a burst can be twice as large as it says.
+//! So taking a token is a subtraction. The price: after a long rest, what was used since then is
+//! paid for once more, and a burst can be twice as large as it says.
 
 use std::time::Instant;
 

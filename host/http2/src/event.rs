@@ -54,8 +54,8 @@ pub enum Event {
         /// Why.
         code: Code,
     },
-    /// The peer did something wrong on the stream, which was reset for it and is gone. Its owner may
-    /// not have seen it before.
+    /// The peer did something wrong on the stream, which was reset for it and is gone. Its owner
+    /// may not have seen it before.
     StreamFault {
         /// The stream.
         stream: StreamId,
@@ -71,15 +71,17 @@ pub enum Event {
         /// The limit's name in [`Limits`](crate::Limits), or "goaway".
         limit: &'static str,
     },
-    /// A header block or trailers were too large. A server's stream can still be answered: what else
-    /// comes is dropped, and it is reset with the end of the answer. A client's was reset and is gone.
+    /// A header block or trailers were too large. A server's stream can still be answered: what
+    /// else comes is dropped, and it is reset with the end of the answer. A client's was reset and
+    /// is gone.
     HeadersTooLarge {
         /// The stream, which a server has not seen before if it was the request.
         stream: StreamId,
         /// The limit's name in [`Limits`](crate::Limits).
         limit: &'static str,
     },
-    /// There is room again after [`Backlog::full`](crate::Backlog).
+    /// There is room again after [`Backlog::full`](crate::Backlog), or all that waited is on its
+    /// way.
     Writable {
         /// The stream.
         stream: StreamId,

@@ -169,7 +169,8 @@ faults! {
     Status = "status", Stream, PROTOCOL_ERROR;
     /// The length in `content-length` is no number, or not that of the content (section 8.1.1).
     ContentLength = "content_length", Stream, PROTOCOL_ERROR;
-    /// DATA before the response's header block, or a 1xx response that ends the stream (section 8.1).
+    /// DATA before the response's header block, or a 1xx response that ends the stream (section
+    /// 8.1).
     NoHeaders = "no_headers", Stream, PROTOCOL_ERROR;
     /// Trailers that do not end the stream (section 8.1).
     TrailersOpen = "trailers_open", Stream, PROTOCOL_ERROR;

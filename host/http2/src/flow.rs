@@ -60,8 +60,8 @@ impl ReceiveWindow {
         if self.left < 0 { Err(fault) } else { Ok(()) }
     }
 
-    /// Counts what was consumed. Returns by how much the peer's window shall grow, once it is half of
-    /// the window or more, so that there are few such frames.
+    /// Counts what was consumed. Returns by how much the peer's window shall grow, once it is half
+    /// of the window or more, so that there are few such frames.
     #[must_use]
     pub(crate) fn consumed(&mut self, count: u32) -> Option<u32> {
         self.consumed = self.consumed.saturating_add(count);

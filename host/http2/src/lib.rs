@@ -12,15 +12,15 @@
 //!
 //! A [`Connection`] is the state of one connection. Its owner reads into a buffer and hands it to
 //! [`receive`](Connection::receive), takes the [`Event`]s, answers with commands, and writes what
-//! [`prepare`](Connection::prepare) and [`slices`](Connection::slices) give, best once a turn. There
-//! is no lock, no task and no clock in it.
+//! [`prepare`](Connection::prepare) and [`slices`](Connection::slices) give, best once a turn.
+//! There is no lock, no task and no clock in it.
 //!
 //! It is made for passing on: a [`Block`] that came in is edited and goes out again, and nothing is
 //! made of a field but what a relay asks for. Values are bytes, `:authority` too.
 //!
-//! **What is bounded** is in [`Limits`], each with its reason. What an honest peer may need a lot of is
-//! counted by what it costs: a reset is paid for by a call that ended well, and frames with data in
-//! them, however small, are no attack.
+//! **What is bounded** is in [`Limits`], each with its reason. What an honest peer may need a lot
+//! of is counted by what it costs: a reset is paid for by a call that ended well, and frames with
+//! data in them, however small, are no attack.
 //!
 //! **What a peer did wrong** is a [`Fault`] with one word. It ends the connection, as the error of
 //! [`receive`](Connection::receive), or only its stream, as [`Event::StreamFault`]. A header block

@@ -4,29 +4,31 @@
 /// defaults are for a gRPC relay between data centres' machines.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// The largest header block or trailers that are handed on, as RFC 9113 counts it: names, values
-    /// and 32 a field. A larger one ends only its stream. Told to the peer. 64 KiB: gRPC's own default
-    /// is 8 KiB, and tokens and traces are known to need more. At most 1 MiB.
+    /// The largest header block or trailers that are handed on, as RFC 9113 counts it: names,
+    /// values and 32 a field. A larger one ends only its stream. Told to the peer. 64 KiB: gRPC's
+    /// own default is 8 KiB, and tokens and traces are known to need more. At most 1 MiB.
     pub header_block: usize,
     /// The largest header block as it is encoded, which ends the connection: nothing after it could
-    /// be decoded. 1 MiB: a sender that has a header block too large by far still only loses a stream.
+    /// be decoded. 1 MiB: a sender that has a header block too large by far still only loses a
+    /// stream.
     pub header_block_wire: usize,
     /// How many CONTINUATION frames a header block may have. 128: even fragments of 8 KiB reach
     /// `header_block_wire`, and frames with nothing in them do not go on for ever.
     pub continuations: u32,
-    /// The table that the peer's encoder may use. 4096, as the RFC has it: a peer that knows nothing
-    /// else may use it anyway.
+    /// The table that the peer's encoder may use. 4096, as the RFC has it: a peer that knows
+    /// nothing else may use it anyway.
     pub decoder_table: usize,
-    /// The most our encoder uses of the table that the peer offers. 4096: it holds what the calls of a
-    /// service have in common, and costs as much memory a connection.
+    /// The most our encoder uses of the table that the peer offers. 4096: it holds what the calls
+    /// of a service have in common, and costs as much memory a connection.
     pub encoder_table: usize,
     /// Whether our encoder Huffman-codes strings. No: see `hpack::Encoder`.
     pub huffman: bool,
-    /// The largest frame that is read, from 16384, the least there is, to 16777215. 16384: a frame is
-    /// read whole before it is handed on, and larger ones only make others wait.
+    /// The largest frame that is read, from 16384, the least there is, to 16777215. 16384: a frame
+    /// is read whole before it is handed on, and larger ones only make others wait.
     pub frame: u32,
     /// How many streams the peer may have open at once. A further one is refused, not a fault: the
-    /// peer may not know of the limit yet. 1000: many clients put all their calls on one connection.
+    /// peer may not know of the limit yet. 1000: many clients put all their calls on one
+    /// connection.
     pub streams: u32,
     /// How many bytes of a stream may be on their way or unconsumed. 256 KiB: 1 Gbit/s at 2 ms.
     pub stream_window: u32,
@@ -38,24 +40,26 @@ pub struct Limits {
     pub stream_backlog: usize,
     /// The same for all streams of the connection together. 1 MiB, as `connection_window`.
     pub connection_backlog: usize,
-    /// How much is made ready for one write; what is above waits in its stream, so that streams take
-    /// turns and a reset takes back what is not sent. 64 KiB: what a socket takes at once.
+    /// How much is made ready for one write; what is above waits in its stream, so that streams
+    /// take turns and a reset takes back what is not sent. 64 KiB: what a socket takes at once.
     pub output: usize,
-    /// How much may be ready and not written before a server refuses further streams, because the peer
-    /// does not read what it asked for. 1 MiB: a thousand small answers.
+    /// How much may be ready and not written before a server refuses further streams, because the
+    /// peer does not read what it asked for. 1 MiB: a thousand small answers.
     pub unwritten: usize,
-    /// Resets, those that the peer sends and those that it causes, as in "rapid reset" and "made you
-    /// reset". A stream that ended well pays for one, so that honest clients that hedge or give up a
-    /// lot are not cut off, and one that does nothing else soon is. 2000 at once, 200 a second.
+    /// Resets, those that the peer sends and those that it causes, as in "rapid reset" and "made
+    /// you reset". A stream that ended well pays for one, so that honest clients that hedge or give
+    /// up a lot are not cut off, and one that does nothing else soon is. 2000 at once, 200 a
+    /// second.
     pub resets: Allowance,
-    /// Frames that do nothing: PING, SETTINGS, PRIORITY, DATA without data, unknown ones, updates of
-    /// windows of streams that are gone. Small frames with data are not among them. 10 000 at once,
-    /// 2000 a second.
+    /// Frames that do nothing: PING, SETTINGS, PRIORITY, DATA without data, unknown ones, updates
+    /// of windows of streams that are gone. Small frames with data are not among them. 10 000 at
+    /// once, 2000 a second.
     pub idle_frames: Allowance,
     /// How many answers to PING and SETTINGS may be waiting because the peer does not read. 1000.
     pub pending_acks: u32,
-    /// Of how many of the last streams it is remembered whether we reset them, so that what the peer
-    /// had sent before it knew is no fault. A bit a stream; 4096: all that can be open, four times.
+    /// Of how many of the last streams it is remembered whether we reset them, so that what the
+    /// peer had sent before it knew is no fault. A bit a stream; 4096: all that can be open, four
+    /// times.
     pub remembered: u32,
 }
 

@@ -6,13 +6,8 @@ use crate::{
 };
 
 /// Fields that are about a connection (section 8.2.2).
-const CONNECTION: u128 = bits(&[
-    Known::Connection,
-    Known::KeepAlive,
-    Known::ProxyConnection,
-    Known::TransferEncoding,
-    Known::Upgrade,
-]);
+const CONNECTION: u128 =
+    bits(&[Known::Connection, Known::KeepAlive, Known::ProxyConnection, Known::TransferEncoding, Known::Upgrade]);
 const OF_REQUESTS: u128 = bits(&[Known::Method, Known::Scheme, Known::Authority, Known::Path, Known::Protocol]);
 const PSEUDO: u128 = OF_REQUESTS | bits(&[Known::Status]);
 
@@ -154,7 +149,9 @@ mod tests {
     #[test]
     fn responses_have_a_status_and_trailers_have_none() {
         assert_eq!(response(&block(&[(":status", "204")])).map(|message| message.status), Ok(204));
-        for (value, fault) in [("", Fault::Status), ("20", Fault::Status), ("2x0", Fault::Status), ("101", Fault::Status)] {
+        for (value, fault) in
+            [("", Fault::Status), ("20", Fault::Status), ("2x0", Fault::Status), ("101", Fault::Status)]
+        {
             assert_eq!(response(&block(&[(":status", value)])), Err(fault));
         }
         assert_eq!(response(&block(&[])), Err(Fault::PseudoHeader));

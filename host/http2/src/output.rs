@@ -8,7 +8,8 @@
 //!
 //! Frames and small data are written one after the other into one buffer, which is used again when
 //! all of it is gone. Large data stays where it is, and only its place between them is noted. So a
-//! call's frames make one piece, and no data of any size is copied that costs more than a piece does.
+//! call's frames make one piece, and no data of any size is copied that costs more than a piece
+//! does.
 
 use std::{collections::VecDeque, io::IoSlice};
 

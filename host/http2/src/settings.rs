@@ -90,13 +90,8 @@ mod tests {
         write(&Limits { decoder_table: 1000, streams: 7, ..Limits::default() }, false, &mut out);
         let mut settings = Settings::default();
         settings.read(&out[HEAD..], false).expect("valid settings");
-        let expected = Settings {
-            header_table: 1000,
-            streams: 7,
-            window: 256 << 10,
-            frame: 16_384,
-            header_block: Some(64 << 10),
-        };
+        let expected =
+            Settings { header_table: 1000, streams: 7, window: 256 << 10, frame: 16_384, header_block: Some(64 << 10) };
         assert_eq!(settings, expected);
     }
 

@@ -16,7 +16,8 @@ const MERGED: usize = 1024;
 const MERGED_INTO: usize = 8192;
 
 /// Where a stream is (RFC 9113, section 5.1). What is not here is idle if its number is higher than
-/// all that were used, and otherwise closed; nothing is ever reserved, since pushing is switched off.
+/// all that were used, and otherwise closed; nothing is ever reserved, since pushing is switched
+/// off.
 ///
 /// ```text
 ///                         HEADERS, sent or received

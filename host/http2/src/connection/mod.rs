@@ -167,8 +167,8 @@ impl Connection {
         self.open as usize
     }
 
-    /// Whether one of the sides has ended the connection gracefully and all streams are done, so that
-    /// it can be closed when all is written.
+    /// Whether one of the sides has ended the connection gracefully and all streams are done, so
+    /// that it can be closed when all is written.
     pub fn is_finished(&self) -> bool {
         let leaves = matches!(self.leaving, Leaving::Final(_)) || self.peer_leaves.is_some();
         leaves && self.streams.is_empty()

@@ -333,13 +333,7 @@ impl Connection {
     }
 
     /// A block of a stream that is there. Returns it where it is not handed on.
-    fn block_of(
-        &mut self,
-        stream: StreamId,
-        end: bool,
-        whole: bool,
-        block: Block,
-    ) -> Result<Option<Block>, Fault> {
+    fn block_of(&mut self, stream: StreamId, end: bool, whole: bool, block: Block) -> Result<Option<Block>, Fault> {
         let Some(state) = self.streams.get(stream) else { return Ok(Some(block)) };
         let checked = state.state.check().and_then(|()| {
             if state.headed {

@@ -18,8 +18,8 @@ use crate::{
 /// How much of one stream is sent before it is another one's turn.
 const TURN: usize = 16_384;
 
-/// How many streams are opened before the peer's settings say how many may be: no peer is advised to
-/// allow fewer (RFC 9113, section 6.5.2).
+/// How many streams are opened before the peer's settings say how many may be: no peer is advised
+/// to allow fewer (RFC 9113, section 6.5.2).
 const UNTOLD: u32 = 100;
 
 /// Why no stream can be opened.
@@ -198,8 +198,8 @@ impl Connection {
     }
 
     /// Ends the connection gracefully: no new streams, and those that are there go on. A server
-    /// first says so, and takes what its peer sent before it knew; that is over when the peer answers
-    /// a PING, or with a second call.
+    /// first says so, and takes what its peer sent before it knew; that is over when the peer
+    /// answers a PING, or with a second call.
     pub fn shutdown(&mut self) {
         match self.leaving {
             Leaving::No if self.client => {
@@ -221,8 +221,8 @@ impl Connection {
         self.leaving = Leaving::Final(self.last);
     }
 
-    /// Ends the connection at once, as far as the peer is told: it is to be closed after what is to be
-    /// written.
+    /// Ends the connection at once, as far as the peer is told: it is to be closed after what is to
+    /// be written.
     pub fn abort(&mut self, code: Code, debug: &[u8]) {
         let last = if self.client { 0 } else { self.last };
         self.write_goaway(last, code, debug);
@@ -304,6 +304,9 @@ impl Connection {
         if length > 0 || end {
             self.write_data(stream.number, bytes, end);
         }
+        if again {
+            self.event(crate::Event::Writable { stream });
+        }
         if let Ending::Trailers(block) = &ending {
             self.write_headers(stream.number, block, true);
         }
@@ -314,9 +317,6 @@ impl Connection {
             self.sent_end(stream);
         } else {
             self.take_turns(stream);
-            if again {
-                self.event(crate::Event::Writable { stream });
-            }
         }
     }
 

@@ -5,7 +5,8 @@
 //!   fields   [Method, exact 3] [Path, value 22..45] [Other, name 0..15, value 15..22] …
 //! ```
 //!
-//! Nothing is moved in an edit: a new value goes to the end of the buffer, and the index is changed.
+//! Nothing is moved in an edit: a new value goes to the end of the buffer, and the index is
+//! changed.
 
 use super::{Known, OVERHEAD, known, scan};
 use crate::fault::Fault;
@@ -32,8 +33,8 @@ pub(super) struct Slot {
     /// Of its value, seeded with its name.
     pub(super) hash: u32,
     pub(super) known: Known,
-    /// The entry of the static table that is exactly this field, or 0. Then its value is that one's,
-    /// and `hash` is not set.
+    /// The entry of the static table that is exactly this field, or 0. Then its value is that
+    /// one's, and `hash` is not set.
     pub(super) exact: u8,
     pub(super) sensitive: bool,
 }
@@ -164,7 +165,8 @@ impl Block {
         Ok(())
     }
 
-    /// Gives the first field with this name another value, or adds one. It stays sensitive if it was.
+    /// Gives the first field with this name another value, or adds one. It stays sensitive if it
+    /// was.
     pub fn set(&mut self, known: Known, value: &[u8]) -> Result<(), Invalid> {
         let place = match self.has(known) {
             true => self.slots.iter().position(|slot| slot.known == known),
@@ -191,7 +193,8 @@ impl Block {
         had
     }
 
-    /// Takes all fields with this name out, which may be a known one. Returns whether there was one.
+    /// Takes all fields with this name out, which may be a known one. Returns whether there was
+    /// one.
     pub fn remove_name(&mut self, name: &[u8]) -> bool {
         match Known::of(name) {
             Known::Other => self.retain(|block, slot| !block.is(slot, name)),

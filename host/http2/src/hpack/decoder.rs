@@ -21,7 +21,8 @@ pub struct Decoder {
     table: Table,
     /// The most the peer may set the table's size to.
     ceiling: usize,
-    /// Whether the next block has to begin with a new size, since the ceiling fell below the old one.
+    /// Whether the next block has to begin with a new size, since the ceiling fell below the old
+    /// one.
     owed: bool,
 }
 

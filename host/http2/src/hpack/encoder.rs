@@ -1,19 +1,20 @@
 //! The encoder (RFC 7541, section 6).
 //!
 //! A field is looked for by the hash that came with it, in a small hash table of what was inserted
-//! lately: two places a bucket, and the older one is overwritten. A place that was overwritten costs a
-//! literal, never a wrong index, because what is found is compared.
+//! lately: two places a bucket, and the older one is overwritten. A place that was overwritten
+//! costs a literal, never a wrong index, because what is found is compared.
 //!
 //! What is inserted is in [`Indexing`]. A value that changes with each call would push out what all
 //! calls have in common, so most names' values are inserted when they are seen the second time.
 //!
 //! Strings are not Huffman-coded unless it is asked for: nearly all of a call's fields are indexes,
-//! and what is left are few and short strings, for which both sides would look up every byte to save
-//! a fifth of them. Between data centres that can be worth it, within one it is not.
+//! and what is left are few and short strings, for which both sides would look up every byte to
+//! save a fifth of them. Between data centres that can be worth it, within one it is not.
 
 use super::{Block, Indexing, Known, block::Slot, block::seed, huffman, table::Table};
 
-/// How many buckets of two there are: as many places as the table of 4096 bytes has entries at most.
+/// How many buckets of two there are: as many places as the table of 4096 bytes has entries at
+/// most.
 const BUCKETS: usize = 64;
 const NAMES: usize = 64;
 const LATELY: usize = 128;
@@ -41,8 +42,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder with a table of at most `most` bytes, which are 4096 until the peer's SETTINGS say
-    /// something else. With `huffman`, strings are Huffman-coded where that is shorter.
+    /// An encoder with a table of at most `most` bytes, which are 4096 until the peer's SETTINGS
+    /// say something else. With `huffman`, strings are Huffman-coded where that is shorter.
     pub fn new(most: usize, huffman: bool) -> Self {
         let mut encoder = Self { table: Table::new(4096), places: None, most, owed: None, huffman };
         encoder.set_peer_size(4096);

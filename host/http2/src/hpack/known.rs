@@ -1,7 +1,7 @@
 //! The names a relay knows, as numbers, and the static table of RFC 7541.
 //!
-//! A name that is known is never compared as bytes again: the decoder turns it into a [`Known`] once,
-//! where it comes in, and both tables and every block keep it as that.
+//! A name that is known is never compared as bytes again: the decoder turns it into a [`Known`]
+//! once, where it comes in, and both tables and every block keep it as that.
 
 use super::Indexing::{self, Never, Once, Seen, Volatile};
 

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The bytes of all entries lie one after the other. Those of evicted entries are moved out when
-//! they are as many as the table may hold: a move a table's worth of insertions, and no allocation an
-//! entry.
+//! they are as many as the table may hold: a move a table's worth of insertions, and no allocation
+//! an entry.
 
 use std::collections::VecDeque;
 
