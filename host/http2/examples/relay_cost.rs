@@ -4,9 +4,9 @@
 //!   client ──▶ [ server │ relay │ client ] ──▶ server
 //! ```
 //!
-//! `relay_cost CALLS` makes so many unary calls through a relay, one after the other, with the bytes
-//! of both ends recorded from a first run, so that nearly all that is counted is the relay's. Run it
-//! under a counter of instructions with two numbers and take the difference.
+//! `relay_cost CALLS` makes so many unary calls through a relay, one after the other, with the
+//! bytes of both ends recorded from a first run, so that nearly all that is counted is the relay's.
+//! Run it under a counter of instructions with two numbers and take the difference.
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use std::{io::IoSlice, time::Instant};
@@ -130,8 +130,8 @@ fn main() -> Result<(), Failure> {
     let trailers = block(&[("grpc-status", "0"), ("grpc-message", ""), ("x-cost", "1")])?;
     let message = Bytes::from(vec![0; 100]);
 
-    // The ends are run for every call, so what they cost is to be taken off: `relay_cost CALLS ends`
-    // does the same without the relay between them.
+    // The ends are run for every call, so what they cost is to be taken off:
+    // `relay_cost CALLS ends` does the same without the relay between them.
     let direct = std::env::args().nth(2).is_some();
     let (mut there, mut onward, mut back, mut home) =
         (BytesMut::new(), BytesMut::new(), BytesMut::new(), BytesMut::new());

@@ -34,6 +34,8 @@ mod fault;
 mod flow;
 mod frame;
 pub mod hpack;
+#[cfg(feature = "tokio")]
+pub mod io;
 mod limits;
 mod message;
 mod output;

@@ -152,6 +152,11 @@ impl Connection {
         self.events.pop_front()
     }
 
+    /// Whether there is a next event.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// What ended the connection, if something did.
     pub fn failed(&self) -> Option<Fault> {
         self.failed

@@ -143,7 +143,9 @@ impl Connection {
         }
         self.backlog += length;
         let waiting = state.backlog;
-        let full = waiting > self.limits.stream_backlog || self.backlog > self.limits.connection_backlog;
+        // One of which nothing waits would never hear that there is room.
+        let crowded = waiting > self.limits.stream_backlog || self.backlog > self.limits.connection_backlog;
+        let full = crowded && waiting > 0;
         state.told_full |= full;
         self.take_turns(stream);
         Ok(Backlog { stream: waiting, connection: self.backlog, full })

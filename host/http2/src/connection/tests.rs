@@ -305,6 +305,23 @@ fn data_waits_for_both_windows_and_streams_take_turns() {
 }
 
 #[test]
+fn who_is_told_to_wait_is_told_to_go_on() {
+    let mut peer = Peer::new(true, Limits { connection_backlog: 1000, ..Limits::default() });
+    let (first, second, third) = (peer.opened(), peer.opened(), peer.opened());
+    peer.connection.send_data(first, Bytes::from(vec![0; 100_000]), false).expect("open");
+    written(&mut peer.connection);
+    peer.events();
+    // The connection's window is used up, for all of them.
+    let backlog = peer.connection.send_data(second, Bytes::from_static(b"x"), false).expect("open");
+    assert!(backlog.full);
+    let backlog = peer.connection.send_data(third, Bytes::new(), false).expect("open");
+    assert!(!backlog.full, "nothing waits that could be sent");
+    peer.sends(&frame(kind::WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())).expect("an update");
+    written(&mut peer.connection);
+    assert_eq!(peer.events(), [Event::Writable { stream: second }]);
+}
+
+#[test]
 fn trailers_wait_for_the_data_before_them() {
     let mut peer = Peer::of_server();
     let stream = peer.calls(1, END);
