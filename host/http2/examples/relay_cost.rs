@@ -47,7 +47,7 @@ struct Relay {
 
 impl Relay {
     #[inline(never)]
-    fn from_client(&mut self, wire: &mut BytesMut, now: Instant) -> Result<(), Failure> {
+    fn requests(&mut self, wire: &mut BytesMut, now: Instant) -> Result<(), Failure> {
         self.inbound.receive(wire, now)?;
         while let Some(event) = self.inbound.next_event() {
             match event {
@@ -71,7 +71,7 @@ impl Relay {
     }
 
     #[inline(never)]
-    fn from_server(&mut self, wire: &mut BytesMut, now: Instant) -> Result<(), Failure> {
+    fn responses(&mut self, wire: &mut BytesMut, now: Instant) -> Result<(), Failure> {
         self.upstream.receive(wire, now)?;
         while let Some(event) = self.upstream.next_event() {
             let Some((down, _)) = self.call else { continue };
@@ -143,7 +143,7 @@ fn main() -> Result<(), Failure> {
         let wire = if direct {
             &mut there
         } else {
-            relay.from_client(&mut there, now)?;
+            relay.requests(&mut there, now)?;
             write(&mut relay.upstream, &mut onward);
             write(&mut relay.inbound, &mut home);
             &mut onward
@@ -165,7 +165,7 @@ fn main() -> Result<(), Failure> {
         let wire = if direct {
             &mut back
         } else {
-            relay.from_server(&mut back, now)?;
+            relay.responses(&mut back, now)?;
             write(&mut relay.inbound, &mut home);
             write(&mut relay.upstream, &mut onward);
             &mut home

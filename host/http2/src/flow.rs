@@ -24,7 +24,7 @@ impl SendWindow {
 
     /// Counts what was sent, which is no more than there was room for.
     pub(crate) fn sent(&mut self, count: usize) {
-        self.0 -= count as i64;
+        self.0 -= i64::from(count as u32);
     }
 
     /// Takes in a WINDOW_UPDATE. Returns false where the window gets too large.

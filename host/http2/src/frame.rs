@@ -40,19 +40,20 @@ pub(crate) struct Head {
 impl Head {
     /// The head that `input` begins with, if it is all there.
     pub(crate) fn read(input: &[u8]) -> Option<Self> {
-        let &[a, b, c, kind, flags, s, t, u, v] = input.first_chunk::<HEAD>()?;
+        let bytes = input.first_chunk::<HEAD>()?;
         Some(Self {
-            length: u32::from_be_bytes([0, a, b, c]) as usize,
-            kind,
-            flags,
-            stream: u32::from_be_bytes([s, t, u, v]) & crate::flow::MOST,
+            length: u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize,
+            kind: bytes[3],
+            flags: bytes[4],
+            stream: u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]) & crate::flow::MOST,
         })
     }
 
     pub(crate) fn bytes(self) -> [u8; HEAD] {
-        let [_, a, b, c] = (self.length as u32).to_be_bytes();
-        let [s, t, u, v] = self.stream.to_be_bytes();
-        [a, b, c, self.kind, self.flags, s, t, u, v]
+        let length = (self.length as u32).to_be_bytes();
+        let mut bytes = [length[1], length[2], length[3], self.kind, self.flags, 0, 0, 0, 0];
+        bytes[5..].copy_from_slice(&self.stream.to_be_bytes());
+        bytes
     }
 
     pub(crate) fn has(self, flag: u8) -> bool {

@@ -35,8 +35,8 @@ const PIECES: usize = 32;
 
 /// Who acts on a connection.
 pub trait Owner {
-    /// Takes all the events that there are, and gives the commands that it has. It is called in each
-    /// turn, and gets one of its own by waking the task of `context`.
+    /// Takes all the events that there are, and gives the commands that it has. It is called in
+    /// each turn, and gets one of its own by waking the task of `context`.
     ///
     /// When the connection ends it has its last turn before, and is dropped with the driver.
     fn turn(&mut self, context: &mut Context<'_>, connection: &mut Connection);

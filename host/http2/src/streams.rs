@@ -20,6 +20,12 @@ impl StreamId {
     pub fn number(self) -> u32 {
         self.number
     }
+
+    /// Where it is kept: a small number that no other open stream has, for a table of the owner's.
+    /// It is used again when the stream is gone, of which the owner may have events to take still.
+    pub fn place(self) -> usize {
+        self.place as usize
+    }
 }
 
 /// Spreads the numbers, which are consecutive.
@@ -54,15 +60,12 @@ pub(crate) struct Streams {
 impl Streams {
     pub(crate) fn insert(&mut self, stream: Stream) -> StreamId {
         let number = stream.number;
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.slots[place as usize] = Some(stream);
-                place
-            }
-            None => {
-                self.slots.push(Some(stream));
-                self.slots.len() as u32 - 1
-            }
+        let place = if let Some(place) = self.free.pop() {
+            self.slots[place as usize] = Some(stream);
+            place
+        } else {
+            self.slots.push(Some(stream));
+            self.slots.len() as u32 - 1
         };
         self.places.insert(number, place);
         self.last = (number, place);

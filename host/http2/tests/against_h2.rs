@@ -502,7 +502,7 @@ fn what_was_read_is_kept_as_it_is() {
     input.extend_from_slice(&wire);
     connection.receive(&mut input, now).unwrap();
     assert_eq!(&input[..], b"\0\0");
-    input.extend_from_slice(&[0xff; 30_000]);
+    input.extend_from_slice(&vec![0xff; 30_000]);
     let data = std::iter::from_fn(|| connection.next_event())
         .find_map(|event| if let Event::Data { bytes, .. } = event { Some(bytes) } else { None });
     assert_eq!(data.unwrap(), "hello");

@@ -177,6 +177,23 @@ impl Connection {
         self.drop_stream(stream);
     }
 
+    /// Gives up what the peer still sends on a stream, as when the answer does not need the rest of
+    /// the request: it is dropped, and the stream is reset with [`Code::NO_ERROR`] as soon as our
+    /// end is sent, unless the peer's has come by then.
+    pub fn discard(&mut self, stream: StreamId) {
+        let Some(state) = self.streams.get(stream) else { return };
+        if !state.state.can_receive() {
+            return;
+        }
+        if state.state.can_send() {
+            state.discard = true;
+            let unconsumed = std::mem::take(&mut state.unconsumed);
+            self.give_back(unconsumed);
+        } else {
+            self.reset(stream, Code::NO_ERROR);
+        }
+    }
+
     /// Lets the peer send more: so much of [`Event::Data`](crate::Event::Data)'s `flow_len` is done
     /// with. What is left of a stream that was reset is given back without it.
     pub fn consumed(&mut self, stream: StreamId, count: u32) {

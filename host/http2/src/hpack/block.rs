@@ -168,11 +168,12 @@ impl Block {
     /// Gives the first field with this name another value, or adds one. It stays sensitive if it
     /// was.
     pub fn set(&mut self, known: Known, value: &[u8]) -> Result<(), Invalid> {
-        let place = match self.has(known) {
-            true => self.slots.iter().position(|slot| slot.known == known),
-            false => None,
+        if !self.has(known) {
+            return self.push_known(known, value);
+        }
+        let Some(place) = self.slots.iter().position(|slot| slot.known == known) else {
+            return Err(Invalid);
         };
-        let Some(place) = place else { return self.push_known(known, value) };
         let (hash, valid) = scan::value(seed(known, &[]), value);
         if !valid {
             return Err(Invalid);

@@ -202,7 +202,9 @@ mod tests {
         let mut block = Block::new();
         decoder.decode(&hex(wire), 65536, &mut block).expect("a valid block");
         assert_eq!(block.flaw, None);
-        block.iter().map(|field| format!("{}={} ", field.name.escape_ascii(), field.value.escape_ascii())).collect()
+        block.iter().fold(String::new(), |all, field| {
+            all + &format!("{}={} ", field.name.escape_ascii(), field.value.escape_ascii())
+        })
     }
 
     #[test]

@@ -69,9 +69,10 @@ const fn canonical() -> Canonical {
 
 /// By the next [`LOOKUP`] bits: the first symbol in bits 0 to 7, the second in 8 to 15, the length
 /// of the first code in 16 to 19, of both in 20 to 23, and how many symbols there are in 24 and 25.
+#[allow(clippy::large_stack_arrays, reason = "it runs in the compiler only")]
 const fn pairs() -> [u32; 1 << LOOKUP] {
     let codes = canonical().codes;
-    let mut single = [(0_u32, 0_u32); 1 << LOOKUP];
+    let mut single = [(0_u8, 0_u8); 1 << LOOKUP];
     let mut symbol = 0;
     while symbol < EOS {
         let length = LENGTHS[symbol] as u32;
@@ -80,7 +81,7 @@ const fn pairs() -> [u32; 1 << LOOKUP] {
             let base = (codes[symbol] << spare) as usize;
             let mut low = 0;
             while low < 1 << spare {
-                single[base + low] = (symbol as u32, length);
+                single[base + low] = (symbol as u8, length as u8);
                 low += 1;
             }
         }
@@ -89,9 +90,10 @@ const fn pairs() -> [u32; 1 << LOOKUP] {
     let mut table = [0_u32; 1 << LOOKUP];
     let mut bits = 0;
     while bits < table.len() {
-        let (first, length) = single[bits];
+        let (first, length) = (single[bits].0 as u32, single[bits].1 as u32);
         if length > 0 {
             let (second, more) = single[(bits << length) & ((1 << LOOKUP) - 1)];
+            let (second, more) = (second as u32, more as u32);
             table[bits] = if more > 0 && length + more <= LOOKUP {
                 first | second << 8 | length << 16 | (length + more) << 20 | 2 << 24
             } else {

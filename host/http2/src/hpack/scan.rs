@@ -35,12 +35,11 @@ const fn mix(hash: u64, word: u64) -> u64 {
 
 /// The last 1 to 8 bytes as a word without a zero that is not in them.
 fn tail(bytes: &[u8]) -> u64 {
-    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        (Some(first), Some(last)) => u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)),
-        _ => {
-            let byte = |at: usize| u64::from(bytes[at]);
-            byte(0) | byte(bytes.len() / 2) << 8 | byte(bytes.len() - 1) << 16 | 0x2020_2020_2000_0000
-        }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
+    } else {
+        let byte = |at: usize| u64::from(bytes[at]);
+        byte(0) | byte(bytes.len() / 2) << 8 | byte(bytes.len() - 1) << 16 | 0x2020_2020_2000_0000
     }
 }
 
