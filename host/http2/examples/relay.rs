@@ -1,7 +1,8 @@
-//! The least relay there is, to be compared with others: it passes every call on over one connection.
+//! The least relay there is, to be compared with others: it passes every call on over one
+//! connection.
 //!
-//! `relay LISTEN UPSTREAM` takes HTTP/2 without TLS (prior knowledge) on one thread. Each connection
-//! is a task, and tasks send each other mail:
+//! `relay LISTEN UPSTREAM` takes HTTP/2 without TLS (prior knowledge) on one thread. Each
+//! connection is a task, and tasks send each other mail:
 //!
 //! ```text
 //!   client ──▶ Inbound ──mail──▶ Upstream ──▶ server
@@ -94,8 +95,8 @@ struct Call {
     asked: bool,
     /// Mail that came before there was room for a stream.
     held: Vec<Mail>,
-    /// Whether the sender to the server, and the one to the client, is asked to wait, and what is not
-    /// given back for it.
+    /// Whether the sender to the server, and the one to the client, is asked to wait, and what is
+    /// not given back for it.
     to_server: Gate,
     to_client: Gate,
 }

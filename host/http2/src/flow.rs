@@ -73,6 +73,16 @@ impl ReceiveWindow {
         Some(back)
     }
 
+    #[cfg(test)]
+    pub(crate) fn left_for_peer(&self) -> usize {
+        self.left as usize
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.left + i64::from(self.consumed) == i64::from(self.target)
+    }
+
     /// Makes the window another size. Returns by how much the peer's window shall grow, if it does;
     /// it becomes smaller without saying.
     #[must_use]

@@ -80,7 +80,7 @@ impl<S, O> Driver<S, O> {
 impl<S: AsyncRead + AsyncWrite + Unpin, O: Owner> Driver<S, O> {
     /// Reads what there is. Returns whether there may be more.
     fn read(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
-        let now = Instant::now();
+        let mut now = None;
         for _ in 0..READS {
             if self.ended.is_some() {
                 return Ok(false);
@@ -92,7 +92,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, O: Owner> Driver<S, O> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(0) => self.ended = Some(Ended::Closed),
                 Poll::Ready(_) => {
-                    if let Err(fault) = self.connection.receive(&mut self.input, now) {
+                    if let Err(fault) = self.connection.receive(&mut self.input, *now.get_or_insert_with(Instant::now))
+                    {
                         self.ended = Some(Ended::Fault(fault));
                     }
                 }

@@ -30,6 +30,8 @@ pub(crate) struct Output {
     /// After how many bytes of `small` each comes.
     large: VecDeque<(usize, Bytes)>,
     large_len: usize,
+    /// How much was ever written.
+    total: u64,
 }
 
 impl Output {
@@ -39,6 +41,11 @@ impl Output {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How much was ever written.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
     }
 
     /// The buffer, to write frames to its end.
@@ -82,6 +89,7 @@ impl Output {
 
     /// Takes out what was written.
     pub(crate) fn written(&mut self, mut count: usize) {
+        self.total += count as u64;
         while let Some((after, bytes)) = self.large.front_mut() {
             let before = (*after - self.written).min(count);
             self.written += before;

@@ -53,6 +53,35 @@ enum Leaving {
     Final(u32),
 }
 
+/// Answers to PING and SETTINGS that are not written yet, to within the ones of two stretches of
+/// the output.
+#[derive(Debug, Default)]
+struct Acks {
+    /// Those before `until`, and those after it.
+    before: u32,
+    after: u32,
+    /// How far the output is written when those before are.
+    until: u64,
+}
+
+impl Acks {
+    /// Notes another one. Returns how many there are.
+    fn add(&mut self) -> u32 {
+        self.after += 1;
+        self.before + self.after
+    }
+
+    /// Notes how far the output is written, and how far it reaches.
+    fn written(&mut self, written: u64, reaches: u64) {
+        if written == reaches {
+            *self = Self::default();
+        } else if written >= self.until {
+            self.before = std::mem::take(&mut self.after);
+            self.until = reaches;
+        }
+    }
+}
+
 /// The state of one HTTP/2 connection. It does no I/O: what was read goes in by
 /// [`receive`](Self::receive), what is to be written comes out by [`slices`](Self::slices).
 #[derive(Debug)]
@@ -85,7 +114,7 @@ pub struct Connection {
     receive: ReceiveWindow,
     resets: Bucket,
     idle_frames: Bucket,
-    pending_acks: u32,
+    acks: Acks,
     leaving: Leaving,
     /// The last stream that the peer takes, once it said so.
     peer_leaves: Option<u32>,
@@ -130,7 +159,7 @@ impl Connection {
             receive: ReceiveWindow::new(flow::INITIAL),
             resets: Bucket::new(limits.resets, now),
             idle_frames: Bucket::new(limits.idle_frames, now),
-            pending_acks: 0,
+            acks: Acks::default(),
             leaving: Leaving::No,
             peer_leaves: None,
             spare: Vec::new(),

@@ -51,11 +51,19 @@ impl Connection {
             input.advance(length);
             self.preface_due = false;
         }
-        while let Some(head) = Head::read(input) {
+        // How much of the input is done with: it is cut off in few steps.
+        let mut done = 0;
+        let result = self.frames(input, &mut done);
+        input.advance(done);
+        result
+    }
+
+    fn frames(&mut self, input: &mut BytesMut, done: &mut usize) -> Result<(), Fault> {
+        while let Some(head) = Head::read(&input[*done..]) {
             if head.length > self.limits.frame as usize {
                 return Err(Fault::FrameTooLarge);
             }
-            if input.len() < HEAD + head.length {
+            if input.len() - *done < HEAD + head.length {
                 break;
             }
             if self.settings_due && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {
@@ -65,11 +73,12 @@ impl Connection {
                 return Err(Fault::Interrupted);
             }
             if head.kind == kind::DATA {
-                input.advance(HEAD);
+                input.advance(std::mem::take(done) + HEAD);
                 self.data(head, input)?;
             } else {
-                self.other(head, &input[HEAD..HEAD + head.length])?;
-                input.advance(HEAD + head.length);
+                let start = *done + HEAD;
+                *done = start + head.length;
+                self.other(head, &input[start..*done])?;
             }
         }
         Ok(())
@@ -307,7 +316,7 @@ impl Connection {
             if let Some(state) = self.streams.get(stream) {
                 state.headed = true;
             }
-            self.too_large(stream, end);
+            self.too_large(stream, end)?;
             return Ok(Some(block));
         }
         let message = match message::request(&block) {
@@ -365,7 +374,7 @@ impl Connection {
             return Ok(Some(block));
         }
         if !whole {
-            self.too_large(stream, end);
+            self.too_large(stream, end)?;
             return Ok(Some(block));
         }
         if end {
@@ -392,7 +401,8 @@ impl Connection {
     }
 
     /// Sees to a stream whose header block or trailers are too large.
-    fn too_large(&mut self, stream: StreamId, end: bool) {
+    fn too_large(&mut self, stream: StreamId, end: bool) -> Result<(), Fault> {
+        self.reset_cost()?;
         if self.client {
             self.write_reset(stream.number, Code::CANCEL);
             self.drop_stream(stream);
@@ -404,6 +414,7 @@ impl Connection {
             }
         }
         self.event(Event::HeadersTooLarge { stream, limit: "header_block" });
+        Ok(())
     }
 
     // RST_STREAM (section 6.4).
@@ -504,8 +515,7 @@ impl Connection {
 
     /// Answers a frame, as long as the peer reads the answers.
     fn acks(&mut self, kind: u8, payload: &[u8]) -> Result<(), Fault> {
-        self.pending_acks += 1;
-        if self.pending_acks > self.limits.pending_acks {
+        if self.acks.add() > self.limits.pending_acks {
             return Err(Fault::PendingAcks);
         }
         self.frame(kind, flag::ACK, 0, payload);

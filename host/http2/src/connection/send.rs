@@ -276,9 +276,8 @@ impl Connection {
     /// Notes that so many bytes of the pieces were written.
     pub fn written(&mut self, count: usize) {
         self.output.written(count);
-        if self.output.is_empty() {
-            self.pending_acks = 0;
-        }
+        let written = self.output.total();
+        self.acks.written(written, written + self.output.len() as u64);
     }
 
     fn turns(&mut self) {

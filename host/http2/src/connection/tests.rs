@@ -811,6 +811,20 @@ fn answers_that_nobody_reads_are_bounded() {
 }
 
 #[test]
+fn answers_are_no_longer_pending_though_something_always_is() {
+    let mut peer = Peer::of_server();
+    let stream = peer.calls(1, END);
+    peer.connection.send_headers(stream, &block(&[(":status", "200")]), false).expect("open");
+    for _ in 0..10_000 {
+        peer.sends(&frame(kind::PING, 0, 0, &[0; 8])).expect("a ping");
+        peer.now += Duration::from_millis(10);
+        // All but the last bytes of it are written.
+        let ready = peer.connection.prepared();
+        peer.connection.written(ready.saturating_sub(5));
+    }
+}
+
+#[test]
 fn too_many_streams_are_refused_and_no_fault() {
     let mut peer = Peer::new(false, Limits { streams: 2, ..Limits::default() });
     let first = peer.calls(1, END);
@@ -973,5 +987,191 @@ proptest! {
         let mut peer = Peer::of_client();
         peer.opened();
         let _ = peer.sends(&wire);
+    }
+}
+
+// Two of ours, with all that either can do.
+
+#[derive(Debug, Clone)]
+enum Step {
+    Open { end: bool },
+    Respond { stream: usize, end: bool },
+    Data { client: bool, stream: usize, length: usize, end: bool },
+    Trailers { client: bool, stream: usize },
+    Reset { client: bool, stream: usize },
+    Discard { client: bool, stream: usize },
+    Consume { client: bool, share: u32 },
+    Carry { from_client: bool, most: usize },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let side = any::<bool>();
+    let stream = 0..8_usize;
+    prop_oneof![
+        3 => any::<bool>().prop_map(|end| Step::Open { end }),
+        3 => (stream.clone(), any::<bool>()).prop_map(|(stream, end)| Step::Respond { stream, end }),
+        6 => (side, stream.clone(), prop_oneof![0..20_usize, 0..70_000_usize], prop::bool::weighted(0.2))
+            .prop_map(|(client, stream, length, end)| Step::Data { client, stream, length, end }),
+        2 => (side, stream.clone()).prop_map(|(client, stream)| Step::Trailers { client, stream }),
+        1 => (side, stream.clone()).prop_map(|(client, stream)| Step::Reset { client, stream }),
+        1 => (side, stream).prop_map(|(client, stream)| Step::Discard { client, stream }),
+        3 => (side, 1..4_u32).prop_map(|(client, share)| Step::Consume { client, share }),
+        8 => (side, prop_oneof![1..50_usize, 1..100_000_usize])
+            .prop_map(|(from_client, most)| Step::Carry { from_client, most }),
+    ]
+}
+
+struct End {
+    connection: Connection,
+    input: BytesMut,
+    /// In the order in which they came up.
+    streams: Vec<StreamId>,
+    unconsumed: Vec<(StreamId, u32)>,
+}
+
+impl End {
+    fn carry(&mut self, to: &mut Self, most: usize, now: Instant) -> bool {
+        self.connection.prepare();
+        let mut slices = [std::io::IoSlice::new(&[]); 8];
+        let count = self.connection.slices(&mut slices);
+        let mut bytes: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+        bytes.truncate(most);
+        self.connection.written(bytes.len());
+        to.input.extend_from_slice(&bytes);
+        to.connection.receive(&mut to.input, now).expect("both keep to the rules");
+        for event in events(&mut to.connection) {
+            match event {
+                Event::Headers { stream, block, .. } => {
+                    if !to.connection.client {
+                        to.streams.push(stream);
+                    }
+                    to.connection.recycle(block);
+                }
+                Event::Data { stream, flow_len, .. } => to.unconsumed.push((stream, flow_len)),
+                Event::StreamFault { fault, .. } => panic!("{fault}"),
+                _ => {}
+            }
+        }
+        !bytes.is_empty()
+    }
+
+    fn stream(&self, number: usize) -> Option<StreamId> {
+        // Mostly the last ones.
+        self.streams.len().checked_sub(1 + number).map(|at| self.streams[at])
+    }
+
+    fn consume(&mut self, share: u32) {
+        let mut left = Vec::new();
+        for (stream, count) in std::mem::take(&mut self.unconsumed) {
+            let part = count / share;
+            self.connection.consumed(stream, part);
+            if count > part {
+                left.push((stream, count - part));
+            }
+        }
+        self.unconsumed = left;
+    }
+}
+
+fn run(steps: &[Step], limits: &Limits) {
+    let now = Instant::now();
+    let end = |client| End {
+        connection: Connection::new(client, limits.clone(), now),
+        input: BytesMut::new(),
+        streams: Vec::new(),
+        unconsumed: Vec::new(),
+    };
+    let (mut client, mut server) = (end(true), end(false));
+    for step in steps {
+        match *step {
+            Step::Open { end } => {
+                let request = block(&[(":method", "POST"), (":scheme", "http"), (":path", "/a")]);
+                client.streams.extend(client.connection.open(&request, end));
+            }
+            Step::Respond { stream, end } => {
+                if let Some(stream) = server.stream(stream)
+                    && server.connection.streams.get(stream).is_some_and(|state| !state.bare)
+                {
+                    let _ = server.connection.send_headers(stream, &block(&[(":status", "200")]), end);
+                    if let Some(state) = server.connection.streams.get(stream) {
+                        // Servers do not look at it: here it is that the response began.
+                        state.bare = true;
+                    }
+                }
+            }
+            Step::Data { client: by_client, stream, length, end } => {
+                let side = if by_client { &mut client } else { &mut server };
+                if let Some(stream) = side.stream(stream) {
+                    let began = side.connection.streams.get(stream).is_some_and(|state| state.bare);
+                    if by_client || began {
+                        let _ = side.connection.send_data(stream, Bytes::from(vec![7; length]), end);
+                    }
+                }
+            }
+            Step::Trailers { client: by_client, stream } => {
+                let side = if by_client { &mut client } else { &mut server };
+                if let Some(stream) = side.stream(stream) {
+                    let began = side.connection.streams.get(stream).is_some_and(|state| state.bare);
+                    if by_client || began {
+                        let _ = side.connection.send_trailers(stream, &block(&[("grpc-status", "0")]));
+                    }
+                }
+            }
+            Step::Reset { client: by_client, stream } => {
+                let side = if by_client { &mut client } else { &mut server };
+                if let Some(stream) = side.stream(stream) {
+                    side.connection.reset(stream, Code::CANCEL);
+                }
+            }
+            Step::Discard { client: by_client, stream } => {
+                let side = if by_client { &mut client } else { &mut server };
+                if let Some(stream) = side.stream(stream) {
+                    side.connection.discard(stream);
+                }
+            }
+            Step::Consume { client: by_client, share } => {
+                if by_client { &mut client } else { &mut server }.consume(share);
+            }
+            Step::Carry { from_client: true, most } => {
+                client.carry(&mut server, most, now);
+            }
+            Step::Carry { from_client: false, most } => {
+                server.carry(&mut client, most, now);
+            }
+        }
+    }
+    // All that is open is given up, and all that is on its way arrives.
+    for round in 0.. {
+        let moved = client.carry(&mut server, usize::MAX, now) | server.carry(&mut client, usize::MAX, now);
+        client.consume(1);
+        server.consume(1);
+        if !moved && client.connection.prepared() + server.connection.prepared() == 0 {
+            let open = client.connection.streams.ids();
+            if open.is_empty() {
+                break;
+            }
+            for stream in open {
+                client.connection.reset(stream, Code::CANCEL);
+            }
+        }
+        assert!(round < 50_000, "it never ends");
+    }
+    for (from, to) in [(&client.connection, &server.connection), (&server.connection, &client.connection)] {
+        assert_eq!((from.open, from.backlog), (0, 0));
+        assert!(from.streams.is_empty());
+        assert_eq!(from.send.room(), to.receive.left_for_peer());
+        assert!(to.receive.is_whole());
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_lost_or_left_whatever_both_do(
+        steps in prop::collection::vec(any_step(), 0..120),
+        window in prop_oneof![Just(0_u32), Just(10), 1000..300_000_u32],
+        output in prop_oneof![Just(16_384_usize), Just(65_536)],
+    ) {
+        let limits = Limits { stream_window: window, output, connection_window: 70_000, ..Limits::default() };
+        run(&steps, &limits);
     }
 }

@@ -167,12 +167,18 @@ impl Encoder {
 }
 
 /// An integer with a prefix of so many bits, below `flags` (RFC 7541, section 5.1).
+#[inline]
 fn integer(out: &mut Vec<u8>, flags: u8, bits: u32, value: usize) {
     let mask = (1 << bits) - 1;
     if value < mask {
         out.push(flags | value as u8);
-        return;
+    } else {
+        long_integer(out, flags, mask, value);
     }
+}
+
+#[cold]
+fn long_integer(out: &mut Vec<u8>, flags: u8, mask: usize, value: usize) {
     out.push(flags | mask as u8);
     let mut rest = value - mask;
     while rest >= 0x80 {
