@@ -24,8 +24,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::{Connection, Fault};
 
-/// What a read has room for: a frame of the usual largest size.
+/// What a read has room for at first: a frame of the usual largest size.
 const READ: usize = 16_384 + 9;
+/// What it has room for at most, while reads are filled.
+const MOST: usize = 8 * READ;
 /// With less room than this left, more is made before a read.
 const ROOM: usize = 4096;
 /// How many reads there are in a turn before others on the thread have theirs.
@@ -60,6 +62,8 @@ pub struct Driver<S, O> {
     connection: Connection,
     owner: O,
     input: BytesMut,
+    /// What the next read has room for.
+    room: usize,
     ended: Option<Ended>,
     /// Whether something was written and not flushed.
     unflushed: bool,
@@ -68,7 +72,7 @@ pub struct Driver<S, O> {
 impl<S, O> Driver<S, O> {
     /// A driver of a connection that nothing has been read for.
     pub fn new(socket: S, connection: Connection, owner: O) -> Self {
-        Self { socket, connection, owner, input: BytesMut::new(), ended: None, unflushed: false }
+        Self { socket, connection, owner, input: BytesMut::new(), room: READ, ended: None, unflushed: false }
     }
 
     /// Who acts on the connection.
@@ -86,12 +90,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, O: Owner> Driver<S, O> {
                 return Ok(false);
             }
             if self.input.capacity() - self.input.len() < ROOM {
-                self.input.reserve(READ);
+                self.input.reserve(self.room);
             }
+            let room = self.input.capacity() - self.input.len();
             match pin!(self.socket.read_buf(&mut self.input)).poll(context)? {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(0) => self.ended = Some(Ended::Closed),
-                Poll::Ready(_) => {
+                Poll::Ready(count) => {
+                    if count == room && room >= self.room {
+                        self.room = (self.room * 2).min(MOST);
+                    } else if count < READ / 4 {
+                        self.room = READ;
+                    }
                     if let Err(fault) = self.connection.receive(&mut self.input, *now.get_or_insert_with(Instant::now))
                     {
                         self.ended = Some(Ended::Fault(fault));
