@@ -164,7 +164,7 @@ impl Places {
     }
 }
 
-struct Inbound {
+pub(crate) struct Inbound {
     shared: Rc<Shared>,
     mailbox: Rc<Mailbox>,
     places: Places,
@@ -299,7 +299,7 @@ impl Drop for Inbound {
     }
 }
 
-struct Upstream {
+pub(crate) struct Upstream {
     shared: Rc<Shared>,
     places: Places,
     /// Calls that there is no room for yet.
@@ -441,28 +441,50 @@ impl Upstream {
     }
 }
 
+/// The calls of all connections, and what they have in common.
+pub(crate) struct Relay {
+    shared: Rc<Shared>,
+    limits: Limits,
+}
+
+impl Relay {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let shared = Shared { calls: RefCell::default(), upstream: Mailbox::default() };
+        Self { shared: Rc::new(shared), limits }
+    }
+
+    /// The connection to the server, which there is one of.
+    pub(crate) fn upstream<S>(&self, socket: S) -> Driver<S, Upstream> {
+        let owner = Upstream { shared: self.shared.clone(), places: Places::default(), waiting: VecDeque::new() };
+        Driver::new(socket, Connection::client(self.limits.clone(), Instant::now()), owner)
+    }
+
+    /// A client's connection.
+    pub(crate) fn inbound<S>(&self, socket: S) -> Driver<S, Inbound> {
+        let owner = Inbound { shared: self.shared.clone(), mailbox: Rc::default(), places: Places::default() };
+        Driver::new(socket, Connection::server(self.limits.clone(), Instant::now()), owner)
+    }
+}
+
+#[allow(dead_code, reason = "a test has this file as a module")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(listen), Some(upstream)) = (arguments.next(), arguments.next()) else {
         return Err("relay LISTEN UPSTREAM".into());
     };
-    let limits = Limits { header_block: 1 << 20, ..Limits::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async move {
+        let relay = Relay::new(Limits { header_block: 1 << 20, ..Limits::default() });
         let socket = TcpStream::connect(&upstream).await?;
         socket.set_nodelay(true)?;
-        let shared = Rc::new(Shared { calls: RefCell::default(), upstream: Mailbox::default() });
-        let owner = Upstream { shared: shared.clone(), places: Places::default(), waiting: VecDeque::new() };
-        let connection = Connection::client(limits.clone(), Instant::now());
-        let ended = tokio::task::spawn_local(Driver::new(socket, connection, owner));
+        let ended = tokio::task::spawn_local(relay.upstream(socket));
         let listener = TcpListener::bind(&listen).await?;
         tokio::task::spawn_local(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let _ = socket.set_nodelay(true);
-                let owner = Inbound { shared: shared.clone(), mailbox: Rc::default(), places: Places::default() };
-                let connection = Connection::server(limits.clone(), Instant::now());
+                let connection = relay.inbound(socket);
                 tokio::task::spawn_local(async move {
-                    match Driver::new(socket, connection, owner).await {
+                    match connection.await {
                         Ok(ended) => eprintln!("a client's connection ended: {ended:?}"),
                         Err(error) => eprintln!("a client's connection ended: {error}"),
                     }

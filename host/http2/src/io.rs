@@ -94,7 +94,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, O: Owner> Driver<S, O> {
             }
             let room = self.input.capacity() - self.input.len();
             match pin!(self.socket.read_buf(&mut self.input)).poll(context)? {
-                Poll::Pending => return Ok(false),
+                Poll::Pending => {
+                    // What it grew to in a busy time is not kept when that is over.
+                    if self.room == READ && self.input.is_empty() && self.input.capacity() > 2 * READ {
+                        self.input = BytesMut::new();
+                    }
+                    return Ok(false);
+                }
                 Poll::Ready(0) => self.ended = Some(Ended::Closed),
                 Poll::Ready(count) => {
                     if count == room && room >= self.room {
@@ -110,6 +116,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, O: Owner> Driver<S, O> {
             }
         }
         Ok(true)
+    }
+
+    /// Reads what has come by now and drops it: a socket that is closed with something unread is
+    /// reset, and the peer might not read why.
+    fn drain(&mut self, context: &mut Context<'_>) {
+        for _ in 0..READS {
+            self.input.clear();
+            self.input.reserve(READ);
+            match pin!(self.socket.read_buf(&mut self.input)).poll(context) {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                _ => break,
+            }
+        }
     }
 
     /// Writes what is ready. Pending means that the socket takes no more.
@@ -161,6 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, O: Owner + Unpin> Future for Driver<S, O
         if let Some(ended) = driver.ended {
             // Best effort: the other side may be gone.
             let _ = Pin::new(&mut driver.socket).poll_shutdown(context);
+            driver.drain(context);
             return Poll::Ready(Ok(ended));
         }
         if more {

@@ -1,6 +1,9 @@
-//! The same calls between our sides and those of the `h2` crate, in all pairs but its own: what
-//! arrives must be the same.
+//! The same calls between our sides and those of the `h2` crate, in all pairs, its own with the
+//! example's relay between them: what arrives must be the same.
 #![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../examples/relay.rs"]
+mod relay;
 
 use std::{
     collections::HashMap,
@@ -387,12 +390,27 @@ async fn h2_client(socket: DuplexStream, window: u32, calls: &[Call]) -> Vec<Rep
 
 // The pairs.
 
+const PAIRS: [&str; 5] = [
+    "our client, our server",
+    "our client, h2 server",
+    "h2 client, our server",
+    "h2 client, relay, h2 server",
+    "our client, relay, our server",
+];
+
 fn check(calls: &[Call], limits: &Limits, h2_window: u32, pipe: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let expected: Vec<_> = calls.iter().map(Call::expected).collect();
-    runtime.block_on(async {
-        for pair in ["our client, our server", "our client, h2 server", "h2 client, our server"] {
-            let (here, there) = tokio::io::duplex(pipe);
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        for pair in PAIRS {
+            let (here, mut there) = tokio::io::duplex(pipe);
+            if pair.contains("relay") {
+                let relay = relay::Relay::new(limits.clone());
+                tokio::task::spawn_local(relay.inbound(there));
+                let (onward, server) = tokio::io::duplex(pipe);
+                tokio::task::spawn_local(relay.upstream(onward));
+                there = server;
+            }
             let server = if pair.ends_with("our server") {
                 tokio::spawn(our_server(there, limits.clone()))
             } else {
@@ -413,7 +431,9 @@ fn check(calls: &[Call], limits: &Limits, h2_window: u32, pipe: usize) {
                     reply.content.len()
                 );
             }
-            timeout(Duration::from_secs(20), server).await.expect(pair).expect(pair);
+            if !pair.contains("relay") {
+                timeout(Duration::from_secs(20), server).await.expect(pair).expect(pair);
+            }
         }
     });
 }
@@ -506,4 +526,26 @@ fn what_was_read_is_kept_as_it_is() {
     let data = std::iter::from_fn(|| connection.next_event())
         .find_map(|event| if let Event::Data { bytes, .. } = event { Some(bytes) } else { None });
     assert_eq!(data.unwrap(), "hello");
+}
+
+/// A peer that breaks the rules reads why before the connection ends.
+#[test]
+fn a_fault_is_told() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        client.write_all(&[b'x'; 10_000]).await.unwrap();
+        let echo = Echo { fields: HashMap::new(), owed: HashMap::new() };
+        let driver = Driver::new(server, Connection::server(Limits::default(), Instant::now()), echo);
+        let ended = driver.await.unwrap();
+        assert_eq!(ended, waymark_http2::io::Ended::Fault(waymark_http2::Fault::Preface));
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert!(read.ends_with(b"preface"), "{}", read.escape_ascii());
+    });
 }
