@@ -280,6 +280,7 @@ impl Inbound {
             Mail::Open { .. } => {}
         }
         if ended {
+            connection.consumed(stream, std::mem::take(&mut state.to_server.owed));
             if !state.asked {
                 connection.discard(stream);
             }
@@ -347,7 +348,6 @@ impl Owner for Upstream {
                     Mail::Data { call, bytes, end }
                 }
                 Event::Trailers { block, .. } => {
-                    connection.consumed(stream, std::mem::take(&mut state.to_client.owed));
                     ended = true;
                     Mail::Trailers { call, block }
                 }
@@ -367,6 +367,8 @@ impl Owner for Upstream {
             };
             if ended {
                 self.places.clear(stream);
+                // The client's side may still be full of it: no more than a window a call.
+                connection.consumed(stream, std::mem::take(&mut state.to_client.owed));
                 if !state.asked {
                     connection.reset(stream, Code::CANCEL);
                 }

@@ -35,7 +35,8 @@ pub enum Event {
         /// A part of the buffer that was read into.
         bytes: Bytes,
         /// What [`Connection::consumed`](crate::Connection::consumed) is to be told when it is done
-        /// with: the bytes, and padding.
+        /// with: the bytes, and padding. It has to be told of each, or the stream be reset, or else
+        /// the connection's window gets smaller for ever.
         flow_len: u32,
         /// Whether the message ends here, without trailers.
         end: bool,

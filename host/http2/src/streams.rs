@@ -34,7 +34,8 @@ struct Spread(u64);
 
 impl Hasher for Spread {
     fn finish(&self) -> u64 {
-        self.0
+        // The low bits choose the place, and would be those of the number alone.
+        self.0 ^ self.0 >> 32
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -139,10 +140,19 @@ impl Remembered {
     /// Notes that a stream with this number, higher than all before, is there.
     pub(crate) fn began(&mut self, number: u32) {
         if !self.bits.is_empty() {
-            let past = ((number - self.last) / 2).min(self.streams);
-            for back in 0..past {
-                let at = (number / 2).wrapping_sub(back) % self.streams;
-                self.bits[at as usize / 64] &= !(1 << (at % 64));
+            let end = number / 2 + 1;
+            let past = (end - (self.last / 2 + 1).min(end)).min(self.streams);
+            let mut at = end - past;
+            while at < end {
+                // By words, so that numbers that are left out cost nothing.
+                let word = &mut self.bits[(at % self.streams) as usize / 64];
+                if at.is_multiple_of(64) && end - at >= 64 {
+                    *word = 0;
+                    at += 64;
+                } else {
+                    *word &= !(1 << (at % 64));
+                    at += 1;
+                }
             }
         }
         self.last = number;
@@ -199,6 +209,14 @@ mod tests {
         remembered.began(1 + 128);
         assert_eq!(remembered.how(1), Gone::Forgotten);
         assert_eq!(remembered.how(3), Gone::Ended);
+        for number in (131..).step_by(2).take(300) {
+            remembered.began(number);
+            assert_eq!(remembered.how(number), Gone::Ended);
+            remembered.reset(number);
+            if number > 131 + 2 * 63 {
+                assert_eq!(remembered.how(number - 2 * 63), Gone::Reset);
+            }
+        }
         remembered.reset(129);
         remembered.began(1_000_001);
         assert_eq!(remembered.how(1_000_001), Gone::Ended);

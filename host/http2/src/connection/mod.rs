@@ -196,6 +196,18 @@ impl Connection {
         &self.peer
     }
 
+    /// Whether the peer has acknowledged our settings. One that never does is to be ended, with
+    /// [`Code::SETTINGS_TIMEOUT`].
+    pub fn is_acknowledged(&self) -> bool {
+        self.acknowledged
+    }
+
+    /// Whether the peer is in the middle of something, and sends nothing else meanwhile: the
+    /// preface, or a header block of several frames. One that stays there is to be ended.
+    pub fn is_interrupted(&self) -> bool {
+        self.preface_due || self.settings_due || self.partial.is_some()
+    }
+
     /// How many streams are open, by who opens them.
     pub fn open_streams(&self) -> usize {
         self.open as usize

@@ -149,7 +149,8 @@ impl Connection {
 
     fn data(&mut self, head: Head, input: &mut BytesMut) -> Result<(), Fault> {
         let length = head.length as u32;
-        let (start, stop) = frame::content(head, input.first().copied())?;
+        let first = if length > 0 { input.first().copied() } else { None };
+        let (start, stop) = frame::content(head, first)?;
         if head.stream == 0 {
             return Err(Fault::WrongStream);
         }
@@ -344,6 +345,8 @@ impl Connection {
     /// A block of a stream that is there. Returns it where it is not handed on.
     fn block_of(&mut self, stream: StreamId, end: bool, whole: bool, block: Block) -> Result<Option<Block>, Fault> {
         let Some(state) = self.streams.get(stream) else { return Ok(Some(block)) };
+        // What is dropped need not be whole.
+        let whole = whole || state.discard;
         let checked = state.state.check().and_then(|()| {
             if state.headed {
                 if !end {
