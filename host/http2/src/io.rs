@@ -160,8 +160,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, O: Owner + Unpin> Future for Driver<S, O
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let driver = self.get_mut();
-        let more = driver.read(context)?;
+        let read = driver.read(context);
+        // An error, too, may come after what was read.
         driver.owner.turn(context, &mut driver.connection);
+        let more = read?;
         let wrote = driver.write(context)?;
         // Writing made room, of which the owner may hear.
         if driver.connection.has_events() {

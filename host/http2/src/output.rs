@@ -20,7 +20,7 @@ const SMALL: usize = 4096;
 /// What is written of the small buffer is moved out when it is as much as this.
 const STALE: usize = 64 << 10;
 /// A buffer that grew above this is not kept.
-const KEPT: usize = 256 << 10;
+const KEPT: usize = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct Output {

@@ -1175,3 +1175,11 @@ proptest! {
         run(&steps, &limits);
     }
 }
+
+#[test]
+fn a_connection_at_rest_is_small() {
+    let peer = Peer::of_server();
+    assert!(size_of::<Connection>() < 1500, "{}", size_of::<Connection>());
+    assert!(size_of::<Event>() <= 136, "{}", size_of::<Event>());
+    assert!(peer.connection.output.is_empty() && peer.connection.spare.is_empty());
+}
