@@ -17,6 +17,7 @@ use std::{
 const ORDER: &[(&str, &[&str])] = &[
     ("testing", &[]),
     ("core", &["backoff", "secret", "text", "exposition", "model", "naming", "policy", "snapshot", "check", "traffic"]),
+    ("http2", &[]),
     ("net", &["resolve", "address_filter", "health"]),
     ("registry", &[]),
     ("embedded", &[]),
