@@ -9,6 +9,7 @@
 //!
 //!   load generator ──▶ proxy ──▶ backend (three instances)
 //!                      direct (none), bare hyper on one thread and on a multi-thread runtime, h2 alone,
+//!                      our own HTTP/2 alone,
 //!                      waymark node with a plan and with Wasm each request ──▶ waymark etcd,
 //!                      haproxy, nginx, nghttpx, Pingora, Envoy
 //! ```
@@ -28,6 +29,7 @@ mod h2_only;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod instructions;
+mod own_http2;
 #[path = "../calls/parts.rs"]
 #[allow(dead_code, reason = "the calls' benchmark uses the rest")]
 mod parts;
@@ -108,6 +110,9 @@ enum Role {
     /// The crate `h2` in front of them.
     #[command(hide = true)]
     H2Only { instances: Vec<SocketAddr> },
+    /// Our own HTTP/2 in front of them.
+    #[command(hide = true)]
+    OwnHttp2 { instances: Vec<SocketAddr> },
     /// A load generator.
     #[command(hide = true)]
     Load,
@@ -124,6 +129,7 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Backend { instances }) => roles::backend(instances),
         Some(Role::Bare { multi, instances }) => roles::bare(multi, &instances),
         Some(Role::H2Only { instances }) => roles::h2_only(&instances),
+        Some(Role::OwnHttp2 { instances }) => roles::own_http2(&instances),
         Some(Role::Load) => roles::load(),
     }
 }

@@ -53,6 +53,7 @@ impl Proxy {
             Subject::Bare => ours(&["bare"], setting)?,
             Subject::BareMulti => ours(&["bare", "--multi", &workers], setting)?,
             Subject::H2Only => ours(&["h2-only"], setting)?,
+            Subject::OwnHttp2 => ours(&["own-http2"], setting)?,
             Subject::Plan | Subject::EachRequest => {
                 let node = Node::start(setting)?;
                 (vec![node.proxy], Process::Waymark(node))

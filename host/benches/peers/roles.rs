@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, Runtime},
+    runtime::{Builder, LocalOptions, Runtime},
     sync::oneshot,
 };
 use tonic::transport::Channel;
@@ -20,6 +20,7 @@ pub(crate) use super::parts::backend;
 use super::{
     bare, h2_only,
     harness::child,
+    own_http2,
     parts::{EACH_REQUEST, PLAN, listen, runtime},
     streams::{Load, Until, connect, run},
 };
@@ -30,14 +31,21 @@ pub(crate) fn bare(workers: Option<usize>, instances: &[SocketAddr]) -> anyhow::
         None => this_thread()?,
         workers => runtime(workers)?,
     };
-    proxy(&runtime, async |listener| bare::start(listener, instances).await)?;
+    runtime.block_on(proxy(async |listener| bare::start(listener, instances).await))?;
     runtime.shutdown_background();
     Ok(())
 }
 
 /// The crate `h2`, and nothing else, on this thread.
 pub(crate) fn h2_only(instances: &[SocketAddr]) -> anyhow::Result<()> {
-    proxy(&this_thread()?, async |listener| h2_only::start(listener, instances).await)
+    this_thread()?.block_on(proxy(async |listener| h2_only::start(listener, instances).await))
+}
+
+/// Our own HTTP/2, and nothing else, on this thread.
+pub(crate) fn own_http2(instances: &[SocketAddr]) -> anyhow::Result<()> {
+    // As the others', but that its tasks need not be of a kind that could go to another thread.
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(proxy(async |listener| own_http2::start(listener, instances).await))
 }
 
 fn this_thread() -> anyhow::Result<Runtime> {
@@ -45,20 +53,18 @@ fn this_thread() -> anyhow::Result<Runtime> {
 }
 
 /// Proxies until nobody asks any more.
-fn proxy(runtime: &Runtime, start: impl AsyncFnOnce(TcpListener) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    runtime.block_on(async {
-        let listener = listen().await?;
-        let address = listener.local_addr()?.to_string();
-        start(listener).await?;
-        let (end, ended) = oneshot::channel();
-        // Standard input blocks, and this thread may be the one that proxies.
-        thread::spawn(move || {
-            let served = child::serve(&address, |line| anyhow::bail!("a proxy is not asked {line:?}"));
-            // There is always somebody who waits for it.
-            let _ = end.send(served);
-        });
-        ended.await.context("nobody asks")?
-    })
+async fn proxy(start: impl AsyncFnOnce(TcpListener) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let listener = listen().await?;
+    let address = listener.local_addr()?.to_string();
+    start(listener).await?;
+    let (end, ended) = oneshot::channel();
+    // Standard input blocks, and this thread may be the one that proxies.
+    thread::spawn(move || {
+        let served = child::serve(&address, |line| anyhow::bail!("a proxy is not asked {line:?}"));
+        // There is always somebody who waits for it.
+        let _ = end.send(served);
+    });
+    ended.await.context("nobody asks")?
 }
 
 /// What a load generator is asked for.

@@ -15,6 +15,8 @@ pub(crate) enum Subject {
     BareMulti,
     /// The crate `h2` on one thread.
     H2Only,
+    /// The crate `waymark-http2` on one thread.
+    OwnHttp2,
     /// `waymark node` with a policy that makes a plan.
     Plan,
     /// `waymark node` with a component that is asked for each request.
@@ -33,6 +35,7 @@ impl Subject {
             Self::Bare => "bare hyper, current-thread",
             Self::BareMulti => "bare hyper, multi-thread",
             Self::H2Only => "h2 alone, current-thread",
+            Self::OwnHttp2 => "own HTTP/2 alone, current-thread",
             Self::Plan => "waymark node, plan (round_robin.wasm)",
             Self::EachRequest => "waymark node, Wasm each request (least_request.wasm)",
             Self::Haproxy => "haproxy",
@@ -51,7 +54,13 @@ impl Subject {
     /// The program, if it is not ours.
     pub(crate) fn program(self) -> Option<&'static str> {
         match self {
-            Self::Direct | Self::Bare | Self::BareMulti | Self::H2Only | Self::Plan | Self::EachRequest => None,
+            Self::Direct
+            | Self::Bare
+            | Self::BareMulti
+            | Self::H2Only
+            | Self::OwnHttp2
+            | Self::Plan
+            | Self::EachRequest => None,
             Self::Haproxy => Some("haproxy"),
             Self::Nginx => Some("nginx"),
             Self::Nghttpx => Some("nghttpx"),

@@ -1,7 +1,7 @@
-//! The least relay there is, to be compared with others: it passes every call on over one
-//! connection.
+//! The least relay there is, to be compared with others: it passes every call on to the next of its
+//! servers, over one connection to each.
 //!
-//! `relay LISTEN UPSTREAM` takes HTTP/2 without TLS (prior knowledge) on one thread. Each
+//! `relay LISTEN SERVER..` takes HTTP/2 without TLS (prior knowledge) on one thread. Each
 //! connection is a task, and tasks send each other mail:
 //!
 //! ```text
@@ -15,48 +15,53 @@
 #![allow(clippy::print_stderr, reason = "an example")]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
+    io,
     rc::Rc,
     task::{Context, Waker},
     time::Instant,
 };
 
 use bytes::Bytes;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream, ToSocketAddrs},
+    runtime::{Builder, LocalOptions},
+    task::JoinSet,
+};
 use waymark_http2::{
     Block, Code, Connection, Event, Limits, NoRoom, StreamId,
-    io::{Driver, Owner},
+    io::{Driver, Ended, Owner},
 };
 
 /// What one side tells the other of a call.
 enum Mail {
     Open {
-        call: usize,
+        call: CallId,
         block: Block,
         end: bool,
     },
     Headers {
-        call: usize,
+        call: CallId,
         block: Block,
         end: bool,
     },
     Data {
-        call: usize,
+        call: CallId,
         bytes: Bytes,
         end: bool,
     },
     Trailers {
-        call: usize,
+        call: CallId,
         block: Block,
     },
     Reset {
-        call: usize,
+        call: CallId,
         code: Code,
     },
     /// There is room again.
     Resume {
-        call: usize,
+        call: CallId,
     },
 }
 
@@ -89,6 +94,7 @@ impl Mailbox {
 /// A call, with both its streams.
 struct Call {
     inbound: Rc<Mailbox>,
+    upstream: Rc<Mailbox>,
     down: StreamId,
     up: Option<StreamId>,
     /// Whether the client has sent all.
@@ -107,59 +113,86 @@ struct Gate {
     owed: u32,
 }
 
-/// The calls, by their number; a number is used again.
+/// A call: its place, and which use of the place it is. There may be mail of a call that is gone,
+/// which is not for the next one there.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct CallId {
+    place: usize,
+    turn: u32,
+}
+
+/// The calls, by their places, each with how often it was used.
 #[derive(Default)]
 struct Calls {
-    list: Vec<Option<Call>>,
+    list: Vec<(u32, Option<Call>)>,
     free: Vec<usize>,
 }
 
 impl Calls {
-    fn insert(&mut self, call: Call) -> usize {
-        if let Some(number) = self.free.pop() {
-            self.list[number] = Some(call);
-            number
+    fn insert(&mut self, call: Call) -> CallId {
+        if let Some(place) = self.free.pop() {
+            let (turn, free) = &mut self.list[place];
+            *free = Some(call);
+            CallId { place, turn: *turn }
         } else {
-            self.list.push(Some(call));
-            self.list.len() - 1
+            self.list.push((0, Some(call)));
+            CallId { place: self.list.len() - 1, turn: 0 }
         }
     }
 
-    fn get(&mut self, number: usize) -> Option<&mut Call> {
-        self.list.get_mut(number)?.as_mut()
+    fn get(&mut self, id: CallId) -> Option<&mut Call> {
+        let (turn, call) = self.list.get_mut(id.place)?;
+        if *turn == id.turn { call.as_mut() } else { None }
     }
 
-    fn remove(&mut self, number: usize) {
-        if self.list[number].take().is_some() {
-            self.free.push(number);
+    fn remove(&mut self, id: CallId) {
+        if self.get(id).is_some() {
+            let (turn, call) = &mut self.list[id.place];
+            *turn = turn.wrapping_add(1);
+            *call = None;
+            self.free.push(id.place);
         }
     }
 }
 
+#[derive(Default)]
 struct Shared {
     calls: RefCell<Calls>,
-    upstream: Mailbox,
+    /// The servers.
+    upstreams: RefCell<Vec<Rc<Mailbox>>>,
+    /// How many calls there were, which says whose turn it is.
+    turns: Cell<usize>,
+}
+
+impl Shared {
+    /// The server whose turn it is.
+    fn next(&self) -> Option<Rc<Mailbox>> {
+        let upstreams = self.upstreams.borrow();
+        let turn = self.turns.get();
+        self.turns.set(turn.wrapping_add(1));
+        upstreams.get(turn % upstreams.len().max(1)).cloned()
+    }
 }
 
 /// Which call a stream is of, by its place.
 #[derive(Default)]
-struct Places(Vec<(u32, usize)>);
+struct Places(Vec<(u32, CallId)>);
 
 impl Places {
-    fn set(&mut self, stream: StreamId, call: usize) {
+    fn set(&mut self, stream: StreamId, call: CallId) {
         if self.0.len() <= stream.place() {
-            self.0.resize(stream.place() + 1, (0, 0));
+            self.0.resize(stream.place() + 1, Default::default());
         }
         self.0[stream.place()] = (stream.number(), call);
     }
 
-    fn get(&self, stream: StreamId) -> Option<usize> {
+    fn get(&self, stream: StreamId) -> Option<CallId> {
         self.0.get(stream.place()).filter(|(number, _)| *number == stream.number()).map(|(_, call)| *call)
     }
 
     fn clear(&mut self, stream: StreamId) {
         if self.get(stream).is_some() {
-            self.0[stream.place()] = (0, 0);
+            self.0[stream.place()] = Default::default();
         }
     }
 }
@@ -172,63 +205,34 @@ pub(crate) struct Inbound {
 
 impl Owner for Inbound {
     fn turn(&mut self, context: &mut Context<'_>, connection: &mut Connection) {
-        let upstream = &self.shared.upstream;
         while let Some(event) = connection.next_event() {
             match event {
-                Event::Headers { stream, block, end } => {
-                    let call = self.shared.calls.borrow_mut().insert(Call {
-                        inbound: self.mailbox.clone(),
-                        down: stream,
-                        up: None,
-                        asked: end,
-                        held: Vec::new(),
-                        to_server: Gate::default(),
-                        to_client: Gate::default(),
-                    });
-                    self.places.set(stream, call);
-                    upstream.post(Mail::Open { call, block, end });
-                }
+                Event::Headers { stream, block, end } => self.begin(stream, block, end, connection),
                 Event::Data { stream, bytes, flow_len, end } => {
-                    let Some(call) = self.places.get(stream) else {
+                    let call = self.places.get(stream);
+                    let mut calls = self.shared.calls.borrow_mut();
+                    let Some((call, state)) = call.and_then(|call| Some((call, calls.get(call)?))) else {
                         connection.consumed(stream, flow_len);
                         continue;
                     };
-                    if let Some(state) = self.shared.calls.borrow_mut().get(call) {
-                        state.asked |= end;
-                        if state.to_server.full {
-                            state.to_server.owed += flow_len;
-                        } else {
-                            connection.consumed(stream, flow_len);
-                        }
+                    state.asked |= end;
+                    if state.to_server.full {
+                        state.to_server.owed += flow_len;
+                    } else {
+                        connection.consumed(stream, flow_len);
                     }
-                    upstream.post(Mail::Data { call, bytes, end });
+                    state.upstream.post(Mail::Data { call, bytes, end });
                 }
-                Event::Trailers { stream, block } => {
-                    if let Some(call) = self.places.get(stream) {
-                        if let Some(state) = self.shared.calls.borrow_mut().get(call) {
-                            state.asked = true;
-                        }
-                        upstream.post(Mail::Trailers { call, block });
-                    }
-                }
-                Event::Reset { stream, .. } | Event::StreamFault { stream, .. } => {
-                    if let Some(call) = self.places.get(stream) {
-                        self.places.clear(stream);
-                        upstream.post(Mail::Reset { call, code: Code::CANCEL });
-                    }
-                }
+                Event::Trailers { stream, block } => self.post(stream, |call, state| {
+                    state.asked = true;
+                    Mail::Trailers { call, block }
+                }),
+                Event::Reset { stream, .. } | Event::StreamFault { stream, .. } => self.cancel(stream),
                 Event::HeadersTooLarge { stream, .. } => {
-                    if let Some(call) = self.places.get(stream) {
-                        self.places.clear(stream);
-                        upstream.post(Mail::Reset { call, code: Code::CANCEL });
-                    }
+                    self.cancel(stream);
                     connection.reset(stream, Code::CANCEL);
                 }
-                Event::Writable { stream } => {
-                    if let Some(call) = self.places.get(stream) {
-                        upstream.post(Mail::Resume { call });
-                    }
-                }
+                Event::Writable { stream } => self.post(stream, |call, _| Mail::Resume { call }),
                 _ => {}
             }
         }
@@ -240,6 +244,39 @@ impl Owner for Inbound {
 }
 
 impl Inbound {
+    fn begin(&mut self, stream: StreamId, block: Block, end: bool, connection: &mut Connection) {
+        let Some(upstream) = self.shared.next() else {
+            connection.reset(stream, Code::REFUSED_STREAM);
+            return;
+        };
+        let call = self.shared.calls.borrow_mut().insert(Call {
+            inbound: self.mailbox.clone(),
+            upstream: upstream.clone(),
+            down: stream,
+            up: None,
+            asked: end,
+            held: Vec::new(),
+            to_server: Gate::default(),
+            to_client: Gate::default(),
+        });
+        self.places.set(stream, call);
+        upstream.post(Mail::Open { call, block, end });
+    }
+
+    /// Tells the server of a call, if there is one on this stream.
+    fn post(&self, stream: StreamId, mail: impl FnOnce(CallId, &mut Call) -> Mail) {
+        let Some(call) = self.places.get(stream) else { return };
+        if let Some(state) = self.shared.calls.borrow_mut().get(call) {
+            let mail = mail(call, state);
+            state.upstream.post(mail);
+        }
+    }
+
+    fn cancel(&mut self, stream: StreamId) {
+        self.post(stream, |call, _| Mail::Reset { call, code: Code::CANCEL });
+        self.places.clear(stream);
+    }
+
     fn deliver(&mut self, mail: Mail, connection: &mut Connection) {
         let mut calls = self.shared.calls.borrow_mut();
         let (Mail::Open { call, .. }
@@ -292,9 +329,12 @@ impl Inbound {
 
 impl Drop for Inbound {
     fn drop(&mut self) {
-        for (number, call) in &self.places.0 {
-            if *number != 0 {
-                self.shared.upstream.post(Mail::Reset { call: *call, code: Code::CANCEL });
+        let mut calls = self.shared.calls.borrow_mut();
+        for &(number, call) in &self.places.0 {
+            if number != 0
+                && let Some(state) = calls.get(call)
+            {
+                state.upstream.post(Mail::Reset { call, code: Code::CANCEL });
             }
         }
     }
@@ -302,6 +342,7 @@ impl Drop for Inbound {
 
 pub(crate) struct Upstream {
     shared: Rc<Shared>,
+    mailbox: Rc<Mailbox>,
     places: Places,
     /// Calls that there is no room for yet.
     waiting: VecDeque<Mail>,
@@ -376,13 +417,13 @@ impl Owner for Upstream {
             drop(calls);
             inbound.post(mail);
         }
-        self.shared.upstream.listen(context);
+        self.mailbox.listen(context);
         for _ in 0..self.waiting.len() {
             if let Some(mail) = self.waiting.pop_front() {
                 self.deliver(mail, connection);
             }
         }
-        while let Some(mail) = self.shared.upstream.next() {
+        while let Some(mail) = self.mailbox.next() {
             self.deliver(mail, connection);
         }
     }
@@ -446,54 +487,93 @@ impl Upstream {
 /// The calls of all connections, and what they have in common.
 pub(crate) struct Relay {
     shared: Rc<Shared>,
-    limits: Limits,
+    from_clients: Limits,
+    to_servers: Limits,
 }
 
 impl Relay {
-    pub(crate) fn new(limits: Limits) -> Self {
-        let shared = Shared { calls: RefCell::default(), upstream: Mailbox::default() };
-        Self { shared: Rc::new(shared), limits }
+    /// With the limits of its clients' connections, and of those to its servers.
+    pub(crate) fn new(from_clients: Limits, to_servers: Limits) -> Self {
+        Self { shared: Rc::default(), from_clients, to_servers }
     }
 
-    /// The connection to the server, which there is one of.
+    /// A connection to a server, which is the next one to take its turn.
     pub(crate) fn upstream<S>(&self, socket: S) -> Driver<S, Upstream> {
-        let owner = Upstream { shared: self.shared.clone(), places: Places::default(), waiting: VecDeque::new() };
-        Driver::new(socket, Connection::client(self.limits.clone(), Instant::now()), owner)
+        let mailbox: Rc<Mailbox> = Rc::default();
+        self.shared.upstreams.borrow_mut().push(mailbox.clone());
+        let owner =
+            Upstream { shared: self.shared.clone(), mailbox, places: Places::default(), waiting: VecDeque::new() };
+        Driver::new(socket, Connection::client(self.to_servers.clone(), Instant::now()), owner)
     }
 
     /// A client's connection.
     pub(crate) fn inbound<S>(&self, socket: S) -> Driver<S, Inbound> {
         let owner = Inbound { shared: self.shared.clone(), mailbox: Rc::default(), places: Places::default() };
-        Driver::new(socket, Connection::server(self.limits.clone(), Instant::now()), owner)
+        Driver::new(socket, Connection::server(self.from_clients.clone(), Instant::now()), owner)
     }
 }
 
-#[allow(dead_code, reason = "a test has this file as a module")]
+/// A relay with its sockets.
+#[allow(dead_code, reason = "tests have sockets of their own")]
+pub(crate) struct Listening {
+    relay: Relay,
+    listener: TcpListener,
+    servers: JoinSet<io::Result<Ended>>,
+}
+
+#[allow(dead_code, reason = "tests have sockets of their own")]
+impl Listening {
+    /// Connects to the servers. It is for a thread that runs local tasks.
+    pub(crate) async fn new(
+        relay: Relay,
+        listener: TcpListener,
+        servers: impl IntoIterator<Item = impl ToSocketAddrs>,
+    ) -> io::Result<Self> {
+        let mut connected = JoinSet::new();
+        for server in servers {
+            let socket = TcpStream::connect(server).await?;
+            socket.set_nodelay(true)?;
+            connected.spawn_local(relay.upstream(socket));
+        }
+        Ok(Self { relay, listener, servers: connected })
+    }
+
+    /// Relays until the connection to one of the servers ends, and then ends its clients'. Returns
+    /// how that one ended.
+    pub(crate) async fn run(mut self) -> io::Result<Ended> {
+        let mut clients = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(ended) = self.servers.join_next() => return ended?,
+                accepted = self.listener.accept() => {
+                    let (socket, _) = accepted?;
+                    // One that is gone already is found to be when it is read.
+                    let _ = socket.set_nodelay(true);
+                    clients.spawn_local(self.relay.inbound(socket));
+                }
+                Some(ended) = clients.join_next() => match ended? {
+                    Ok(Ended::Finished | Ended::Closed) => {}
+                    Ok(ended) => eprintln!("a client's connection ended: {ended:?}"),
+                    Err(error) => eprintln!("a client's connection ended: {error}"),
+                },
+            }
+        }
+    }
+}
+
+#[allow(dead_code, reason = "others have this file as a module")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(listen), Some(upstream)) = (arguments.next(), arguments.next()) else {
-        return Err("relay LISTEN UPSTREAM".into());
+    let (listen, servers) = (arguments.next(), arguments.collect::<Vec<_>>());
+    let Some(listen) = listen.filter(|_| !servers.is_empty()) else {
+        return Err("relay LISTEN SERVER..".into());
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, async move {
-        let relay = Relay::new(Limits { header_block: 1 << 20, ..Limits::default() });
-        let socket = TcpStream::connect(&upstream).await?;
-        socket.set_nodelay(true)?;
-        let ended = tokio::task::spawn_local(relay.upstream(socket));
-        let listener = TcpListener::bind(&listen).await?;
-        tokio::task::spawn_local(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let _ = socket.set_nodelay(true);
-                let connection = relay.inbound(socket);
-                tokio::task::spawn_local(async move {
-                    match connection.await {
-                        Ok(ended) => eprintln!("a client's connection ended: {ended:?}"),
-                        Err(error) => eprintln!("a client's connection ended: {error}"),
-                    }
-                });
-            }
-        });
-        eprintln!("the server's connection ended: {:?}", ended.await?);
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let limits = Limits { header_block: 1 << 20, ..Limits::default() };
+        let relay = Relay::new(limits.clone(), limits);
+        let listening = Listening::new(relay, TcpListener::bind(&listen).await?, servers).await?;
+        eprintln!("a server's connection ended: {:?}", listening.run().await?);
         Ok(())
     })
 }

@@ -405,7 +405,7 @@ fn check(calls: &[Call], limits: &Limits, h2_window: u32, pipe: usize) {
         for pair in PAIRS {
             let (here, mut there) = tokio::io::duplex(pipe);
             if pair.contains("relay") {
-                let relay = relay::Relay::new(limits.clone());
+                let relay = relay::Relay::new(limits.clone(), limits.clone());
                 tokio::task::spawn_local(relay.inbound(there));
                 let (onward, server) = tokio::io::duplex(pipe);
                 tokio::task::spawn_local(relay.upstream(onward));
