@@ -79,7 +79,8 @@ impl Node {
         command.arg("node").arg("--config").arg(file).args(["--registry", setting.registry]);
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--state-dir", "none"]);
         command.arg("--plugin-cache").arg(setting.folder.join("cache"));
-        // A node has as many workers as there are cores, unless tokio is told otherwise.
+        // The second is for builds that had no setting for it.
+        command.env("WAYMARK_WORKERS", setting.workers.to_string());
         command.env("TOKIO_WORKER_THREADS", setting.workers.to_string());
         let (program, mut said) = start(&mut command, setting.folder)?;
         let proxy = said.word_after("grpc://")?.parse()?;

@@ -65,6 +65,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("admin.insecure", "admin_insecure"),
     ("take-over", "take_over"),
     ("zone", "zone"),
+    ("workers", "workers"),
     ("access-log", "access_log"),
     ("access-log-format", "access_log_format"),
     ("registry.endpoints", "endpoints"),

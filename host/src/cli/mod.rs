@@ -16,13 +16,14 @@ mod registry;
 mod settings;
 mod signals;
 
-use std::process::ExitCode;
+use std::{io, num::NonZeroUsize, process::ExitCode, thread};
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use futures::{FutureExt as _, future::LocalBoxFuture};
+use tokio::runtime::{self, Runtime};
 
 use self::output::CommandError;
-use crate::app::Inherited;
-use crate::plugin::CompileLimits;
+use crate::{app::Inherited, plugin::CompileLimits};
 
 /// Service discovery and load balancing over etcd, with policies and key layouts in WebAssembly.
 #[derive(Debug, Parser)]
@@ -108,28 +109,54 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("waymark")
-        .on_thread_start(crate::plugin::prepare_thread)
-        .build();
-    let runtime = match runtime {
+    let job = match job(cli.command, inherited, &matches) {
+        Ok(job) => job,
+        Err(failure) => return failed(&failure),
+    };
+    let runtime = match runtime(job.workers) {
         Ok(runtime) => runtime,
         Err(error) => {
             output::say(format_args!("error: cannot start the async runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let done = runtime.block_on(run(cli.command, inherited, &matches));
+    let done = runtime.block_on(job.work);
     // Blocking threads that still compile something must not hold up the exit.
     runtime.shutdown_background();
     match done {
         Ok(code) => code,
-        Err(failure) => {
-            output::say(format_args!("error: {failure}"));
-            failure.exit_code()
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(failure: &CommandError) -> ExitCode {
+    output::say(format_args!("error: {failure}"));
+    failure.exit_code()
+}
+
+/// What a command does, and on how many threads.
+struct Job<'a> {
+    /// None: whatever the machine has.
+    workers: Option<NonZeroUsize>,
+    work: LocalBoxFuture<'a, Result<ExitCode, CommandError>>,
+}
+
+/// A runtime for a job. One worker is a thread that waits for nobody: on a runtime for several,
+/// even if it has one, tasks and their wakes go through queues that others could take from.
+fn runtime(workers: Option<NonZeroUsize>) -> io::Result<Runtime> {
+    let mut builder = match workers.map(NonZeroUsize::get) {
+        Some(1) => {
+            crate::plugin::prepare_thread();
+            runtime::Builder::new_current_thread()
+        }
+        Some(workers) => {
+            let mut builder = runtime::Builder::new_multi_thread();
+            builder.worker_threads(workers);
+            builder
+        }
+        None => runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().thread_name("waymark").on_thread_start(crate::plugin::prepare_thread).build()
 }
 
 /// What was given. Where it makes no sense the process ends, and says why.
@@ -160,27 +187,46 @@ fn compiling() -> CompileLimits {
     CompileLimits { program, ..CompileLimits::default() }
 }
 
-async fn run(command: Command, inherited: Inherited, matches: &ArgMatches) -> Result<ExitCode, CommandError> {
-    match command {
-        Command::Demo(args) => demo::run(args).await,
-        Command::Node(args) => node::run(args, inherited).await,
-        Command::Register(args) => register::run(args).await,
-        Command::Resolve(args) => lookup::resolve(args).await,
-        Command::Watch(args) => lookup::watch(args).await,
-        Command::Policy(args) => policy::run(args).await,
-        Command::Plugin(args) => plugin::run(args).await,
-        Command::Config(args) => {
+/// What the command does, with the settings of a node read already: they say what it runs on.
+fn job(command: Command, inherited: Inherited, matches: &ArgMatches) -> Result<Job<'_>, CommandError> {
+    let work = match command {
+        Command::Node(args) => {
+            let config = args.into_config()?;
+            let workers = config.workers.or_else(|| thread::available_parallelism().ok());
+            return Ok(Job { workers, work: node::run(config, inherited).boxed_local() });
+        }
+        Command::Demo(args) => demo::run(args).boxed_local(),
+        Command::Register(args) => register::run(args).boxed_local(),
+        Command::Resolve(args) => lookup::resolve(args).boxed_local(),
+        Command::Watch(args) => lookup::watch(args).boxed_local(),
+        Command::Policy(args) => policy::run(args).boxed_local(),
+        Command::Plugin(args) => plugin::run(args).boxed_local(),
+        Command::Config(args) => async move {
             let matches = matches.subcommand_matches("config").expect("it was given");
             config::run(args, matches)
         }
-        Command::Etcd(args) => etcd::run(args).await,
-        Command::DemoServer(args) => demo::server::run(args).await,
-    }
+        .boxed_local(),
+        Command::Etcd(args) => etcd::run(args).boxed_local(),
+        Command::DemoServer(args) => demo::server::run(args).boxed_local(),
+    };
+    Ok(Job { workers: None, work })
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::num::NonZeroUsize;
+
     use clap::CommandFactory as _;
+    use tokio::runtime::RuntimeFlavor;
+
+    #[test]
+    fn one_worker_is_one_thread_and_more_are_as_many() {
+        let on = |workers| super::runtime(NonZeroUsize::new(workers)).unwrap();
+        assert_eq!(on(1).handle().runtime_flavor(), RuntimeFlavor::CurrentThread);
+        assert_eq!(on(3).metrics().num_workers(), 3);
+        assert_eq!(super::runtime(None).unwrap().handle().runtime_flavor(), RuntimeFlavor::MultiThread);
+    }
 
     #[test]
     fn every_flag_is_well_formed() {

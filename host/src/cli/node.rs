@@ -85,6 +85,10 @@ pub(super) struct Args {
     /// The zone this node stands in, for policies that prefer their own.
     #[arg(long, env = "WAYMARK_ZONE", value_name = "ZONE")]
     zone: Option<String>,
+    /// How many threads serve calls; with 1 everything runs on one thread, which costs a call the
+    /// least [default: one for each processor].
+    #[arg(long, env = "WAYMARK_WORKERS", value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    workers: Option<u64>,
     /// The policy of services for which nothing else is said: a bundled one or a .wasm file
     /// [default: round_robin].
     #[arg(long, env = "WAYMARK_POLICY", value_name = "NAME|FILE")]
@@ -145,6 +149,7 @@ impl Args {
         file.listen_service = self.listen_service.or(file.listen_service);
         file.listen_unix_service = self.listen_unix_service.or(file.listen_unix_service);
         file.take_over = self.take_over.or(file.take_over);
+        file.workers = self.workers.or(file.workers);
         file.registry.hold_share = self.hold_share.or(file.registry.hold_share);
         file.registry.hold_time_s = self.hold_time.or(file.registry.hold_time_s);
         file.registry.state_dir = self.state_dir.or(file.registry.state_dir).or_else(load::default_state_dir);
@@ -188,12 +193,12 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-pub(super) async fn run(args: Args, inherited: Inherited) -> Result<ExitCode, CommandError> {
+pub(super) async fn run(config: NodeConfig, inherited: Inherited) -> Result<ExitCode, CommandError> {
     // First of all, so that no signal ends it half-way.
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
     let node = tokio::select! {
-        node = Node::start_on(args.into_config()?, inherited) => node?,
+        node = Node::start_on(config, inherited) => node?,
         heard = signals.end() => {
             output::say(format_args!("{}: it ends before it was up", heard.name));
             return Ok(ExitCode::SUCCESS);

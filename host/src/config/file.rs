@@ -40,6 +40,9 @@ settings! {
         pub take_over: Option<PathBuf>,
         /// The zone this node stands in.
         pub zone: Option<String>,
+        /// How many threads serve calls. With 1 everything runs on one thread, which costs a call
+        /// the least.
+        pub workers: Option<u64> [1..=1024 else "one for each processor"],
         /// How long running calls may go on after a shutdown began, seconds.
         pub drain_timeout_s: Option<u64> [= "30"],
         /// Where every call is logged: `stdout`, `stderr` or a file. Left out: nowhere.

@@ -15,7 +15,7 @@ mod setting;
 mod tls;
 mod traffic;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
 pub use waymark_stages::config::{
@@ -116,6 +116,10 @@ pub struct NodeConfig {
     /// A Unix socket where a node that is started later with the same path takes this one's ports
     /// over; the first one finds nobody there. Default: none, no node takes over.
     pub take_over: Option<PathBuf>,
+    /// How many threads the program serves calls on. [`Node::start`](crate::app::Node::start) runs
+    /// on its caller's runtime, and does not heed it. Default: none, as many as there are
+    /// processors.
+    pub workers: Option<NonZeroUsize>,
 }
 
 impl Default for NodeConfig {
@@ -131,6 +135,7 @@ impl Default for NodeConfig {
             admin: SocketAddr::from(([127, 0, 0, 1], 7001)),
             control: ControlConfig::default(),
             take_over: None,
+            workers: None,
         }
     }
 }
@@ -271,6 +276,8 @@ impl FileConfig {
             admin,
             control,
             take_over: self.take_over,
+            // The table of settings has refused 0.
+            workers: self.workers.and_then(|workers| NonZeroUsize::new(workers.try_into().ok()?)),
         })
     }
 }

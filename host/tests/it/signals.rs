@@ -84,12 +84,12 @@ impl Program {
     }
 }
 
-async fn node(output: Output) -> Program {
+async fn node(output: Output, workers: &str) -> Program {
     let (listen, admin) = (free().await, free().await);
     let cache = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
     let (listen_at, admin_at) = (listen.to_string(), admin.to_string());
     let cache = cache.to_str().unwrap();
-    let flags = ["--state-dir", "none", "--plugin-cache", cache];
+    let flags = ["--state-dir", "none", "--plugin-cache", cache, "--workers", workers];
     let arguments = [&["node", "--listen", &listen_at, "--admin", &admin_at], &flags[..]].concat();
     let mut node = Program::start(&arguments, output);
     node.listens(listen).await;
@@ -123,7 +123,7 @@ async fn etcd(output: Output) -> Program {
 
 #[tokio::test]
 async fn a_server_outlives_signals_that_ask_for_no_end() {
-    for mut server in [node(Output::Null).await, etcd(Output::Null).await] {
+    for mut server in [node(Output::Null, "1").await, node(Output::Null, "2").await, etcd(Output::Null).await] {
         for signal in NO_END {
             server.signal(signal);
             // What it does with one is over when it takes the next.
@@ -137,7 +137,7 @@ async fn a_server_outlives_signals_that_ask_for_no_end() {
 #[tokio::test]
 async fn a_server_outlives_whoever_read_its_output() {
     for output in [Output::Gone, Output::Full, Output::Closed] {
-        for server in [node(output).await, etcd(output).await] {
+        for server in [node(output, "2").await, etcd(output).await] {
             // Each is a line of the log.
             server.signal(Signal::HUP);
             server.signal(Signal::USR2);
