@@ -6,7 +6,7 @@
 pub struct Limits {
     /// The largest header block or trailers that are handed on, as RFC 9113 counts it: names,
     /// values and 32 a field. A larger one ends only its stream. Told to the peer. 64 KiB: gRPC's
-    /// own default is 8 KiB, and tokens and traces are known to need more. At most 1 MiB.
+    /// own default is 8 KiB, and tokens and traces are known to need more. At most 16 MiB.
     pub header_block: usize,
     /// The largest header block as it is encoded, which ends the connection: nothing after it could
     /// be decoded. 1 MiB: a sender that has a header block too large by far still only loses a
@@ -100,8 +100,8 @@ impl Default for Limits {
 impl Limits {
     /// With each value within what the protocol allows.
     pub(crate) fn checked(mut self) -> Self {
-        self.header_block = self.header_block.min(1 << 20);
-        self.header_block_wire = self.header_block_wire.clamp(self.header_block, 16 << 20);
+        self.header_block = self.header_block.min(16 << 20);
+        self.header_block_wire = self.header_block_wire.clamp(self.header_block, 32 << 20);
         self.decoder_table = self.decoder_table.min(1 << 20);
         self.encoder_table = self.encoder_table.min(1 << 20);
         self.frame = self.frame.clamp(16_384, (1 << 24) - 1);

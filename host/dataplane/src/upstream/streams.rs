@@ -5,26 +5,75 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use h2::StreamId;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{
-    limits::{
-        share::{HeldPlace, Share},
-        token_bucket::TokenBucket,
-        usage::ConnectionUsage,
-    },
-    transport::frame_tap::Observed,
+use crate::limits::{
+    share::{HeldPlace, Share},
+    token_bucket::TokenBucket,
+    usage::ConnectionUsage,
 };
 
 /// How many calls may be reset without a sign that the server has looked at them, and how many more
 /// a second. Servers on `h2` take 20 that they have not looked at; so one that stands still for a
 /// second keeps the connection.
 const UNSEEN_RESETS: (u32, u32) = (10, 10);
+
+/// What is seen of a server, by the task of its connection.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    heard: AtomicU64,
+    pongs: AtomicU32,
+    /// What headers it takes; the largest number where it has not said.
+    takes: AtomicU32,
+    limit: AtomicU32,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let most = || AtomicU32::new(u32::MAX);
+        Self { heard: AtomicU64::new(0), pongs: AtomicU32::new(0), takes: most(), limit: most() }
+    }
+}
+
+impl Seen {
+    /// How often something came.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Relaxed)
+    }
+
+    pub(crate) fn set_heard(&self, heard: u64) {
+        self.heard.store(heard, Relaxed);
+    }
+
+    /// How many pings were answered.
+    pub(crate) fn pongs(&self) -> u32 {
+        self.pongs.load(Relaxed)
+    }
+
+    pub(crate) fn pong(&self) {
+        self.pongs.fetch_add(1, Relaxed);
+    }
+
+    /// The largest headers that it takes, if it has said.
+    pub(crate) fn takes(&self) -> Option<u32> {
+        Some(self.takes.load(Relaxed)).filter(|most| *most != u32::MAX)
+    }
+
+    /// How many streams it allows at once.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit.load(Relaxed)
+    }
+
+    /// What its settings say.
+    pub(crate) fn set(&self, limit: u32, takes: Option<u32>) {
+        self.limit.store(limit, Relaxed);
+        self.takes.store(takes.unwrap_or(u32::MAX), Relaxed);
+    }
+}
 
 /// The calls of one connection, and how many the server allows.
 pub(crate) struct Streams {
@@ -41,15 +90,14 @@ pub(crate) struct Streams {
     silent: AtomicBool,
     /// Told when that begins.
     fell_silent: Notify,
-    /// What is seen of the server beside what HTTP/2 tells.
-    seen: Arc<Observed>,
+    seen: Arc<Seen>,
 }
 
 impl Streams {
     /// Those of the endpoint's connection `number`. `freed` is told when one comes free for whoever
     /// waits.
-    pub(crate) fn new(number: u64, reserve: bool, limit: usize, freed: Arc<Notify>, seen: Arc<Observed>) -> Self {
-        let limit = AtomicU32::new(u32::try_from(limit).unwrap_or(u32::MAX));
+    pub(crate) fn new(number: u64, reserve: bool, freed: Arc<Notify>, seen: Arc<Seen>) -> Self {
+        let limit = AtomicU32::new(seen.limit());
         let (most, a_second) = UNSEEN_RESETS;
         Self {
             number,
@@ -80,9 +128,9 @@ impl Streams {
         self.limit.load(Relaxed)
     }
 
-    /// The server has said how many streams there may be.
-    pub(crate) fn set_limit(&self, limit: usize) {
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    /// Takes in what the server says by now of how many streams there may be.
+    pub(crate) fn look_at_limit(&self) {
+        let limit = self.seen.limit();
         if self.limit.load(Relaxed) != limit {
             self.limit.store(limit, Relaxed);
             self.freed.notify_waiters();
@@ -92,8 +140,8 @@ impl Streams {
 
 impl Streams {
     /// The server has answered this stream: it has looked at all before it.
-    pub(crate) fn answered(&self, id: StreamId) {
-        self.answered.fetch_max(id.as_u32(), Relaxed);
+    pub(crate) fn answered(&self, stream: u32) {
+        self.answered.fetch_max(stream, Relaxed);
     }
 
     /// How often the server said anything.
@@ -129,8 +177,8 @@ impl Streams {
     }
 
     /// Whether a stream that was not answered may be reset now.
-    pub(crate) fn may_reset(&self, id: StreamId) -> bool {
-        self.answered.load(Relaxed) > id.as_u32() || self.unseen_resets.try_spend(Instant::now())
+    pub(crate) fn may_reset(&self, stream: u32) -> bool {
+        self.answered.load(Relaxed) > stream || self.unseen_resets.try_spend(Instant::now())
     }
 }
 
@@ -139,8 +187,6 @@ pub(crate) struct StreamPermit {
     streams: Arc<Streams>,
     /// Whose it is; none for what this process does itself.
     _held: Option<HeldPlace>,
-    /// The stream that the call is sent on; 0 for none yet.
-    stream: u32,
 }
 
 impl StreamPermit {
@@ -150,27 +196,12 @@ impl StreamPermit {
         if streams.reserve && share.is_some_and(|share| !share.is_modest(limit)) {
             return None;
         }
-        streams.usage.begin_under(limit).then(|| Self {
-            streams: Arc::clone(streams),
-            _held: share.map(Share::hold),
-            stream: 0,
-        })
-    }
-
-    /// The call is sent on this stream.
-    pub(crate) fn sends_on(&mut self, id: StreamId) {
-        self.stream = id.as_u32();
+        streams.usage.begin_under(limit).then(|| Self { streams: Arc::clone(streams), _held: share.map(Share::hold) })
     }
 
     /// The largest headers that the server takes, if it has said.
     pub(crate) fn takes(&self) -> Option<u32> {
         self.streams.seen.takes()
-    }
-
-    /// How large headers or trailers of the answer were on the wire, where they were larger than
-    /// this node takes.
-    pub(crate) fn take_large(&self) -> Option<usize> {
-        self.streams.seen.take_large(self.stream)
     }
 
     /// Which of the endpoint's connections it is on.
@@ -191,7 +222,6 @@ impl StreamPermit {
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.take_large();
         // Only a full connection can have somebody wait for it.
         if self.streams.usage.end() == self.streams.limit() {
             self.streams.freed.notify_one();

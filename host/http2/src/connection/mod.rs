@@ -119,6 +119,8 @@ pub struct Connection {
     /// The last stream that the peer takes, once it said so.
     peer_leaves: Option<u32>,
     spare: Vec<Block>,
+    /// How often something was received.
+    reads: u64,
     now: Instant,
 }
 
@@ -163,6 +165,7 @@ impl Connection {
             leaving: Leaving::No,
             peer_leaves: None,
             spare: Vec::new(),
+            reads: 0,
             now,
             limits,
         };
@@ -189,6 +192,11 @@ impl Connection {
     /// What ended the connection, if something did.
     pub fn failed(&self) -> Option<Fault> {
         self.failed
+    }
+
+    /// How often something was received, for whoever wants to know whether the peer is there.
+    pub fn reads(&self) -> u64 {
+        self.reads
     }
 
     /// What the peer's settings are, or are until they come.

@@ -30,6 +30,7 @@ impl Connection {
             return Err(fault);
         }
         self.now = now;
+        self.reads += 1;
         self.read(input).inspect_err(|&fault| self.fail(fault))
     }
 
