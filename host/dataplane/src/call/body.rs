@@ -26,10 +26,9 @@ use crate::{
     errors::failure::{CallStage, Failure, strip_own},
     limits::stream_idle::StreamIdle,
     observe::{orca, record::RequestRecord},
-    upstream::streams::StreamPermit,
+    upstream::{exchange::Answer, streams::StreamPermit},
     wire::{
         header_size::{self, AnswerLimit, Section, TooLarge},
-        received::Received,
         status::WireCode as _,
     },
 };
@@ -55,7 +54,7 @@ struct Own {
 
 /// An answer that has not ended.
 pub(crate) struct StreamedAnswer {
-    pub(crate) received: Received,
+    pub(crate) answer: Answer,
     pub(crate) service: ServiceName,
     pub(crate) address: Address,
     pub(crate) guard: CallGuard,
@@ -71,7 +70,7 @@ pub(crate) struct StreamedAnswer {
     /// Sends the rest of the request beside the answer; ended with the call.
     pub(crate) _upload: Option<UploadTask>,
     /// The call's place on its connection.
-    pub(crate) permit: StreamPermit,
+    pub(crate) _permit: StreamPermit,
 }
 
 /// The task of a request that is still being sent while its answer is read: the two directions do
@@ -165,7 +164,7 @@ impl StreamedAnswer {
     /// Notes what the server's trailers say, and adds what they should have said.
     fn ended(mut self, mut trailers: Option<HeaderMap>) -> Option<HeaderMap> {
         if let Some(trailers) = &mut trailers {
-            let bytes = self.permit.take_large().unwrap_or_default().max(header_size::of(trailers));
+            let bytes = header_size::of(trailers);
             if let Some((most, by)) = self.limit.over(bytes, trailers) {
                 let what = Section::Trailers(self.address.clone());
                 return Some(self.fail(&TooLarge { what, bytes, most, by }.into()));
@@ -189,16 +188,18 @@ impl StreamedAnswer {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        if let Poll::Ready(frame) = self.received.poll(cx) {
+        if let Poll::Ready(frame) = self.answer.poll(cx) {
             self.stream_idle.moved();
             if let Some(Ok(frame)) = &frame
                 && let Some(data) = frame.data_ref()
             {
                 self.record.sent(data.len());
             }
-            return Poll::Ready(
-                frame.map(|frame| frame.map_err(|error| Failure::of_stream(self.address.clone(), error))),
-            );
+            return Poll::Ready(frame.map(|frame| {
+                frame.map_err(|error| {
+                    Failure::of_stream(self.address.clone(), error, Section::Trailers, self.limit.node)
+                })
+            }));
         }
         if self.deadline.poll(cx).is_ready() {
             return Poll::Ready(Some(Err(Failure::Deadline { stage: CallStage::Reading(self.address.clone()) })));

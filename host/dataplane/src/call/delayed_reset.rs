@@ -24,7 +24,6 @@ use std::{
     time::Duration,
 };
 
-use h2::{StreamId, client::ResponseFuture};
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
@@ -32,7 +31,7 @@ use tokio::{
 };
 
 use super::upload::Upload;
-use crate::upstream::streams::StreamPermit;
+use crate::upstream::{exchange::Answer, streams::StreamPermit};
 
 /// How long a server has to look at a call before it may hear that the call was given up.
 pub(crate) const GRACE: Duration = Duration::from_millis(50);
@@ -46,42 +45,45 @@ static DELAYED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::
 /// A call that was sent and is not answered. Dropping it gives the call up.
 pub(crate) struct SentCall {
     at: Instant,
-    id: StreamId,
-    parts: Option<(ResponseFuture, Upload, StreamPermit)>,
+    parts: Option<(Answer, Upload, StreamPermit)>,
 }
 
 impl SentCall {
-    pub(crate) fn new(response: ResponseFuture, upload: Upload, permit: StreamPermit) -> Self {
-        Self { at: Instant::now(), id: response.stream_id(), parts: Some((response, upload, permit)) }
+    pub(crate) fn new(answer: Answer, upload: Upload, permit: StreamPermit) -> Self {
+        Self { at: Instant::now(), parts: Some((answer, upload, permit)) }
     }
 
-    pub(crate) fn parts(&mut self) -> (&mut ResponseFuture, &mut Upload) {
-        let (response, upload, _) = self.parts.as_mut().expect("taken only by `ended`, which consumes");
-        (response, upload)
+    pub(crate) fn parts(&mut self) -> (&mut Answer, &mut Upload) {
+        let (answer, upload, _) = self.parts.as_mut().expect("taken only by `ended`, which consumes");
+        (answer, upload)
     }
 
-    /// What goes on being sent once the answer has begun, or the call has failed by itself.
-    pub(crate) fn ended(mut self, answered: bool) -> (Upload, StreamPermit) {
-        let (_, upload, permit) = self.parts.take().expect("taken only here, which consumes");
+    /// What goes on once the answer has begun, or the call has failed by itself.
+    pub(crate) fn ended(mut self, answered: bool) -> (Answer, Upload, StreamPermit) {
+        let parts = self.parts.take().expect("taken only here, which consumes");
         if answered {
-            permit.streams().answered(self.id);
+            parts.2.streams().answered(parts.0.stream());
         }
-        (upload, permit)
+        parts
     }
 }
 
 impl Drop for SentCall {
     fn drop(&mut self) {
         let Some(parts) = self.parts.take() else { return };
-        let (looked_at, id) = (self.at + GRACE, self.id);
+        let looked_at = self.at + GRACE;
+        // Of what has no stream yet the server never hears.
+        let may_reset = |(answer, _, permit): &(Answer, Upload, StreamPermit)| {
+            answer.stream() == 0 || permit.streams().may_reset(answer.stream())
+        };
         // However old it is: a server that stands still has looked at nothing.
-        if looked_at <= Instant::now() && parts.2.streams().may_reset(id) {
+        if (looked_at <= Instant::now() || parts.0.stream() == 0) && may_reset(&parts) {
             return;
         }
         if let (Ok(runtime), Ok(place)) = (Handle::try_current(), Arc::clone(&DELAYED).try_acquire_owned()) {
             runtime.spawn(async move {
                 sleep_until(looked_at).await;
-                while !parts.2.streams().may_reset(id) {
+                while !may_reset(&parts) {
                     sleep(GRACE).await;
                 }
                 drop((parts, place));

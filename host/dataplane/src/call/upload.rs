@@ -22,14 +22,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use waymark_core::model::Address;
 
-use crate::wire::{
-    header_size::{self, LimitedBy, Section, TooLarge},
-    merge::{Merged, is_small},
+use crate::{
+    upstream::exchange::Sending,
+    wire::{
+        fields,
+        header_size::{self, LimitedBy, Section, TooLarge},
+        merge::{Merged, is_small},
+    },
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -230,9 +233,7 @@ impl Kept {
 
 /// One attempt's way to send a body.
 pub(crate) struct Upload {
-    stream: SendStream<Bytes>,
-    /// Read from the source, and waiting for the instance's window.
-    waiting: Option<(Bytes, bool)>,
+    stream: Sending,
     /// How many frames this attempt has taken from the source.
     at: usize,
     done: bool,
@@ -262,8 +263,8 @@ impl TrailerLimit {
 
 impl Upload {
     /// Sends on this stream; `done` when the request's head was all there is.
-    pub(crate) fn new(stream: SendStream<Bytes>, done: bool, trailers: TrailerLimit) -> Self {
-        Self { stream, waiting: None, at: 0, done, trailers }
+    pub(crate) fn new(stream: Sending, done: bool, trailers: TrailerLimit) -> Self {
+        Self { stream, at: 0, done, trailers }
     }
 
     /// Whether nothing more will be sent.
@@ -292,50 +293,33 @@ impl Upload {
         B::Error: Into<BoxError>,
     {
         while !self.done {
-            if let Some((data, last)) = self.waiting.take() {
-                while self.stream.capacity() == 0 {
-                    match self.stream.poll_capacity(cx) {
-                        Poll::Ready(Some(Ok(_))) => {}
-                        Poll::Ready(Some(Err(_)) | None) => return self.stopped(),
-                        Poll::Pending => {
-                            self.waiting = Some((data, last));
-                            return Poll::Pending;
-                        }
-                    }
-                }
-                // HTTP/2 takes the whole chunk and sends it as the window allows.
-                if self.stream.send_data(data, last).is_err() {
-                    return self.stopped();
-                }
-                self.done = last;
-                continue;
+            match self.stream.poll_ready(cx) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return self.stopped(),
+                Poll::Pending => return Poll::Pending,
             }
-            let sent = match source.poll_next(&mut self.at, cx) {
+            match source.poll_next(&mut self.at, cx) {
                 // Says nothing; and servers count such frames against the connection, which is
                 // everybody's.
-                Poll::Ready(Ok(Next::Data(data, false))) if data.is_empty() => continue,
-                Poll::Ready(Ok(Next::Data(data, true))) if data.is_empty() => {
-                    self.done = true;
-                    self.stream.send_data(data, true)
-                }
+                Poll::Ready(Ok(Next::Data(data, false))) if data.is_empty() => {}
                 Poll::Ready(Ok(Next::Data(data, last))) => {
-                    // One byte is enough to be woken; HTTP/2 raises it to the chunk's length. To
-                    // reserve before there is data would take from the connection's window what
-                    // other calls could use.
-                    self.stream.reserve_capacity(1);
-                    self.waiting = Some((data, last));
-                    continue;
+                    self.done = last;
+                    self.stream.send(data, last);
                 }
                 Poll::Ready(Ok(Next::Trailers(trailers))) => {
                     self.done = true;
                     if let Err(large) = self.trailers.check(&trailers) {
                         return Poll::Ready(Err(large.into()));
                     }
-                    self.stream.send_trailers(trailers)
+                    let mut block = self.stream.block();
+                    if let Err(forbidden) = fields::add(&mut block, &trailers) {
+                        return Poll::Ready(Err(forbidden.into()));
+                    }
+                    self.stream.send_trailers(block);
                 }
                 Poll::Ready(Ok(Next::End)) => {
                     self.done = true;
-                    self.stream.send_data(Bytes::new(), true)
+                    self.stream.send(Bytes::new(), true);
                 }
                 Poll::Ready(Err(error)) => {
                     self.done = true;
@@ -343,27 +327,23 @@ impl Upload {
                 }
                 Poll::Pending => {
                     // While the client is silent, the instance may lose interest.
-                    return match self.stream.poll_reset(cx) {
-                        Poll::Ready(_) => self.stopped(),
+                    return match self.stream.poll_stopped(cx) {
+                        Poll::Ready(()) => self.stopped(),
                         Poll::Pending => Poll::Pending,
                     };
                 }
-            };
-            if sent.is_err() {
-                return self.stopped();
             }
         }
         Poll::Ready(Ok(()))
     }
 
     /// Tells the instance that the rest of the request will not come.
-    pub(crate) fn give_up(&mut self) {
-        self.stream.send_reset(Reason::CANCEL);
+    pub(crate) fn give_up(&self) {
+        self.stream.give_up();
     }
 
     fn stopped(&mut self) -> Poll<Result<(), BoxError>> {
         self.done = true;
-        self.waiting = None;
         Poll::Ready(Ok(()))
     }
 }

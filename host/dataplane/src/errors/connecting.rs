@@ -1,11 +1,12 @@
 //! Why an endpoint could not be connected to, and why a connection to one was lost.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::time::error::Elapsed;
 use waymark_net::address_filter::AddressError;
 
+use super::http2::ConnectionError;
 use crate::transport::tls::HandshakeError;
 
 /// Why an endpoint could not be connected to.
@@ -26,9 +27,9 @@ pub(crate) enum ConnectError {
     #[error(
         "what listens there does not speak HTTP/2 in cleartext (where it speaks TLS: `tls` of the [[service]] or [endpoints.tls])"
     )]
-    NotHttp2(#[source] Option<h2::Error>),
+    NotHttp2(#[source] Option<Arc<ConnectionError>>),
     #[error("what listens there does not speak HTTP/2, although it agreed to")]
-    NotHttp2InTls(#[source] Option<h2::Error>),
+    NotHttp2InTls(#[source] Option<Arc<ConnectionError>>),
     #[error("the connection was lost after {} ms", .after.as_millis())]
     Lost {
         after: Duration,
@@ -41,7 +42,7 @@ pub(crate) enum ConnectError {
 #[derive(Debug, Error)]
 pub(crate) enum LostError {
     #[error("HTTP/2 failed")]
-    Http2(#[source] h2::Error),
+    Http2(#[source] Arc<ConnectionError>),
     #[error("the server answered no ping within {} s", .0.as_secs())]
     KeepAlive(Duration),
 }

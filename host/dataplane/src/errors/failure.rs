@@ -13,12 +13,17 @@ use waymark_core::{
     text,
     traffic::Code,
 };
+use waymark_http2::Fault;
 
-use super::connecting::ConnectError;
+use super::{
+    connecting::ConnectError,
+    http2::{ConnectionError, StreamError},
+};
 use crate::{
     limits::{GIVEN_UP, lookups::TooManyUnknown},
     wire::{
-        header_size::{LimitedBy, TooLarge},
+        fields::Forbidden,
+        header_size::{LimitedBy, Section, TooLarge},
         hops::WAYMARK_HOPS,
         route::NoRoute,
         status::{GRPC_STATUS, WireCode as _},
@@ -141,21 +146,21 @@ pub(crate) enum Failure {
     #[error("malformed grpc-timeout {value:?}: up to 8 digits and one of H, M, S, m, u, n were expected")]
     BadTimeout { value: String },
     /// The server reset the call.
-    #[error("the instance at {address} reset the call: {reason}")]
-    Reset { address: Address, reason: h2::Reason },
+    #[error("the instance at {address} reset the call: {}", reason.name())]
+    Reset { address: Address, reason: waymark_http2::Code },
     /// The connection broke while the server had the call.
     #[error("the connection to the instance at {address} was lost after the request was sent")]
     Lost {
         address: Address,
         #[source]
-        cause: h2::Error,
+        cause: Arc<ConnectionError>,
     },
     /// The server's answer is not HTTP/2.
     #[error("the instance at {address} broke the rules of HTTP/2 in its answer")]
     BadAnswer {
         address: Address,
         #[source]
-        cause: h2::Error,
+        cause: Fault,
     },
     /// The server's answer ended, and did not say how the call went.
     #[error("the instance at {address} ended its answer without a status")]
@@ -168,7 +173,7 @@ pub(crate) enum Failure {
     Unsendable {
         address: Address,
         #[source]
-        cause: h2::Error,
+        cause: Forbidden,
     },
     /// The caller broke its request off.
     #[error("the caller broke off its request")]
@@ -232,11 +237,11 @@ pub(crate) enum AttemptCause {
     #[error(transparent)]
     Connect(#[from] Arc<ConnectError>),
     #[error("the server refused the call unseen")]
-    Refused(#[source] h2::Error),
+    Refused,
     #[error("the connection was closing")]
-    Closing(#[source] h2::Error),
+    Closing(#[source] Arc<ConnectionError>),
     #[error("the connection was lost before the answer")]
-    Lost(#[source] h2::Error),
+    Lost(#[source] Arc<ConnectionError>),
     #[error("the server did not answer at all")]
     Silent,
     #[error("still connecting, or waiting for a free stream")]
@@ -249,14 +254,17 @@ impl Failure {
         error.downcast::<TooLarge>().map_or_else(Self::RequestBody, |large| Self::TooLarge(*large))
     }
 
-    /// What an error of a call's stream means, once the server may have seen the call.
-    pub(crate) fn of_stream(address: Address, error: h2::Error) -> Self {
-        match error.reason() {
-            Some(reason) if error.is_reset() && error.is_remote() => Self::Reset { address, reason },
-            Some(_) if error.is_reset() && error.is_library() => Self::BadAnswer { address, cause: error },
-            // Only a request that breaks off resets its own stream.
-            Some(_) if error.is_reset() => Self::RequestBody(error.into()),
-            _ => Self::Lost { address, cause: error },
+    /// What an error of a call's stream means, once the server may have seen the call. What is too
+    /// large of its answer is `what`, and this node takes `most` of it.
+    pub(crate) fn of_stream(address: Address, error: StreamError, what: fn(Address) -> Section, most: u32) -> Self {
+        match error {
+            StreamError::Reset(reason) => Self::Reset { address, reason },
+            StreamError::Fault(cause) => Self::BadAnswer { address, cause },
+            StreamError::TooLarge(bytes) => {
+                TooLarge { what: what(address), bytes, most, by: LimitedBy::Endpoints }.into()
+            }
+            StreamError::GivenUp => Self::RequestBody(error.into()),
+            StreamError::Lost(cause) | StreamError::Unseen(cause) => Self::Lost { address, cause },
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) enum ConnectionError {
     GoneAway { code: Code, debug: Arc<str> },
     #[error(transparent)]
     Io(Arc<io::Error>),
+    #[error("the server gave no sign of life")]
+    Silent,
     /// It is not used any more.
     #[error("this node ended it")]
     Ended,

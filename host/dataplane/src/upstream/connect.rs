@@ -10,11 +10,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use h2::{
-    PingPong,
-    client::{self, SendRequest},
-};
 use http::uri::Authority;
 use tokio::{
     net::{TcpStream, UnixStream},
@@ -22,21 +17,26 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waymark_core::model::Address;
+use waymark_http2::{
+    Allowance, Connection, Limits,
+    io::{Driver as Http2Driver, Ended},
+};
 use waymark_net::{address_filter::AddressError, resolve::happy_eyeballs};
 
 use super::{
+    exchange::{Handle, Mailbox},
     liveness::{Activity, Liveness, Verdict},
+    owner::Exchanges,
     streams::Streams,
 };
 use crate::{
-    errors::connecting::{ConnectError, LostError},
+    errors::{
+        connecting::{ConnectError, LostError},
+        http2::ConnectionError,
+    },
     limits::usage::IdleTimer,
     options::ConnectOptions,
-    transport::{
-        frame_tap::{FrameTap, Observed},
-        socket::Socket,
-        tls::ClientTls,
-    },
+    transport::{socket::Socket, tls::ClientTls},
     wire::header_size,
 };
 
@@ -65,22 +65,47 @@ impl ConnectTarget {
     }
 }
 
-/// How many streams may be opened before the server has said how many. While [`connect`] waits for
-/// the server's settings this also tells whether they came; a server that allows exactly this many
-/// is waited for in vain, which none does: it would refuse every call.
-const BEFORE_SETTINGS: usize = 0;
+/// The largest header block of an answer as it is encoded. What is larger ends the connection: it
+/// cannot be decoded, nor what comes after it.
+const HEADER_BLOCK_WIRE: usize = 20 << 20;
 
-/// How many cancelled calls HTTP/2 remembers for a second, to drop what still comes for them. It
-/// remembers 50 by default, and ends a connection after 1024 late answers to those it forgot.
-const CANCELLED_REMEMBERED: usize = 1024;
+/// The least that a frame of such a block has, but for the last, if there are many.
+const FRAGMENT: usize = 8 << 10;
+
+/// How many of the last calls HTTP/2 remembers whether they were cancelled, to drop what still
+/// comes for them.
+const CANCELLED_REMEMBERED: u32 = 1 << 16;
 
 /// The largest window that HTTP/2 has (RFC 9113, section 6.9.1).
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 
-/// What unread answers in small pieces may cost before HTTP/2 ends the connection: each piece
-/// counts for 256 less its length, and takes about 300 bytes. It is a last resort, because it ends
-/// other calls too. By default it would be half the connection's window, more than a gigabyte.
-const SMALL_FRAMES: usize = 512 << 20;
+/// How many answers to PING and SETTINGS may wait to be sent, which have 17 bytes each.
+const PENDING_ACKS: u32 = 100_000;
+
+/// Calls of all clients share a connection to an instance. So what one call can bring about there
+/// as often as its client likes must not count against the connection: answers that are too large
+/// or break a rule, and what is still on its way when a call was given up. What is left to bound is
+/// that the task of the connection is kept busy with nothing.
+const NO_BOUND: Allowance = Allowance { burst: 1 << 30, per_second: 1 << 30 };
+const IDLE_FRAMES: Allowance = Allowance { burst: 1_000_000, per_second: 200_000 };
+
+fn limits(options: &ConnectOptions) -> Limits {
+    Limits {
+        // What is above the node's own limit is refused by us, with its size.
+        header_block: header_size::OF_ANSWERS as usize,
+        header_block_wire: HEADER_BLOCK_WIRE,
+        continuations: (HEADER_BLOCK_WIRE / FRAGMENT) as u32,
+        stream_window: options.stream_window,
+        connection_window: MAX_WINDOW,
+        // The sender waits whenever something of its stream does.
+        stream_backlog: 0,
+        resets: NO_BOUND,
+        idle_frames: IDLE_FRAMES,
+        pending_acks: PENDING_ACKS,
+        remembered: CANCELLED_REMEMBERED,
+        ..Limits::default()
+    }
+}
 
 /// Connects within `options.timeout`. What it returns is ready: the server has sent its HTTP/2
 /// settings, so that a port where something else listens, or nothing behind a load balancer, counts
@@ -89,7 +114,7 @@ const SMALL_FRAMES: usize = 512 << 20;
 pub(crate) async fn connect(
     target: &ConnectTarget,
     options: &ConnectOptions,
-) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+) -> Result<(Arc<Handle>, Driver), ConnectError> {
     match timeout(options.timeout, establish(target, options)).await {
         Ok(result) => result,
         Err(cause) => Err(ConnectError::TimedOut { after: options.timeout, cause }),
@@ -99,10 +124,7 @@ pub(crate) async fn connect(
 /// Each address of the endpoint is tried to the end, past TLS and the settings: one that takes the
 /// connection and says nothing more is as bad as one that does not take it, and another may be
 /// well.
-async fn establish(
-    target: &ConnectTarget,
-    options: &ConnectOptions,
-) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+async fn establish(target: &ConnectTarget, options: &ConnectOptions) -> Result<(Arc<Handle>, Driver), ConnectError> {
     let address = &target.address;
     if let Some(path) = address.unix_path() {
         let refused = |refusal| AddressError::Refused { at: address.to_string(), refusal };
@@ -120,7 +142,7 @@ async fn handshake(
     target: &ConnectTarget,
     socket: Socket,
     options: &ConnectOptions,
-) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
+) -> Result<(Arc<Handle>, Driver), ConnectError> {
     let Some(tls) = &target.tls else { return http2_handshake(socket, options, ConnectError::NotHttp2).await };
     let socket = tls.connect(target.host(), socket).await.map_err(ConnectError::Tls)?;
     http2_handshake(socket, options, ConnectError::NotHttp2InTls).await
@@ -146,40 +168,42 @@ async fn dial(at: SocketAddr, options: &ConnectOptions) -> Result<Socket, Connec
 async fn http2_handshake(
     socket: Socket,
     options: &ConnectOptions,
-    not_http2: fn(Option<h2::Error>) -> ConnectError,
-) -> Result<(SendRequest<Bytes>, Driver), ConnectError> {
-    let socket = FrameTap::instance(socket, options.max_header_bytes);
-    let seen = socket.seen();
-    let (sender, mut connection) = client::Builder::new()
-        .initial_window_size(options.stream_window)
-        .initial_connection_window_size(MAX_WINDOW)
-        .max_header_list_size(header_size::OF_ANSWERS)
-        .data_frame_budget(SMALL_FRAMES)
-        .initial_max_send_streams(BEFORE_SETTINGS)
-        // Calls of all clients share this connection. Answers that were on their way when a call
-        // was given up are no error of the server: remember many such calls, and do not close the
-        // connection over late answers to those forgotten.
-        .max_concurrent_reset_streams(CANCELLED_REMEMBERED)
-        .max_local_error_reset_streams(None)
-        .enable_push(false)
-        .handshake(socket)
-        .await
-        .map_err(|error| not_http2(Some(error)))?;
-    poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err(not_http2(None))),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(not_http2(Some(error)))),
-        Poll::Pending if connection.max_concurrent_send_streams() != BEFORE_SETTINGS => Poll::Ready(Ok(())),
-        Poll::Pending => Poll::Pending,
+    not_http2: fn(Option<Arc<ConnectionError>>) -> ConnectError,
+) -> Result<(Arc<Handle>, Driver), ConnectError> {
+    let mailbox = Mailbox::new(options.stream_window);
+    let owner = Exchanges::new(Arc::clone(&mailbox), options.max_header_bytes);
+    let connection = Connection::client(limits(options), Instant::now().into_std());
+    let mut http2 = Http2Driver::new(socket, connection, owner);
+    poll_fn(|cx| {
+        let ended = Pin::new(&mut http2).poll(cx);
+        let owner = http2.owner();
+        match ended {
+            Poll::Ready(Ok(Ended::Closed | Ended::Finished)) => Poll::Ready(Err(not_http2(None))),
+            Poll::Ready(ended) => Poll::Ready(Err(not_http2(Some(owner.end(how(ended)))))),
+            // A server that allows no stream is waited for in vain: it would refuse every call.
+            Poll::Pending if owner.settings_came() && mailbox.seen.limit() > 0 => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await?;
-    Ok((sender, Driver { connection, seen }))
+    Ok((Handle::new(Arc::clone(&mailbox)), Driver { http2, mailbox }))
+}
+
+/// How a connection ended.
+fn how(ended: io::Result<Ended>) -> ConnectionError {
+    match ended {
+        Ok(Ended::Finished) => ConnectionError::Ended,
+        Ok(Ended::Closed) => ConnectionError::Closed,
+        Ok(Ended::Fault(fault)) => ConnectionError::Fault(fault),
+        Err(error) => ConnectionError::Io(Arc::new(error)),
+    }
 }
 
 /// Moves an established connection's bytes. Nothing happens on the connection unless
 /// [`Driver::run`] is polled.
 pub(crate) struct Driver {
-    connection: client::Connection<FrameTap, Bytes>,
-    seen: Arc<Observed>,
+    http2: Http2Driver<Socket, Exchanges>,
+    mailbox: Arc<Mailbox>,
 }
 
 /// What a connection tells while it runs.
@@ -193,14 +217,9 @@ pub(crate) trait ConnectionOwner {
 }
 
 impl Driver {
-    /// What is seen of the server beside what HTTP/2 tells.
-    pub(crate) fn seen(&self) -> Arc<Observed> {
-        Arc::clone(&self.seen)
-    }
-
-    /// How many streams the server allows at once.
-    pub(crate) fn limit(&self) -> usize {
-        self.connection.max_concurrent_send_streams()
+    /// What calls and the connection share.
+    pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// Runs until the connection ends: well, because either side said so and no call was left, or
@@ -217,33 +236,45 @@ impl Driver {
         stop: &CancellationToken,
     ) -> Result<(), LostError> {
         const GOODBYE: Duration = Duration::from_secs(1);
-        let Self { mut connection, .. } = self;
-        let pings = connection.ping_pong();
-        let keep_alive = keep_alive(pings, options, streams, owner);
-        let mut run = poll_fn(|cx| {
-            let ended = Pin::new(&mut connection).poll(cx);
-            // The server may change its mind at any time.
-            streams.set_limit(connection.max_concurrent_send_streams());
-            ended
-        });
-        tokio::select! {
-            // What has come is read before anybody says that nothing came: this process may have
-            // stood still, too.
-            biased;
-            ended = &mut run => return ended.map_err(LostError::Http2),
-            after = keep_alive => return Err(LostError::KeepAlive(after)),
-            () = stop.cancelled() => {}
-        }
-        // Whatever becomes of the goodbye, this connection is not used any more.
-        let _ = timeout(GOODBYE, run).await;
-        Ok(())
+        let Self { mut http2, mailbox } = self;
+        let ended = {
+            let keep_alive = keep_alive(&mailbox, options, streams, owner);
+            let mut run = poll_fn(|cx| {
+                let ended = Pin::new(&mut http2).poll(cx);
+                // The server may change its mind at any time.
+                streams.look_at_limit();
+                ended
+            });
+            tokio::select! {
+                // What has come is read before anybody says that nothing came: this process may
+                // have stood still, too.
+                biased;
+                ended = &mut run => Some(Ok(ended)),
+                after = keep_alive => Some(Err(after)),
+                () = stop.cancelled() => {
+                    mailbox.leave();
+                    timeout(GOODBYE, run).await.ok().map(Ok)
+                }
+            }
+        };
+        // Whatever became of the goodbye, this connection is not used any more.
+        let Some(ended) = ended else { return Ok(()) };
+        let ended = match ended {
+            Ok(ended) => how(ended),
+            Err(after) => {
+                http2.owner().end(ConnectionError::Silent);
+                return Err(LostError::KeepAlive(after));
+            }
+        };
+        let cause = http2.owner().end(ended);
+        if cause.is_good_order() || stop.is_cancelled() { Ok(()) } else { Err(LostError::Http2(cause)) }
     }
 }
 
 /// Looks after a connection until its server is lost; answers how long it gave no sign of life. One
 /// timer for all: it is polled whenever the connection is.
 async fn keep_alive(
-    mut pings: Option<PingPong>,
+    mailbox: &Mailbox,
     options: &ConnectOptions,
     streams: &Streams,
     owner: &impl ConnectionOwner,
@@ -253,13 +284,11 @@ async fn keep_alive(
     let mut look_at = unused.as_ref().map(|idle| now + idle.pause());
     let mut liveness = Liveness::new(options, now);
     let mut timer: Pin<&mut Sleep> = pin!(sleep_until(now));
+    let mut pongs = 0;
     loop {
         timer.as_mut().reset(look_at.map_or(liveness.due(), |at| at.min(liveness.due())));
         poll_fn(|cx| {
-            if liveness.is_pinged()
-                && let Some(pings) = &mut pings
-                && matches!(pings.poll_pong(cx), Poll::Ready(Ok(_)))
-            {
+            if liveness.is_pinged() && mailbox.seen.pongs() != pongs {
                 liveness.answered();
             }
             if liveness.wants_a_look(&Activity::of(streams)) { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
@@ -276,10 +305,9 @@ async fn keep_alive(
         match liveness.look(Activity::of(streams), now) {
             Verdict::Wait => {}
             Verdict::Ping => {
-                // Where it cannot be sent the connection has failed, and says how itself.
-                if pings.as_mut().is_some_and(|pings| pings.send_ping(h2::Ping::opaque()).is_ok()) {
-                    liveness.pinged(now);
-                }
+                pongs = mailbox.seen.pongs();
+                mailbox.ping();
+                liveness.pinged(now);
             }
             Verdict::Silent => owner.silent(true),
             Verdict::Back => owner.silent(false),

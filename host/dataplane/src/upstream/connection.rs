@@ -52,9 +52,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use futures::future::OptionFuture;
-use h2::client::SendRequest;
 use http::uri::{self, Authority};
 use tokio::{
     sync::{Notify, watch},
@@ -67,6 +65,7 @@ use waymark_core::{backoff::Backoff, check::CheckConfig, model::ServiceName};
 
 use super::{
     connect::{ConnectTarget, ConnectionOwner, Driver, connect},
+    exchange::Handle,
     streams::{StreamPermit, Streams},
 };
 use crate::{
@@ -144,7 +143,7 @@ struct Inner {
 
 #[derive(Clone)]
 struct Live {
-    sender: SendRequest<Bytes>,
+    handle: Arc<Handle>,
     streams: Arc<Streams>,
 }
 
@@ -225,7 +224,7 @@ enum Left {
 
 /// What a call sends on.
 pub(crate) struct Sender {
-    pub(crate) request: SendRequest<Bytes>,
+    pub(crate) handle: Arc<Handle>,
     /// To be kept until the call has ended.
     pub(crate) permit: StreamPermit,
 }
@@ -318,8 +317,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // The last handles that could open a stream: without them, HTTP/2 closes the connections in
-        // good order.
+        // The last handles that could open a stream: without them, the connections end in good
+        // order.
         self.inner.live.store(Arc::default());
     }
 }
@@ -333,7 +332,7 @@ impl Inner {
     fn sender(&self, share: Option<&Arc<Share>>) -> Option<Sender> {
         let live = self.live.load();
         live.iter().find_map(|live| {
-            Some(Sender { permit: StreamPermit::take(&live.streams, share)?, request: live.sender.clone() })
+            Some(Sender { permit: StreamPermit::take(&live.streams, share)?, handle: Arc::clone(&live.handle) })
         })
     }
 
@@ -502,8 +501,8 @@ impl Inner {
                 attempt = connect(&self.target, &self.options) => attempt,
             };
             let error = match attempt {
-                Ok((request, driver)) => {
-                    let streams = self.enter_ready(request, role == Role::Reserve, &driver);
+                Ok((handle, driver)) => {
+                    let streams = self.enter_ready(handle, role == Role::Reserve, &driver);
                     if role != Role::First {
                         self.grown(true);
                     }
@@ -564,15 +563,15 @@ impl Inner {
         *phase = next;
     }
 
-    fn enter_ready(&self, sender: SendRequest<Bytes>, reserve: bool, driver: &Driver) -> Arc<Streams> {
-        let limit = driver.limit();
+    fn enter_ready(&self, handle: Arc<Handle>, reserve: bool, driver: &Driver) -> Arc<Streams> {
+        let limit = driver.mailbox().seen.limit();
         let number = self.established.fetch_add(1, Relaxed) + 1;
         let freed = if reserve { &self.spared } else { &self.freed };
-        let streams = Arc::new(Streams::new(number, reserve, limit, Arc::clone(freed), driver.seen()));
+        let streams = Arc::new(Streams::new(number, reserve, Arc::clone(freed), Arc::clone(&driver.mailbox().seen)));
         // The phase's lock orders this against `remove`.
         self.phase.send_modify(|phase| {
             let mut live = Vec::clone(&self.live.load());
-            live.push(Live { sender, streams: Arc::clone(&streams) });
+            live.push(Live { handle, streams: Arc::clone(&streams) });
             self.put(live);
             self.enter(phase, Phase::Ready);
         });

@@ -33,7 +33,7 @@ use waymark_http2::{Block, Code, StreamId};
 use super::streams::Seen;
 use crate::{
     errors::http2::{ConnectionError, StreamError},
-    wire::merge::Merged,
+    wire::merge::{Merged, is_small},
 };
 
 /// How many blocks are kept to be filled again.
@@ -52,7 +52,7 @@ pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
     /// Whether it takes no more calls.
     closing: AtomicBool,
-    pub(crate) seen: Seen,
+    pub(crate) seen: Arc<Seen>,
     /// How much of an answer is given back to the server at once.
     step: u32,
 }
@@ -84,7 +84,7 @@ impl Mailbox {
         Arc::new(Self {
             mail: Mutex::default(),
             closing: AtomicBool::new(false),
-            seen: Seen::default(),
+            seen: Arc::default(),
             step: window / 2,
         })
     }
@@ -194,8 +194,7 @@ impl Handle {
     /// its answer is asked for.
     pub(crate) fn open(self: Arc<Self>, block: Block, whole: bool) -> (Sending, Answer) {
         let state = State { request: Some(block), whole, ..State::default() };
-        let exchange =
-            Arc::new(Exchange { handle: self, stream_number: AtomicU32::new(0), state: Mutex::new(state) });
+        let exchange = Arc::new(Exchange { handle: self, stream_number: AtomicU32::new(0), state: Mutex::new(state) });
         (Sending(Arc::clone(&exchange)), Answer(exchange))
     }
 }
@@ -246,6 +245,8 @@ pub(super) struct State {
 struct Piece {
     data: Merged,
     counts: u32,
+    /// Whether small pieces that follow are put together with it.
+    small: bool,
 }
 
 /// How a request ends.
@@ -315,12 +316,13 @@ impl State {
 
     pub(super) fn data_came(&mut self, data: Bytes, counts: u32) -> Wakers {
         if let Some(last) = self.later.back_mut().or(self.next.as_mut())
+            && last.small
             && last.data.takes(&data)
         {
             last.data.push(&data);
             last.counts += counts;
         } else {
-            let piece = Piece { data: Merged::new(data), counts };
+            let piece = Piece { small: is_small(&data), data: Merged::new(data), counts };
             if self.next.is_none() {
                 self.next = Some(piece);
             } else {
@@ -519,10 +521,7 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = StreamError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         self.poll(cx)
     }
 }

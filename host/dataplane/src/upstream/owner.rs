@@ -1,10 +1,6 @@
 //! Brings exchanges onto the streams of a connection, in the connection's task.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    task::Context,
-};
+use std::{collections::VecDeque, sync::Arc, task::Context};
 
 use bytes::Bytes;
 use waymark_http2::{Block, Code, Connection, Event, NoRoom, StreamId, io::Owner};
@@ -221,8 +217,9 @@ impl Exchanges {
 
     // What is to be done.
 
-    /// Does what is to be done for an exchange. Returns false where there is no room for it yet.
-    fn serve(&mut self, exchange: &Arc<Exchange>, connection: &mut Connection) -> bool {
+    /// Does what is to be done for an exchange. Returns false where there is no room for it yet, or
+    /// it may not open a stream.
+    fn serve(&mut self, exchange: &Arc<Exchange>, may_open: bool, connection: &mut Connection) -> bool {
         let mut state = exchange.lock();
         state.listed = false;
         if let Some(code) = state.reset.take() {
@@ -235,7 +232,8 @@ impl Exchanges {
             return true;
         }
         if let Some(block) = state.request.take() {
-            match connection.open(&block, state.whole) {
+            let opened = if may_open { connection.open(&block, state.whole) } else { Err(NoRoom::Streams) };
+            match opened {
                 Ok(stream) => {
                     self.used.push(block);
                     state.sent = state.whole;
@@ -297,15 +295,15 @@ impl Owner for Exchanges {
         if taken.ping {
             connection.ping(*b"waymark?");
         }
-        // Resets make room for those that wait, and come after them in the list.
+        // Whoever waits goes first; but it is those in the list that may make room.
         for exchange in list.drain(..) {
-            if !self.serve(&exchange, connection) {
+            if !self.serve(&exchange, self.waiting.is_empty(), connection) {
                 self.waiting.push_back(exchange);
             }
         }
         self.list = list;
         while let Some(exchange) = self.waiting.pop_front() {
-            if !self.serve(&exchange, connection) {
+            if !self.serve(&exchange, true, connection) {
                 self.waiting.push_front(exchange);
                 break;
             }

@@ -16,7 +16,7 @@ pub(crate) trait WireCode: Sized {
     fn of(headers: &HeaderMap) -> Option<Self>;
 
     /// What a server's HTTP/2 reset means, by the table "Errors" of gRPC's PROTOCOL-HTTP2.md.
-    fn of_reset(reason: h2::Reason) -> Self;
+    fn of_reset(reason: waymark_http2::Code) -> Self;
 
     /// What an answer with an HTTP status and no `grpc-status` means, by gRPC's
     /// http-grpc-status-mapping.md.
@@ -38,12 +38,12 @@ impl WireCode for Code {
         Some(Self::ALL.get(number).copied().unwrap_or(Self::Unknown))
     }
 
-    fn of_reset(reason: h2::Reason) -> Self {
+    fn of_reset(reason: waymark_http2::Code) -> Self {
         match reason {
-            h2::Reason::REFUSED_STREAM => Self::Unavailable,
-            h2::Reason::CANCEL => Self::Cancelled,
-            h2::Reason::ENHANCE_YOUR_CALM => Self::ResourceExhausted,
-            h2::Reason::INADEQUATE_SECURITY => Self::PermissionDenied,
+            waymark_http2::Code::REFUSED_STREAM => Self::Unavailable,
+            waymark_http2::Code::CANCEL => Self::Cancelled,
+            waymark_http2::Code::ENHANCE_YOUR_CALM => Self::ResourceExhausted,
+            waymark_http2::Code::INADEQUATE_SECURITY => Self::PermissionDenied,
             _ => Self::Internal,
         }
     }

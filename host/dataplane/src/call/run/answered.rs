@@ -16,8 +16,7 @@ use crate::{
         upload::{Source, Upload},
     },
     observe::record::RequestRecord,
-    upstream::streams::StreamPermit,
-    wire::received::Received,
+    upstream::{exchange::Answer, streams::StreamPermit},
 };
 
 /// What a server answered.
@@ -35,7 +34,7 @@ pub(super) enum Answered {
 /// An answer that has begun.
 pub(super) struct Begun {
     pub(super) head: response::Parts,
-    pub(super) recv: h2::RecvStream,
+    pub(super) answer: Answer,
     /// What of the request is still to be sent, from the call's source.
     pub(super) upload: Option<Upload>,
     /// The same, if it is on its way already.
@@ -56,12 +55,12 @@ impl<B: RequestBody> Call<'_, B> {
         place: CallPermit,
         record: RequestRecord,
     ) -> Response<ResponseBody> {
-        let Begun { head, recv, upload, rest: detached, guard, permit, address, tokens } = begun;
+        let Begun { head, answer, upload, rest: detached, guard, permit, address, tokens } = begun;
         let limit = self.answer_limit();
         let source = self.source;
         let rest = detached.or_else(|| rest(upload?, source));
         let stream = StreamedAnswer {
-            received: Received::new(recv),
+            answer,
             service,
             address,
             guard,
@@ -72,7 +71,7 @@ impl<B: RequestBody> Call<'_, B> {
             deadline: self.deadline,
             stream_idle: self.stream_idle,
             _upload: rest,
-            permit,
+            _permit: permit,
         };
         Response::from_parts(head, ResponseBody::streaming(stream))
     }

@@ -2,21 +2,18 @@
 
 use std::{
     future::{Future as _, poll_fn},
-    pin::{Pin, pin},
+    pin::pin,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::future::OptionFuture;
-use http::{
-    HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_LENGTH, TE},
-    response, uri,
-};
+use http::{Response, StatusCode, header::CONTENT_LENGTH, response};
 use tokio::time::Instant;
 use waymark_balancer::{CallGuard, EndpointState, Outcome, ServiceState};
 use waymark_core::{model::Address, traffic::Code};
+use waymark_http2::{Block, Code as Reason, Known};
 
 use super::{
     Call, RequestBody,
@@ -30,16 +27,21 @@ use crate::{
         upload::{TrailerLimit, Upload},
         wait::{self, within},
     },
-    errors::failure::{AttemptCause, CallStage, Failure, strip_own},
+    errors::{
+        failure::{AttemptCause, CallStage, Failure, strip_own},
+        http2::{ConnectionError, StreamError},
+    },
     observe::orca,
     upstream::{
         connection::{Connection, Sender},
+        exchange::{Answer, Handle, Head},
         streams::{StreamPermit, Streams},
     },
     wire::{
+        fields,
         header_size::{self, LimitedBy, Section, TooLarge},
         status::{WireCode as _, is_grpc},
-        timeout::{self, GRPC_TIMEOUT},
+        timeout,
     },
 };
 
@@ -48,7 +50,7 @@ pub(super) enum Unanswered {
     /// The server cannot have seen the request, or may carry it out twice.
     Unseen(AttemptCause),
     /// The connection was on its way out; the endpoint itself may be well.
-    Closing(h2::Error),
+    Closing(Arc<ConnectionError>),
     /// It is all over.
     Failed(Failure),
 }
@@ -81,24 +83,25 @@ impl<B: RequestBody> Call<'_, B> {
                     }
                 },
             };
-            let Sender { request, permit } = sender;
+            let Sender { handle, permit } = sender;
             let number = permit.number();
-            match self.send(state, endpoint, connection, request, permit, &mut guard).await {
-                Ok((response, upload, permit)) => {
-                    let (mut head, recv) = response.into_parts();
+            match self.send(state, endpoint, connection, handle, permit, &mut guard).await {
+                Ok((Head { status, headers, whole }, answer, upload, permit)) => {
+                    let (mut head, ()) = Response::new(()).into_parts();
+                    (head.status, head.version, head.headers) = (status, http::Version::HTTP_2, headers);
                     if let Err(large) = self.check_answer(&head, endpoint) {
                         guard.set_outcome(large.outcome());
                         return Err(Unanswered::Failed(large));
                     }
                     strip_own(&mut head.headers);
-                    let code = match status_of(&head, recv.is_end_stream(), &endpoint.endpoint.address) {
+                    let code = match status_of(&head, whole, &endpoint.endpoint.address) {
                         Ok(code) => code,
                         Err(failure) => {
                             guard.set_outcome(failure.outcome());
                             return Err(Unanswered::Failed(failure));
                         }
                     };
-                    if recv.is_end_stream() {
+                    if whole {
                         // Trailers-only: one frame in, one frame out.
                         let code = code.unwrap_or(Code::Unknown);
                         orca::read(&head.headers, &guard);
@@ -110,7 +113,7 @@ impl<B: RequestBody> Call<'_, B> {
                     let address = endpoint.endpoint.address.clone();
                     return Ok(Answered::Begun(Begun {
                         head,
-                        recv,
+                        answer,
                         upload: Some(upload),
                         rest: None,
                         guard,
@@ -195,56 +198,47 @@ impl<B: RequestBody> Call<'_, B> {
         state: &ServiceState,
         endpoint: &EndpointState,
         connection: &Connection,
-        mut sender: h2::client::SendRequest<Bytes>,
-        mut permit: StreamPermit,
+        handle: Arc<Handle>,
+        permit: StreamPermit,
         guard: &mut CallGuard,
-    ) -> Result<(Response<h2::RecvStream>, Upload, StreamPermit), Unanswered> {
+    ) -> Result<(Head, Answer, Upload, StreamPermit), Unanswered> {
         let address = || endpoint.endpoint.address.clone();
-        let request = self.request(connection).map_err(Unanswered::Failed)?;
+        let mut block = handle.block();
+        self.request(connection, &endpoint.endpoint.address, &mut block).map_err(Unanswered::Failed)?;
         let takes = permit.takes();
         if let Some(most) = takes {
-            let bytes = header_size::of_request(&request);
+            let bytes = block.size();
             // Many refuse what is as large as they say, and some the connection with it.
             if bytes >= most as usize {
                 let large = TooLarge { what: Section::Request, bytes, most, by: LimitedBy::Instance(address()) };
                 return Err(Unanswered::Failed(large.into()));
             }
         }
-        // Handles are cloned for each request, so that this never waits; it tells whether the
-        // connection is going away.
-        let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
-        ready.map_err(Unanswered::Closing)?;
+        if let Some(cause) = handle.closing() {
+            return Err(Unanswered::Closing(cause));
+        }
         let nothing_to_send = self.source.is_empty();
-        let (response, stream) = match sender.send_request(request, nothing_to_send) {
-            Ok(sent) => sent,
-            // Not an error of the connection: the request has something that HTTP/2 forbids.
-            Err(cause) if !(cause.is_io() || cause.is_go_away() || cause.is_reset()) => {
-                return Err(Unanswered::Failed(Failure::Unsendable { address: address(), cause }));
-            }
-            Err(error) => return Err(Unanswered::Closing(error)),
-        };
-        drop(sender);
+        let (stream, answer) = handle.open(block, nothing_to_send);
         // Where a call may be carried out twice, it need not wait for a server that does not
         // answer.
         let streams = self.idempotent.then(|| permit.share());
         let mut silence = pin!(OptionFuture::from(streams.as_deref().map(Streams::silence)));
         let mut leaves = streams.is_some();
-        permit.sends_on(response.stream_id());
         let trailers = TrailerLimit {
             node: self.shared.options.inbound.max_header_bytes,
             instance: takes.map(|most| (most, address())),
         };
-        let mut sent = delayed_reset::SentCall::new(response, Upload::new(stream, nothing_to_send, trailers), permit);
+        let mut sent = delayed_reset::SentCall::new(answer, Upload::new(stream, nothing_to_send, trailers), permit);
         let (source, deadline, stream_idle) = (&mut self.source, &mut self.deadline, &mut self.stream_idle);
         let tried = &self.tried;
         let answered = poll_fn(|cx| {
-            let (response, upload) = sent.parts();
+            let (answer, upload) = sent.parts();
             if !upload.is_done()
                 && let Poll::Ready(Err(error)) = upload.poll(source, cx)
             {
                 return Poll::Ready(Err(Some(Failure::of_request(error))));
             }
-            if let Poll::Ready(answered) = Pin::new(response).poll(cx) {
+            if let Poll::Ready(answered) = answer.poll_head(cx) {
                 return Poll::Ready(Ok(answered));
             }
             if deadline.poll(cx).is_ready() {
@@ -271,33 +265,27 @@ impl<B: RequestBody> Call<'_, B> {
                 Unanswered::Unseen(AttemptCause::Silent)
             }
         })?;
-        let (upload, permit) = sent.ended(answered.is_ok());
+        let (answer, upload, permit) = sent.ended(answered.is_ok());
         match answered {
-            Ok(response) => {
+            Ok(head) => {
                 guard.answered();
                 // What is the whole answer may not be the last one.
-                if self.repeat.is_none() || !response.body().is_end_stream() {
+                if self.repeat.is_none() || !head.whole {
                     upload.commit(&mut self.source);
                 }
-                Ok((response, upload, permit))
+                Ok((head, answer, upload, permit))
             }
-            Err(error) if error.is_go_away() && error.is_remote() => {
-                // Streams that the server did process are not ended by its GOAWAY.
-                Err(Unanswered::Closing(error))
+            // Streams that the server did process are not ended by its GOAWAY.
+            Err(StreamError::Unseen(cause)) => Err(Unanswered::Closing(cause)),
+            Err(StreamError::Reset(Reason::REFUSED_STREAM)) => Err(Unanswered::Unseen(AttemptCause::Refused)),
+            Err(error) => {
+                let failure = Failure::of_stream(address(), error, Section::Answer, self.answer_limit().node);
+                guard.set_outcome(failure.outcome());
+                Err(match failure {
+                    Failure::Lost { cause, .. } if self.idempotent => Unanswered::Unseen(AttemptCause::Lost(cause)),
+                    failure => Unanswered::Failed(failure),
+                })
             }
-            Err(error) => match error.reason() {
-                Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => {
-                    Err(Unanswered::Unseen(AttemptCause::Refused(error)))
-                }
-                _ => {
-                    let failure = self.of_stream(address(), error, &permit);
-                    guard.set_outcome(failure.outcome());
-                    Err(match failure {
-                        Failure::Lost { cause, .. } if self.idempotent => Unanswered::Unseen(AttemptCause::Lost(cause)),
-                        failure => Unanswered::Failed(failure),
-                    })
-                }
-            },
         }
     }
 
@@ -311,54 +299,36 @@ impl<B: RequestBody> Call<'_, B> {
         Err(TooLarge { what, bytes, most, by }.into())
     }
 
-    /// What an error of the stream means before the answer's head is there.
-    fn of_stream(&self, address: Address, error: h2::Error, permit: &StreamPermit) -> Failure {
-        match permit.take_large() {
-            // HTTP/2 takes no more than it does.
-            Some(bytes) if error.is_reset() && error.is_library() => {
-                let most = self.answer_limit().node;
-                TooLarge { what: Section::Answer(address), bytes, most, by: LimitedBy::Endpoints }.into()
-            }
-            _ => Failure::of_stream(address, error),
-        }
-    }
-
-    /// The head to send on this attempt. It is copied: HTTP/2 does not give it back when a request
-    /// was refused.
-    fn request(&mut self, connection: &Connection) -> Result<Request<()>, Failure> {
-        let mut request = Request::new(());
-        *request.method_mut() = self.head.method.clone();
-        *request.version_mut() = http::Version::HTTP_2;
+    /// Writes the head to send on this attempt.
+    fn request(&mut self, connection: &Connection, address: &Address, block: &mut Block) -> Result<(), Failure> {
         let uri = &self.head.uri;
+        let authority = uri.authority().unwrap_or_else(|| connection.authority()).as_str();
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let scheme = connection.scheme();
-        *request.uri_mut() = if uri.scheme() == Some(&scheme) && uri.authority().is_some() {
-            uri.clone()
-        } else {
-            let mut parts = uri::Parts::default();
-            parts.scheme = Some(scheme);
-            parts.authority = Some(uri.authority().unwrap_or_else(|| connection.authority()).clone());
-            parts.path_and_query =
-                Some(uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/")));
-            http::Uri::from_parts(parts).expect("scheme, authority and path make a URI")
+        let left = match (self.has_timeout, self.deadline.at()) {
+            (false, _) => None,
+            (true, Some(at)) => Some(at.saturating_duration_since(Instant::now())),
+            (true, None) => Some(Duration::MAX),
         };
-        *request.headers_mut() = self.head.headers.clone();
-        // It is said from hop to hop (RFC 9110, section 10.1.4), and servers on gRPC's C core
-        // refuse calls without it.
-        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-        if self.has_timeout {
-            let left = match self.deadline.at() {
-                Some(at) => at.saturating_duration_since(Instant::now()),
-                None => Duration::MAX,
-            };
-            if left.is_zero() {
-                return Err(Failure::Deadline { stage: CallStage::Arriving });
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Failure::Deadline { stage: CallStage::Arriving });
+        }
+        let mut write = || {
+            fields::begin_request(block, &self.head.method, &scheme, authority, path)?;
+            fields::add(block, &self.head.headers)?;
+            // It is said from hop to hop (RFC 9110, section 10.1.4), and servers on gRPC's C core
+            // refuse calls without it.
+            fields::put(block, Known::Te, b"trailers")?;
+            if let Some(left) = left {
+                fields::put(block, Known::GrpcTimeout, timeout::format(left).as_bytes())?;
             }
-            request.headers_mut().insert(GRPC_TIMEOUT, timeout::format(left));
-        }
-        if self.retries.made() > 0 {
-            request.headers_mut().insert("grpc-previous-rpc-attempts", self.retries.made().into());
-        }
-        Ok(request)
+            if self.retries.made() > 0 {
+                let made = self.retries.made().to_string();
+                fields::put(block, Known::GrpcPreviousRpcAttempts, made.as_bytes())?;
+            }
+            Ok(())
+        };
+        write().map_err(|cause| Failure::Unsendable { address: address.clone(), cause })
     }
 }
 

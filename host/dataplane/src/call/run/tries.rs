@@ -100,7 +100,7 @@ impl<B: RequestBody> Call<'_, B> {
             tracing::debug!(address = %endpoint.endpoint.address, error = &cause as &dyn Error, "attempt failed");
             match cause {
                 AttemptCause::Slow => slow = slow.or(Some(index)),
-                AttemptCause::Refused(_) => self.refused = self.refused.or(Some(index)),
+                AttemptCause::Refused => self.refused = self.refused.or(Some(index)),
                 _ => {}
             }
             if !self.tried.contains(&index) {

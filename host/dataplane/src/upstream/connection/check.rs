@@ -27,9 +27,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures::{FutureExt as _, future::BoxFuture};
-use h2::client::SendRequest;
+use futures::future::BoxFuture;
 use http::{Request, Response, Uri, uri};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep, timeout};
@@ -37,10 +35,15 @@ use tower_service::Service;
 use tracing::{Instrument as _, debug, debug_span, info};
 use waymark_balancer::Health;
 use waymark_core::backoff::Backoff;
+use waymark_http2::Known;
 use waymark_net::health::{self, Check, CheckConfig, HealthStatus};
 
 use super::{Connection, Inner, Phase, Sender};
-use crate::wire::received::Received;
+use crate::{
+    errors::http2::StreamError,
+    upstream::exchange::{Answer, Handle, Head},
+    wire::fields,
+};
 
 /// How often a watch looks whether its connection is going away: a server that drains would wait
 /// for the watch to end.
@@ -142,12 +145,12 @@ impl Inner {
 
     /// One watch, from its beginning to its end.
     async fn watch_on(&self, sender: Sender, service: &str, patience: Duration) -> Ended {
-        let Sender { mut request, permit } = sender;
+        let Sender { handle, permit } = sender;
         let mut origin = uri::Parts::default();
         (origin.scheme, origin.authority) = (Some(self.scheme()), Some(self.authority.clone()));
         origin.path_and_query = Some(uri::PathAndQuery::from_static("/"));
         let origin = Uri::from_parts(origin).expect("scheme, authority and path make a URI");
-        let begun = timeout(patience, health::HealthWatch::begin(Wire(request.clone()), origin, service)).await;
+        let begun = timeout(patience, health::HealthWatch::begin(Wire(Arc::clone(&handle)), origin, service)).await;
         let (mut stream, mut verdict) = match begun {
             Ok(Ok(begun)) => begun,
             Ok(Err(health::WatchEnded::Unimplemented)) => return Ended::Unimplemented,
@@ -161,7 +164,7 @@ impl Inner {
         loop {
             self.heed(&verdict);
             let gone = async {
-                while !self.is_going_away(&mut request, permit.number()) {
+                while !self.is_going_away(&handle, permit.number()) {
                     sleep(LOOK).await;
                 }
             };
@@ -183,9 +186,9 @@ impl Inner {
     }
 
     /// Whether this connection takes no more calls; if so, it takes none from here on.
-    fn is_going_away(&self, request: &mut SendRequest<Bytes>, number: u64) -> bool {
+    fn is_going_away(&self, handle: &Handle, number: u64) -> bool {
         let retired = !self.is_live(number);
-        let closing = matches!(poll_fn(|cx| request.poll_ready(cx)).now_or_never(), Some(Err(_)));
+        let closing = handle.closing().is_some();
         if closing {
             self.remove(number, Phase::Idle);
         }
@@ -221,26 +224,35 @@ impl Inner {
 }
 
 /// What tonic's client sends on: a connection as it is.
-struct Wire(SendRequest<Bytes>);
+struct Wire(Arc<Handle>);
 
 impl Service<Request<tonic::body::Body>> for Wire {
-    type Response = Response<Received>;
+    type Response = Response<Answer>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(self.0.closing().map_or(Ok(()), |cause| Err(StreamError::Unseen(cause).into())))
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let mut sender = self.0.clone();
+        let handle = Arc::clone(&self.0);
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
-            let (answer, mut stream) = sender.send_request(Request::from_parts(head, ()), false)?;
+            let mut block = handle.block();
+            let scheme = head.uri.scheme().unwrap_or(&uri::Scheme::HTTP);
+            let authority = head.uri.authority().map_or("", uri::Authority::as_str);
+            fields::begin_request(&mut block, &head.method, scheme, authority, head.uri.path())?;
+            fields::add(&mut block, &head.headers)?;
+            fields::put(&mut block, Known::Te, b"trailers")?;
+            let (sending, mut answer) = handle.open(block, false);
             // One small message: what the window does not take yet waits in HTTP/2.
-            stream.send_data(body, true)?;
-            Ok(answer.await?.map(Received::new))
+            sending.send(body, true);
+            let Head { status, headers, .. } = poll_fn(|cx| answer.poll_head(cx)).await?;
+            let mut response = Response::new(answer);
+            (*response.status_mut(), *response.headers_mut()) = (status, headers);
+            Ok(response)
         })
     }
 }
