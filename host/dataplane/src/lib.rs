@@ -17,9 +17,9 @@
 //! `waymark-hops` (one more).
 //!
 //! Which endpoint gets a request is the balancer's decision, where endpoints come from the
-//! registry's. Connections to endpoints are spoken with `h2` itself rather than hyper's client: it
-//! tells a request that the server cannot have seen from one it may have, it leaves the request's
-//! body with us for another attempt, and a call costs neither a channel nor a task.
+//! registry's. Connections to endpoints are spoken with `waymark-http2` rather than hyper's client:
+//! it tells a request that the server cannot have seen from one it may have, it leaves the
+//! request's body with us for another attempt, and a call costs neither a channel nor a task.
 //!
 //! Its rooms, each of which uses only those before it (`host/tests/architecture.rs`):
 //!

@@ -15,12 +15,14 @@
 //! connection to an instance is that of all clients: servers and clients on `h2` over four times
 //! their limit, those on Netty over one and a quarter.
 //!
-//! `h2` does not tell what its peer has said, and minds its own limit badly: it hands trailers on
-//! without the fields that were over it, as if that were all of them; a request over it gets HTTP
-//! status 431 and no word for gRPC; over four times of it, or in more CONTINUATION frames than it
-//! allows for such a list (a quarter more than needed), the connection ends. So its limit is set
-//! far above ours ([`of_requests`], [`OF_ANSWERS`]), what is between the two is refused here, and
-//! what a peer says and sends is seen before `h2` sees it (`frame_tap`).
+//! Connections to instances take far more than this node does ([`OF_ANSWERS`]), so that what is
+//! larger is refused here, with its size.
+//!
+//! hyper, towards clients, does not tell what its peer has said (`frame_tap` sees it), and minds
+//! its own limit badly: a request over it gets HTTP status 431 and no word for gRPC; over four
+//! times of it, or in more CONTINUATION frames than it allows for such a list (a quarter more than
+//! needed), the connection ends. So its limit, too, is set far above ours ([`of_requests`]), and
+//! what is between the two is refused here.
 
 use std::sync::LazyLock;
 
@@ -34,14 +36,14 @@ use crate::limits::rate_limited_log::RateLimitedLog;
 /// What a field counts beside its bytes.
 const FIELD: usize = 32;
 
-/// What `h2` takes of an instance's answer: as much as grpc-go, whose limit is the highest among
-/// gRPC's libraries, takes by default.
+/// What is read of an instance's answer at all, and what instances are told that we take: as much
+/// as grpc-go, whose limit is the highest among gRPC's libraries, takes by default.
 pub(crate) const OF_ANSWERS: u32 = 16 << 20;
 
-/// More names than this `HeaderMap` cannot hold (24,576): `h2` leaves out what comes after them.
+/// More names than this `HeaderMap` cannot hold (24,576): what comes after them is left out of it.
 const MOST_NAMES: usize = 24_000;
 
-/// What `h2` takes of a request where this node takes `most`. Less than of an answer, because any
+/// What hyper takes of a request where this node takes `most`. Less than of an answer, because any
 /// client may send the beginning of one on each of its connections, and leave it there. Four times
 /// ours at least: then what `h2` cut still shows to be more than ours.
 pub(crate) fn of_requests(most: u32) -> u32 {
