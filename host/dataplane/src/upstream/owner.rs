@@ -321,3 +321,268 @@ impl Drop for Exchanges {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::{
+        io::IoSlice,
+        task::{Poll, Waker},
+        time::Instant,
+    };
+
+    use bytes::BytesMut;
+    use http::{Method, uri};
+    use waymark_http2::{Known, Limits};
+
+    use super::*;
+    use crate::upstream::exchange::{Answer, Handle, Sending};
+
+    const MOST: u32 = 1000;
+
+    /// A connection without sockets, the server of which does what a test says.
+    struct Bench {
+        client: Connection,
+        server: Connection,
+        owner: Exchanges,
+        handle: Option<Arc<Handle>>,
+    }
+
+    fn carry(from: &mut Connection, to: &mut Connection) {
+        let mut bytes = BytesMut::new();
+        while from.prepare() {
+            let mut pieces = [IoSlice::new(&[]); 8];
+            let count = from.slices(&mut pieces);
+            let length = pieces[..count].iter().map(|piece| piece.len()).sum();
+            pieces[..count].iter().for_each(|piece| bytes.extend_from_slice(piece));
+            from.written(length);
+        }
+        if !bytes.is_empty() {
+            to.receive(&mut bytes, Instant::now()).unwrap();
+        }
+    }
+
+    impl Bench {
+        fn new(server: Limits) -> Self {
+            let now = Instant::now();
+            let mailbox = Mailbox::new(100);
+            let limits = Limits { stream_window: 100, stream_backlog: 0, ..Limits::default() };
+            let mut bench = Self {
+                client: Connection::client(limits, now),
+                server: Connection::server(server, now),
+                owner: Exchanges::new(Arc::clone(&mailbox), MOST),
+                handle: Some(Handle::new(mailbox)),
+            };
+            bench.run();
+            assert!(bench.owner.settings_came());
+            bench
+        }
+
+        /// Until both sides have heard all. What the server heard.
+        fn run(&mut self) -> Vec<Event> {
+            let mut heard = Vec::new();
+            for _ in 0..4 {
+                self.owner.turn(&mut Context::from_waker(Waker::noop()), &mut self.client);
+                carry(&mut self.client, &mut self.server);
+                heard.extend(std::iter::from_fn(|| self.server.next_event()));
+                carry(&mut self.server, &mut self.client);
+            }
+            heard.retain(|event| *event != Event::Settings);
+            heard
+        }
+
+        fn open(&self, whole: bool) -> (Sending, Answer) {
+            let handle = Arc::clone(self.handle.as_ref().unwrap());
+            let mut block = handle.block();
+            fields::begin_request(&mut block, &Method::POST, &uri::Scheme::HTTP, "a%2Fb", "/c").unwrap();
+            handle.open(block, whole)
+        }
+
+        fn answer(&mut self, stream: StreamId, fields: &[(&str, &str)], end: bool) {
+            let mut block = Block::new();
+            fields.iter().for_each(|(name, value)| block.push(name.as_bytes(), value.as_bytes()).unwrap());
+            self.server.send_headers(stream, &block, end).unwrap();
+        }
+    }
+
+    fn cx() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    fn begun(heard: &[Event]) -> Vec<StreamId> {
+        let begins = |event: &Event| match event {
+            Event::Headers { stream, .. } => Some(*stream),
+            _ => None,
+        };
+        heard.iter().filter_map(begins).collect()
+    }
+
+    #[test]
+    fn a_call_and_its_answer_pass_whole() {
+        let mut bench = Bench::new(Limits::default());
+        let (sending, mut answer) = bench.open(false);
+        assert!(bench.run().is_empty(), "it goes out with its first data");
+        sending.send(Bytes::from_static(b"ask"), true);
+        assert!(answer.poll_head(&cx()).is_pending());
+        let heard = bench.run();
+        let [stream] = begun(&heard)[..] else { panic!("{heard:?}") };
+        assert!(matches!(&heard[0], Event::Headers { block, .. } if block.get(Known::Authority) == Some(b"a%2Fb")));
+        assert!(matches!(&heard[1], Event::Data { bytes, end: true, .. } if bytes == "ask"));
+        bench.answer(stream, &[(":status", "200"), ("x-a", "1")], false);
+        for piece in ["sa", "id"] {
+            bench.server.send_data(stream, Bytes::from_static(piece.as_bytes()), false).unwrap();
+        }
+        let mut trailers = Block::new();
+        trailers.push(b"grpc-status", b"0").unwrap();
+        bench.server.send_trailers(stream, &trailers).unwrap();
+        bench.run();
+        let Poll::Ready(Ok(head)) = answer.poll_head(&cx()) else { panic!("no head") };
+        assert_eq!((head.status.as_u16(), &head.headers["x-a"].to_str().unwrap(), head.whole), (200, &"1", false));
+        let mut next = || match answer.poll(&cx()) {
+            Poll::Ready(frame) => frame.map(Result::unwrap),
+            Poll::Pending => panic!("it does not end"),
+        };
+        assert_eq!(next().unwrap().into_data().unwrap(), "said", "small pieces are one");
+        assert_eq!(next().unwrap().into_trailers().unwrap()["grpc-status"], "0");
+        assert!(next().is_none());
+        drop((sending, answer));
+        assert!(bench.run().is_empty(), "there is nothing to reset");
+        assert!(bench.owner.places.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn who_has_no_stream_yet_waits_for_one_and_is_not_sent_when_it_is_given_up() {
+        let mut bench = Bench::new(Limits { streams: 1, ..Limits::default() });
+        let mut calls: Vec<_> = (0..3).map(|_| bench.open(true)).collect();
+        calls.iter_mut().for_each(|(_, answer)| assert!(answer.poll_head(&cx()).is_pending()));
+        let heard = bench.run();
+        let [first] = begun(&heard)[..] else { panic!("{heard:?}") };
+        calls.remove(1);
+        bench.answer(first, &[(":status", "200")], true);
+        let heard = bench.run();
+        let [last] = begun(&heard)[..] else { panic!("{heard:?}") };
+        bench.answer(last, &[(":status", "204")], true);
+        bench.run();
+        for ((_, mut answer), status) in calls.into_iter().zip([200, 204]) {
+            assert!(matches!(answer.poll_head(&cx()), Poll::Ready(Ok(head)) if head.status == status && head.whole));
+        }
+        assert!(bench.owner.waiting.is_empty());
+    }
+
+    #[test]
+    fn more_of_a_request_is_asked_for_when_the_window_has_taken_what_was_there() {
+        let mut bench = Bench::new(Limits { stream_window: 10, ..Limits::default() });
+        // Until the server knows that we know its settings, the window is the RFC's.
+        bench.run();
+        let (sending, _answer) = bench.open(false);
+        sending.send(Bytes::from(vec![7; 25]), false);
+        let mut got = 0;
+        let mut stream = None;
+        for _ in 0..3 {
+            for event in bench.run() {
+                match event {
+                    Event::Headers { stream: begun, .. } => stream = Some(begun),
+                    Event::Data { flow_len, .. } => got += flow_len,
+                    _ => {}
+                }
+            }
+            assert_eq!(sending.poll_ready(&cx()), if got < 25 { Poll::Pending } else { Poll::Ready(true) });
+            bench.server.consumed(stream.unwrap(), 10);
+        }
+        assert_eq!(got, 25);
+    }
+
+    #[test]
+    fn the_window_for_an_answer_comes_back_as_it_is_read() {
+        let mut bench = Bench::new(Limits::default());
+        let (_sending, mut answer) = bench.open(true);
+        assert!(answer.poll_head(&cx()).is_pending());
+        let stream = begun(&bench.run())[0];
+        bench.answer(stream, &[(":status", "200")], false);
+        let backlog = bench.server.send_data(stream, Bytes::from(vec![7; 250]), true).unwrap();
+        assert_eq!(backlog.stream, 250);
+        let mut read = 0;
+        let mut turns = 0;
+        while read < 250 {
+            bench.run();
+            while let Poll::Ready(Some(frame)) = answer.poll(&cx()) {
+                read += frame.unwrap().into_data().unwrap().len();
+            }
+            turns += 1;
+            assert!(read <= 100 * turns, "{read} came in {turns} turns of a window of 100");
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_was_not_seen_and_what_was_may_have_been() {
+        let mut bench = Bench::new(Limits::default());
+        let (_sending, mut sent) = bench.open(true);
+        assert!(sent.poll_head(&cx()).is_pending());
+        bench.run();
+        let (_sending, mut posted) = bench.open(true);
+        assert!(posted.poll_head(&cx()).is_pending());
+        let (_sending, mut begun) = bench.open(true);
+        bench.owner.end(ConnectionError::Closed);
+        let error = |answer: &mut Answer| match answer.poll_head(&cx()) {
+            Poll::Ready(Err(error)) => error,
+            _ => panic!("no error"),
+        };
+        assert!(matches!(error(&mut sent), StreamError::Lost(_)));
+        assert!(matches!(error(&mut posted), StreamError::Unseen(_)));
+        assert!(begun.poll_head(&cx()).is_pending(), "which posts it");
+        assert!(matches!(error(&mut begun), StreamError::Unseen(_)));
+        assert!(bench.handle.as_ref().unwrap().closing().is_some());
+    }
+
+    #[test]
+    fn what_goaway_leaves_out_was_not_seen_and_the_rest_goes_on() {
+        let mut bench = Bench::new(Limits::default());
+        let (_sending, mut kept) = bench.open(true);
+        assert!(kept.poll_head(&cx()).is_pending());
+        let stream = begun(&bench.run())[0];
+        // Twice: at once, without waiting for what is on its way.
+        bench.server.shutdown();
+        bench.server.shutdown();
+        let (_sending, mut late) = bench.open(true);
+        assert!(late.poll_head(&cx()).is_pending());
+        bench.run();
+        assert!(matches!(late.poll_head(&cx()), Poll::Ready(Err(StreamError::Unseen(_)))));
+        assert!(bench.handle.as_ref().unwrap().closing().is_some());
+        bench.answer(stream, &[(":status", "200")], true);
+        bench.run();
+        assert!(matches!(kept.poll_head(&cx()), Poll::Ready(Ok(_))));
+        assert!(bench.client.is_finished());
+    }
+
+    #[test]
+    fn headers_above_the_limit_end_their_stream_and_tell_their_size() {
+        let mut bench = Bench::new(Limits::default());
+        let (_sending, mut answer) = bench.open(true);
+        assert!(answer.poll_head(&cx()).is_pending());
+        let stream = begun(&bench.run())[0];
+        bench.answer(stream, &[(":status", "200"), ("x", &"y".repeat(1000))], false);
+        let heard = bench.run();
+        assert!(matches!(heard[..], [Event::Reset { code: Code::CANCEL, .. }]), "{heard:?}");
+        let Poll::Ready(Err(StreamError::TooLarge(size))) = answer.poll_head(&cx()) else { panic!("it was taken") };
+        assert_eq!(size, 7 + 3 + 32 + 1 + 1000 + 32);
+    }
+
+    #[test]
+    fn a_call_that_is_given_up_is_reset_and_the_connection_ends_when_nobody_has_it() {
+        let mut bench = Bench::new(Limits::default());
+        let (sending, mut answer) = bench.open(false);
+        sending.send(Bytes::from_static(b"x"), false);
+        assert!(answer.poll_head(&cx()).is_pending());
+        bench.run();
+        bench.handle = None;
+        bench.run();
+        assert!(!bench.client.is_finished());
+        drop(answer);
+        assert!(matches!(sending.poll_ready(&cx()), Poll::Ready(false)));
+        drop(sending);
+        let heard = bench.run();
+        assert!(heard.iter().any(|event| matches!(event, Event::Reset { code: Code::CANCEL, .. })), "{heard:?}");
+        assert!(heard.iter().any(|event| matches!(event, Event::GoAway { code: Code::NO_ERROR, .. })), "{heard:?}");
+        assert!(bench.client.is_finished());
+    }
+}
