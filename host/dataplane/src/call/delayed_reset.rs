@@ -71,19 +71,20 @@ impl SentCall {
 impl Drop for SentCall {
     fn drop(&mut self) {
         let Some(parts) = self.parts.take() else { return };
-        let looked_at = self.at + GRACE;
+        let (answer, _, permit) = &parts;
         // Of what has no stream yet the server never hears.
-        let may_reset = |(answer, _, permit): &(Answer, Upload, StreamPermit)| {
-            answer.stream() == 0 || permit.streams().may_reset(answer.stream())
-        };
+        if answer.withdraw() {
+            return;
+        }
+        let (looked_at, stream) = (self.at + GRACE, answer.stream());
         // However old it is: a server that stands still has looked at nothing.
-        if (looked_at <= Instant::now() || parts.0.stream() == 0) && may_reset(&parts) {
+        if looked_at <= Instant::now() && permit.streams().may_reset(stream) {
             return;
         }
         if let (Ok(runtime), Ok(place)) = (Handle::try_current(), Arc::clone(&DELAYED).try_acquire_owned()) {
             runtime.spawn(async move {
                 sleep_until(looked_at).await;
-                while !may_reset(&parts) {
+                while !parts.2.streams().may_reset(stream) {
                     sleep(GRACE).await;
                 }
                 drop((parts, place));

@@ -473,6 +473,18 @@ impl Answer {
         self.0.stream_number.load(Relaxed)
     }
 
+    /// Gives the request up if nothing of it was sent, and will be. Returns whether that is so.
+    pub(crate) fn withdraw(&self) -> bool {
+        let mut state = self.0.lock();
+        if state.stream.is_some() {
+            return false;
+        }
+        let wakers = state.is_gone(StreamError::GivenUp);
+        drop(state);
+        wake(wakers);
+        true
+    }
+
     /// The head of the answer.
     pub(crate) fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Head, StreamError>> {
         let mut state = self.0.lock();
@@ -528,21 +540,18 @@ impl Body for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
+        if self.withdraw() {
+            return;
+        }
         let mut state = self.0.lock();
         if state.is_over() {
             return;
         }
-        let unknown = state.stream.is_none() && !state.listed;
         let wakers = state.is_gone(StreamError::GivenUp);
         state.next = None;
         state.later.clear();
-        if unknown {
-            // Nothing of it was ever posted.
-            drop(state);
-        } else {
-            state.reset = Some(Code::CANCEL);
-            self.0.list(state);
-        }
+        state.reset = Some(Code::CANCEL);
+        self.0.list(state);
         wake(wakers);
     }
 }
